@@ -1,0 +1,304 @@
+//! The client: one short HTTP/1.1 exchange per call, over the daemon's Unix socket.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use crate::{
+    ActionDone, ApiError, ErrorBody, Health, Index, LogInfo, LogQuery, ReplicaStatus, ReplicaVerb,
+    SkipRequest, SlotDropRequest, Status,
+};
+
+/// Largest answer the client reads, in bytes; a bound against a peer that is not the daemon.
+const MAX_RESPONSE_BODY: usize = 64 * 1024 * 1024;
+
+/// Everything but RFC 3986's unreserved characters, so that a name can never change the path.
+const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers on the socket, or this user may not connect.
+    #[error("cannot connect to the daemon on {socket}: {source}", socket = socket.display())]
+    Unreachable {
+        /// The socket that was tried.
+        socket: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The daemon took the connection but did not answer in time.
+    #[error("the daemon on {socket} did not answer within {}s", timeout.as_secs_f64(), socket = socket.display())]
+    TimedOut {
+        /// The socket that was tried.
+        socket: PathBuf,
+        /// How long it was waited for.
+        timeout: Duration,
+    },
+    /// The daemon refused the request or failed to carry it out.
+    #[error("{0}")]
+    Refused(ApiError),
+    /// The exchange broke off, or the answer is not one of this API.
+    #[error("the answer on {socket} is not understood: {detail}", socket = socket.display())]
+    Protocol {
+        /// The socket that was used.
+        socket: PathBuf,
+        /// What was wrong.
+        detail: String,
+    },
+}
+
+impl ClientError {
+    /// Whether the daemon could not be reached at all (as opposed to: it answered with an error).
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::TimedOut { .. })
+    }
+}
+
+/// A client of one daemon. Holds no connection; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+    timeout: Duration,
+}
+
+impl Client {
+    /// A client for the daemon listening on the Unix socket `socket`, waiting 35 s for each answer
+    /// (somewhat longer than the daemon's own limit on a request).
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self {
+            socket: socket.into(),
+            timeout: Duration::from_secs(35),
+        }
+    }
+
+    /// The same client, waiting at most `timeout` for each whole exchange.
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The socket this client connects to.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// `GET /v1`: the endpoints.
+    pub async fn index(&self) -> Result<Index, ClientError> {
+        self.get("/v1").await
+    }
+
+    /// `GET /v1/status`: the whole group.
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.get("/v1/status").await
+    }
+
+    /// `GET /v1/replicas/{name}`: one replica.
+    pub async fn replica(&self, name: &str) -> Result<ReplicaStatus, ClientError> {
+        self.get(&format!("/v1/replicas/{}", component(name))).await
+    }
+
+    /// `GET /v1/health`: whether something needs attention. Being unhealthy is an answer, not an error.
+    pub async fn health(&self) -> Result<Health, ClientError> {
+        let (status, body) = self
+            .exchange(Method::GET, "/v1/health", Bytes::new())
+            .await?;
+        match serde_json::from_slice(&body) {
+            Ok(health) => Ok(health),
+            Err(_) => self.decode(status, &body),
+        }
+    }
+
+    /// `GET /v1/log`: the range, segments and transactions of the event log.
+    pub async fn log(&self, query: &LogQuery) -> Result<LogInfo, ClientError> {
+        let mut parameters = Vec::new();
+        if let Some(limit) = query.limit {
+            parameters.push(format!("limit={limit}"));
+        }
+        if let Some(table) = &query.table {
+            parameters.push(format!("table={}", component(table)));
+        }
+        if let Some(seq) = query.from_seq {
+            parameters.push(format!("from_seq={seq}"));
+        }
+        let separator = if parameters.is_empty() { "" } else { "?" };
+        self.get(&format!("/v1/log{separator}{}", parameters.join("&")))
+            .await
+    }
+
+    /// `POST /v1/replicas/{name}/pause`: stop applying to the replica.
+    pub async fn pause(&self, replica: &str) -> Result<ActionDone, ClientError> {
+        self.act(replica, ReplicaVerb::Pause, &Empty {}).await
+    }
+
+    /// `POST /v1/replicas/{name}/resume`: continue a paused replica.
+    pub async fn resume(&self, replica: &str) -> Result<ActionDone, ClientError> {
+        self.act(replica, ReplicaVerb::Resume, &Empty {}).await
+    }
+
+    /// `POST /v1/replicas/{name}/retry`: try the failed transaction again now.
+    pub async fn retry(&self, replica: &str) -> Result<ActionDone, ClientError> {
+        self.act(replica, ReplicaVerb::Retry, &Empty {}).await
+    }
+
+    /// `POST /v1/replicas/{name}/skip`: leave the failed transaction out; the replica becomes diverged.
+    pub async fn skip(&self, replica: &str, skip: &SkipRequest) -> Result<ActionDone, ClientError> {
+        self.act(replica, ReplicaVerb::Skip, skip).await
+    }
+
+    /// `POST /v1/replicas/{name}/resync`: empty the replica's tables and copy them again. Returns when
+    /// the resync is durably ordered, not when it is complete.
+    pub async fn resync(&self, replica: &str) -> Result<ActionDone, ClientError> {
+        self.act(replica, ReplicaVerb::Resync, &Empty {}).await
+    }
+
+    /// `POST /v1/slot/drop`: drop the slot and publication on the primary.
+    pub async fn drop_slot(&self, request: &SlotDropRequest) -> Result<ActionDone, ClientError> {
+        self.post("/v1/slot/drop", request).await
+    }
+
+    async fn act(
+        &self,
+        replica: &str,
+        verb: ReplicaVerb,
+        body: &impl Serialize,
+    ) -> Result<ActionDone, ClientError> {
+        let path = format!("/v1/replicas/{}/{}", component(replica), verb.as_str());
+        self.post(&path, body).await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let (status, body) = self.exchange(Method::GET, path, Bytes::new()).await?;
+        self.decode(status, &body)
+    }
+
+    async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let json = serde_json::to_vec(body).map_err(|error| self.protocol(error))?;
+        let (status, body) = self.exchange(Method::POST, path, json.into()).await?;
+        self.decode(status, &body)
+    }
+
+    /// Turns an answer into the wanted document, or into the error it carries.
+    fn decode<T: DeserializeOwned>(
+        &self,
+        status: StatusCode,
+        body: &[u8],
+    ) -> Result<T, ClientError> {
+        if status.is_success() {
+            return serde_json::from_slice(body).map_err(|error| self.protocol(error));
+        }
+        match serde_json::from_slice::<ErrorBody>(body) {
+            Ok(refused) => Err(ClientError::Refused(refused.error)),
+            Err(_) => Err(self.protocol(format!("HTTP {status} without an error document"))),
+        }
+    }
+
+    /// One request and its whole answer, within the timeout.
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        tokio::time::timeout(self.timeout, self.exchange_unbounded(method, path, body))
+            .await
+            .unwrap_or_else(|_| {
+                Err(ClientError::TimedOut {
+                    socket: self.socket.clone(),
+                    timeout: self.timeout,
+                })
+            })
+    }
+
+    async fn exchange_unbounded(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let stream =
+            UnixStream::connect(&self.socket)
+                .await
+                .map_err(|source| ClientError::Unreachable {
+                    socket: self.socket.clone(),
+                    source,
+                })?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.protocol(error))?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "localhost")
+            .header("content-type", "application/json")
+            .body(Full::new(body))
+            .map_err(|error| self.protocol(error))?;
+        let answer = async {
+            let response = sender
+                .send_request(request)
+                .await
+                .map_err(|error| self.protocol(error))?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), MAX_RESPONSE_BODY)
+                .collect()
+                .await
+                .map_err(|error| self.protocol(error))?;
+            Ok((status, body.to_bytes()))
+        };
+        // The connection future moves the bytes. Driving it here, not in a task of its own, ties the
+        // socket's life to this call; the answer is polled first so that an error of the transport
+        // surfaces there, with what was being done.
+        tokio::pin!(answer);
+        tokio::pin!(connection);
+        tokio::select! {
+            biased;
+            result = &mut answer => result,
+            _ = &mut connection => answer.await,
+        }
+    }
+
+    fn protocol(&self, detail: impl std::fmt::Display) -> ClientError {
+        ClientError::Protocol {
+            socket: self.socket.clone(),
+            detail: detail.to_string(),
+        }
+    }
+}
+
+/// A body without fields, for the verbs that need none.
+#[derive(Serialize)]
+struct Empty {}
+
+fn component(text: &str) -> String {
+    utf8_percent_encode(text, COMPONENT).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::component;
+
+    #[test]
+    fn a_name_cannot_change_the_path() {
+        assert_eq!(component("replica-1"), "replica-1");
+        assert_eq!(
+            component("../status?x=1#é\r\n"),
+            "..%2Fstatus%3Fx%3D1%23%C3%A9%0D%0A"
+        );
+    }
+}
