@@ -1,1 +1,26 @@
-//! Placeholder.
+//! The rules of replication: change model, durable log, net-change reduction, table selection,
+//! membership and retry.
+//!
+//! Nothing here knows a database driver, an async runtime, a socket or the wall clock: time and
+//! randomness are arguments. Connectors and the daemon build on these types; the line between
+//! what is *captured*, *durable*, *applied*, *acknowledged* and *trimmed* is drawn in [`log`].
+
+pub mod backoff;
+pub mod batch;
+pub mod change;
+pub mod checkpoint;
+pub mod codec;
+pub mod cut;
+pub mod error;
+pub mod failpoint;
+pub mod log;
+pub mod membership;
+pub mod net;
+pub mod position;
+pub mod record;
+pub mod row;
+pub mod schema;
+pub mod select;
+
+pub use error::{Directive, ErrorKind};
+pub use position::{Epoch, LogId, Seq, SourcePosition};
