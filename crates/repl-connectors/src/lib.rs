@@ -1,1 +1,12 @@
-//! Placeholder.
+//! Database engines behind a few narrow seams.
+//!
+//! [`seam`] holds the traits; each engine has a folder with the same file names: `capture` (reads
+//! the source's changes into the log), `snapshot` (exact cuts of the source for copying), `apply`
+//! (writes to a replica), `admin` (checks and prepares a server). Nothing outside an engine's
+//! folder knows its protocol, its positions or its SQL.
+
+#[cfg(feature = "postgres")]
+pub mod postgres;
+pub mod seam;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;

@@ -1,1 +1,493 @@
-//! Coming next.
+//! Reduces whole transactions to their net change per key.
+//!
+//! The source enforces its key after every single row change, so at no instant do two rows share
+//! one; the sequence of changes of a key is therefore a walk between "there" and "not there", and
+//! only its ends matter. Rows without a key are a multiset of full images, where only counts
+//! matter. TRUNCATE and a new schema version end a step.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::batch::{NetTable, Route, Step};
+use crate::change::{Before, Change};
+use crate::codec::Malformed;
+use crate::row::Row;
+use crate::schema::{SchemaId, TableName};
+
+/// Collects changes and hands out the steps.
+#[derive(Default)]
+pub struct Reducer {
+    steps: Vec<Step>,
+    tables: Vec<Table>,
+    by_schema: HashMap<SchemaId, usize>,
+    by_target: HashMap<TableName, SchemaId>,
+    rows: u64,
+    needs_order: bool,
+}
+
+/// The outcome of a reduction.
+#[derive(Debug, Default)]
+pub struct Reduced {
+    /// Steps to apply in order.
+    pub steps: Vec<Step>,
+    /// Row changes that went in.
+    pub rows: u64,
+    /// The changes cannot be expressed as net changes (a key changed while a column's value was
+    /// not sent, or the sequence contradicts itself): apply them in the source's order instead.
+    pub needs_order: bool,
+}
+
+struct Table {
+    route: Arc<Route>,
+    entries: HashMap<Bytes, usize>,
+    order: Vec<Entry>,
+}
+
+struct Entry {
+    /// The row was there before the step.
+    existed: bool,
+    /// An image that holds the key (of the row before the step when it existed).
+    key_image: Row,
+    /// The row as it is now; none when it is gone.
+    now: Option<Row>,
+    /// Net number of copies, for tables without a key.
+    count: i64,
+}
+
+impl Reducer {
+    /// Starts empty.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Row changes taken in so far.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Takes in one row change of a routed table.
+    ///
+    /// # Errors
+    /// When a row image is damaged.
+    pub fn add(&mut self, route: &Arc<Route>, change: &Change) -> Result<(), Malformed> {
+        self.rows += 1;
+        let index = self.table(route);
+        let table = &mut self.tables[index];
+        let fits = match change {
+            Change::Insert { new, .. } => table.insert(new.clone())?,
+            Change::Update { before, new, .. } => table.update(before, new)?,
+            Change::Delete { before, .. } => table.delete(before)?,
+            Change::Truncate { .. } | Change::Message { .. } => true,
+        };
+        self.needs_order |= !fits;
+        Ok(())
+    }
+
+    /// Takes in a truncation: what was collected becomes a step of its own before it.
+    pub fn truncate(&mut self, tables: Vec<Arc<Route>>, restart_identity: bool) {
+        self.close_step();
+        if !tables.is_empty() {
+            self.steps.push(Step::Truncate {
+                tables,
+                restart_identity,
+            });
+        }
+    }
+
+    /// Ends the reduction.
+    pub fn finish(mut self) -> Reduced {
+        self.close_step();
+        Reduced {
+            steps: self.steps,
+            rows: self.rows,
+            needs_order: self.needs_order,
+        }
+    }
+
+    fn table(&mut self, route: &Arc<Route>) -> usize {
+        let schema = route.schema.id;
+        if let Some(&index) = self.by_schema.get(&schema) {
+            return index;
+        }
+        // Another version of the same table, or another table onto the same target: keep order.
+        if self.by_target.contains_key(&route.target) {
+            self.close_step();
+        }
+        let index = self.tables.len();
+        self.tables.push(Table {
+            route: Arc::clone(route),
+            entries: HashMap::new(),
+            order: Vec::new(),
+        });
+        self.by_schema.insert(schema, index);
+        self.by_target.insert(route.target.clone(), schema);
+        index
+    }
+
+    fn close_step(&mut self) {
+        self.by_schema.clear();
+        self.by_target.clear();
+        let tables: Vec<NetTable> = self
+            .tables
+            .drain(..)
+            .map(Table::into_net)
+            .filter(|table| !table.is_empty())
+            .collect();
+        if !tables.is_empty() {
+            self.steps.push(Step::Net(tables));
+        }
+    }
+}
+
+impl Table {
+    fn keyed(&self) -> bool {
+        !self.route.schema.key_columns().is_empty()
+    }
+
+    fn key(&self, row: &Row) -> Result<Bytes, Malformed> {
+        row.key(self.route.schema.key_columns())
+    }
+
+    /// Each of these returns false when the change does not fit a net change.
+    fn insert(&mut self, new: Row) -> Result<bool, Malformed> {
+        if !self.keyed() {
+            self.add_copies(new, 1);
+            return Ok(true);
+        }
+        let key = self.key(&new)?;
+        if let Some(&index) = self.entries.get(&key) {
+            let entry = &mut self.order[index];
+            let fits = entry.now.is_none();
+            entry.now = Some(new);
+            return Ok(fits);
+        }
+        self.push(
+            key,
+            Entry {
+                existed: false,
+                key_image: new.clone(),
+                now: Some(new),
+                count: 0,
+            },
+        );
+        Ok(true)
+    }
+
+    fn update(&mut self, before: &Before, new: &Row) -> Result<bool, Malformed> {
+        if !self.keyed() {
+            return self.update_copy(before, new);
+        }
+        let new_key = self.key(new)?;
+        let old_key = match before.row() {
+            Some(row) => self.key(row)?,
+            None => new_key.clone(),
+        };
+        if old_key != new_key {
+            return self.move_row(&old_key, before, new);
+        }
+        if let Some(&index) = self.entries.get(&new_key) {
+            let entry = &mut self.order[index];
+            let Some(now) = &entry.now else {
+                return Ok(false);
+            };
+            entry.now = Some(if new.has_unchanged()? {
+                new.filled_from(now)?
+            } else {
+                new.clone()
+            });
+            return Ok(true);
+        }
+        let entry = Entry {
+            existed: true,
+            key_image: new.clone(),
+            now: Some(new.clone()),
+            count: 0,
+        };
+        self.push(new_key, entry);
+        Ok(true)
+    }
+
+    /// A key change is a delete of the old key and an insert of the new one, which makes swaps and
+    /// shifts of keys independent of order.
+    fn move_row(&mut self, old_key: &Bytes, before: &Before, new: &Row) -> Result<bool, Malformed> {
+        let mut image = new.clone();
+        if image.has_unchanged()? {
+            let known = self
+                .entries
+                .get(old_key)
+                .and_then(|&index| self.order[index].now.clone());
+            if let Some(row) = known {
+                image = image.filled_from(&row)?;
+            }
+            if let Before::Full(row) = before {
+                image = image.filled_from(row)?;
+            }
+            if image.has_unchanged()? {
+                return Ok(false);
+            }
+        }
+        let deleted = self.delete(before)?;
+        Ok(self.insert(image)? && deleted)
+    }
+
+    fn delete(&mut self, before: &Before) -> Result<bool, Malformed> {
+        let Some(row) = before.row() else {
+            return Ok(false);
+        };
+        if !self.keyed() {
+            let full = matches!(before, Before::Full(_));
+            self.add_copies(row.clone(), -1);
+            return Ok(full);
+        }
+        let key = self.key(row)?;
+        if let Some(&index) = self.entries.get(&key) {
+            let entry = &mut self.order[index];
+            let fits = entry.now.is_some();
+            entry.now = None;
+            return Ok(fits);
+        }
+        self.push(
+            key,
+            Entry {
+                existed: true,
+                key_image: row.clone(),
+                now: None,
+                count: 0,
+            },
+        );
+        Ok(true)
+    }
+
+    fn update_copy(&mut self, before: &Before, new: &Row) -> Result<bool, Malformed> {
+        let Before::Full(old) = before else {
+            return Ok(false);
+        };
+        let image = if new.has_unchanged()? {
+            new.filled_from(old)?
+        } else {
+            new.clone()
+        };
+        self.add_copies(old.clone(), -1);
+        self.add_copies(image, 1);
+        Ok(true)
+    }
+
+    fn add_copies(&mut self, row: Row, count: i64) {
+        let key = row.encoded().clone();
+        if let Some(&index) = self.entries.get(&key) {
+            self.order[index].count += count;
+        } else {
+            self.push(
+                key,
+                Entry {
+                    existed: false,
+                    key_image: row,
+                    now: None,
+                    count,
+                },
+            );
+        }
+    }
+
+    fn push(&mut self, key: Bytes, entry: Entry) {
+        self.entries.insert(key, self.order.len());
+        self.order.push(entry);
+    }
+
+    fn into_net(self) -> NetTable {
+        let keyed = self.keyed();
+        let mut net = NetTable::new(self.route);
+        for entry in self.order {
+            if !keyed {
+                if entry.count != 0 {
+                    net.multiset.push((entry.key_image, entry.count));
+                }
+                continue;
+            }
+            match (entry.existed, entry.now) {
+                (true, None) => net.deletes.push(entry.key_image),
+                (true, Some(row)) => net.updates.push(row),
+                (false, Some(row)) => net.inserts.push(row),
+                (false, None) => {}
+            }
+        }
+        net
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::row::Value;
+    use crate::schema::{Column, Identity, TableSchema};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn route(id: u32, identity: Identity) -> Arc<Route> {
+        let column = |name: &str| Column {
+            name: name.into(),
+            type_name: "bigint".into(),
+            type_id: 20,
+            nullable: false,
+        };
+        Arc::new(Route {
+            schema: Arc::new(TableSchema {
+                id: SchemaId(id),
+                engine: "postgres".into(),
+                table: TableName::new("public", "t"),
+                columns: vec![column("k"), column("v")],
+                identity,
+            }),
+            target: TableName::new("public", "t"),
+        })
+    }
+
+    fn row(k: i64, v: i64) -> Row {
+        Row::from_values([Value::Integer(k), Value::Integer(v)].into_iter())
+    }
+
+    fn unchanged(k: i64) -> Row {
+        Row::from_values([Value::Integer(k), Value::Unchanged].into_iter())
+    }
+
+    fn insert(k: i64, v: i64) -> Change {
+        Change::Insert {
+            schema: SchemaId(1),
+            new: row(k, v),
+        }
+    }
+
+    fn update(old: i64, new: Row) -> Change {
+        Change::Update {
+            schema: SchemaId(1),
+            before: Before::Key(row(old, 0)),
+            new,
+        }
+    }
+
+    fn delete(k: i64) -> Change {
+        Change::Delete {
+            schema: SchemaId(1),
+            before: Before::Key(row(k, 0)),
+        }
+    }
+
+    fn reduce(route: &Arc<Route>, changes: &[Change]) -> Reduced {
+        let mut reducer = Reducer::new();
+        for change in changes {
+            reducer.add(route, change).unwrap();
+        }
+        reducer.finish()
+    }
+
+    fn only(reduced: &Reduced) -> &NetTable {
+        match reduced.steps.as_slice() {
+            [Step::Net(tables)] => &tables[0],
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_shift_of_all_keys_is_free_of_order() {
+        let keyed = route(1, Identity::Key(vec![0]));
+        let reduced = reduce(
+            &keyed,
+            &[
+                update(3, row(4, 3)),
+                update(2, row(3, 2)),
+                update(1, row(2, 1)),
+            ],
+        );
+        let net = only(&reduced);
+        assert!(!reduced.needs_order);
+        assert_eq!(net.deletes, [row(1, 0)]);
+        assert_eq!(net.inserts, [row(4, 3)]);
+        assert_eq!(net.updates, [row(3, 2), row(2, 1)]);
+    }
+
+    #[test]
+    fn values_not_sent_come_from_earlier_images_or_ask_for_order() {
+        let keyed = route(1, Identity::Key(vec![0]));
+        let reduced = reduce(&keyed, &[insert(1, 5), update(1, unchanged(2))]);
+        assert_eq!(only(&reduced).inserts, [row(2, 5)]);
+        let reduced = reduce(&keyed, &[update(1, unchanged(1))]);
+        assert_eq!(only(&reduced).updates, [unchanged(1)]);
+        assert!(reduce(&keyed, &[update(1, unchanged(2))]).needs_order);
+    }
+
+    #[test]
+    fn rows_without_a_key_are_counted() {
+        let keyless = route(1, Identity::FullRow);
+        let gone = Change::Delete {
+            schema: SchemaId(1),
+            before: Before::Full(row(1, 1)),
+        };
+        let reduced = reduce(&keyless, &[insert(1, 1), insert(1, 1), insert(2, 2), gone]);
+        assert_eq!(only(&reduced).multiset, [(row(1, 1), 1), (row(2, 2), 1)]);
+    }
+
+    #[test]
+    fn truncate_and_schema_versions_are_barriers() {
+        let (first, second) = (
+            route(1, Identity::Key(vec![0])),
+            route(2, Identity::Key(vec![0])),
+        );
+        let mut reducer = Reducer::new();
+        reducer.add(&first, &insert(1, 1)).unwrap();
+        reducer.truncate(vec![Arc::clone(&first)], false);
+        reducer.add(&first, &insert(1, 1)).unwrap();
+        reducer.add(&second, &insert(2, 1)).unwrap();
+        assert_eq!(reducer.finish().steps.len(), 4);
+    }
+
+    proptest! {
+        /// Any legal history of keys, applied as deletes, updates, inserts, ends as the history does.
+        #[test]
+        fn net_changes_equal_the_history(
+            start in proptest::collection::btree_set(0i64..8, 0..8),
+            ops in proptest::collection::vec((0u8..3, 0i64..8, 0i64..8), 0..60),
+        ) {
+            let keyed = route(1, Identity::Key(vec![0]));
+            let mut truth: BTreeMap<i64, i64> = start.iter().map(|&k| (k, -1)).collect();
+            let mut replica = truth.clone();
+            let mut changes = Vec::new();
+            for (n, (op, a, b)) in ops.into_iter().enumerate() {
+                let value = n as i64;
+                match op {
+                    0 if !truth.contains_key(&a) => {
+                        truth.insert(a, value);
+                        changes.push(insert(a, value));
+                    }
+                    1 if truth.contains_key(&a) && (a == b || !truth.contains_key(&b)) => {
+                        truth.remove(&a);
+                        truth.insert(b, value);
+                        changes.push(update(a, row(b, value)));
+                    }
+                    2 if truth.remove(&a).is_some() => changes.push(delete(a)),
+                    _ => {}
+                }
+            }
+            let reduced = reduce(&keyed, &changes);
+            prop_assert!(!reduced.needs_order);
+            let ints = |row: &Row| match row.to_vec().unwrap()[..] {
+                [Value::Integer(k), Value::Integer(v)] => (k, v),
+                _ => unreachable!(),
+            };
+            for step in &reduced.steps {
+                let Step::Net(tables) = step else { unreachable!() };
+                for r in &tables[0].deletes { prop_assert!(replica.remove(&ints(r).0).is_some()); }
+                for r in &tables[0].updates {
+                    let (k, v) = ints(r);
+                    prop_assert!(replica.insert(k, v).is_some());
+                }
+                for r in &tables[0].inserts {
+                    let (k, v) = ints(r);
+                    prop_assert!(replica.insert(k, v).is_none());
+                }
+            }
+            prop_assert_eq!(replica, truth);
+        }
+    }
+}
