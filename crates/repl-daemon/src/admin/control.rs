@@ -1,0 +1,106 @@
+//! The seam between the admin API and the daemon's host.
+
+use async_trait::async_trait;
+use repl_api::{ActionDone, ErrorCode, LogInfo, LogQuery, SkipRequest, Status};
+
+/// Why an operation was refused or failed: a code (it fixes the HTTP status), what happened and why,
+/// and what to do.
+pub type ControlError = repl_api::ApiError;
+
+/// Who ordered an operation, as the kernel vouches for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Actor {
+    /// Effective user id of the peer when it connected.
+    pub uid: u32,
+    /// Effective group id of the peer when it connected.
+    pub gid: u32,
+    /// Process id of the peer when it connected, where the kernel gives it.
+    pub pid: Option<i32>,
+}
+
+impl std::fmt::Display for Actor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.pid {
+            Some(pid) => write!(f, "uid {} (pid {pid})", self.uid),
+            None => write!(f, "uid {}", self.uid),
+        }
+    }
+}
+
+/// What the admin API can ask of the daemon.
+///
+/// Mutating methods return when the change is durable; long work (a resync) is ordered, not awaited, and
+/// shows in the status. They may be called concurrently and repeatedly: the implementation serialises
+/// them per target, and ordering what is already so succeeds. They are never cancelled half-way: the
+/// API runs them to their end even when the client has gone.
+#[async_trait]
+pub trait Control: Send + Sync + 'static {
+    /// The group's name; confirmations are compared with it.
+    fn group(&self) -> &str;
+
+    /// The state of the whole group. Must not wait for a database.
+    async fn status(&self) -> Result<Status, ControlError>;
+
+    /// The log's range, segments and the transactions asked for. The implementation bounds how much of
+    /// the log it reads for one request and says so in [`LogInfo::truncated`].
+    async fn log_info(&self, query: &LogQuery) -> Result<LogInfo, ControlError>;
+
+    /// Stops applying to `replica`; its backlog waits in the log.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown replica; `Conflict` when its state cannot be paused.
+    async fn pause(&self, replica: &str, actor: &Actor) -> Result<ActionDone, ControlError>;
+
+    /// Continues a paused `replica`.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown replica; `Conflict` when it is not paused, or needs a resync.
+    async fn resume(&self, replica: &str, actor: &Actor) -> Result<ActionDone, ControlError>;
+
+    /// Tries the failed transaction of `replica` again, now.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown replica; `Conflict` when nothing has failed.
+    async fn retry(&self, replica: &str, actor: &Actor) -> Result<ActionDone, ControlError>;
+
+    /// Leaves the failed transaction `skip.seq` out of `replica`, which becomes `diverged`.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown replica; `Conflict` when `skip.seq` is not the transaction the replica
+    /// is held by.
+    async fn skip(
+        &self,
+        replica: &str,
+        skip: &SkipRequest,
+        actor: &Actor,
+    ) -> Result<ActionDone, ControlError>;
+
+    /// Empties the tables of `replica` and copies them again.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown replica; `Conflict` when it is disabled.
+    async fn resync(&self, replica: &str, actor: &Actor) -> Result<ActionDone, ControlError>;
+
+    /// Drops the daemon's slot and publication on the primary. The confirmation has been checked.
+    ///
+    /// # Errors
+    /// `Conflict` when the engine has no slot; `Unavailable` when the primary cannot be reached.
+    async fn drop_slot(&self, actor: &Actor) -> Result<ActionDone, ControlError>;
+}
+
+/// The error for a replica that the configuration does not name.
+pub fn unknown_replica(name: &str, status: &Status) -> ControlError {
+    let names: Vec<&str> = status
+        .replicas
+        .iter()
+        .map(|replica| replica.name.as_str())
+        .collect();
+    ControlError::new(
+        ErrorCode::NotFound,
+        format!(
+            "there is no replica called {name:?} in group {:?}",
+            status.group
+        ),
+        format!("use one of: {}", names.join(", ")),
+    )
+}

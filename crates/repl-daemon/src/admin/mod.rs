@@ -1,0 +1,26 @@
+//! The admin API: HTTP/1.1 with JSON over the daemon's Unix socket.
+//!
+//! [`server`] owns the socket and its bounds, [`routes`] translates between HTTP and the [`Control`]
+//! trait, [`peer`] decides who may speak, [`audit`] records what was ordered. Nothing here knows how the
+//! daemon does its work: the host implements [`Control`].
+//!
+//! What holds for every request, whoever sends it:
+//! * connections, header size, body size and the time of each phase are bounded, so that a slow or
+//!   hostile client costs one slot for a bounded time and never memory;
+//! * a mutating verb is in the audit log, fsynced, before it is carried out, and its outcome after; when
+//!   the audit log cannot be written, the verb is refused;
+//! * a verb that has begun is carried out to its end, also when its client goes away.
+
+pub mod audit;
+mod body;
+mod control;
+pub mod peer;
+pub mod routes;
+pub mod server;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+pub use control::{Actor, Control, ControlError};
+pub use server::{AdminConfig, AdminServer, Limits};
+pub use socket::AdminError;

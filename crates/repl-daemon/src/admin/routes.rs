@@ -1,0 +1,407 @@
+//! The endpoints: HTTP in, [`Control`] calls, JSON out.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use repl_api::{
+    API_VERSION, ActionDone, Endpoint, ErrorCode, Health, Index, LogInfo, LogQuery, MAX_LOG_LIMIT,
+    MAX_REQUEST_BODY, ReplicaStatus, ReplicaVerb, SkipRequest, SlotDropRequest, Status,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tracing::{error, info, warn};
+
+use super::audit::{AuditLog, Intent};
+use super::body::{BodyTimeout, Failure, RequestBody};
+use super::control::unknown_replica;
+use super::{Actor, Control, ControlError, Limits};
+
+/// Mutating verbs carried out at the same time; more are refused, not queued.
+pub(super) const MAX_VERBS: usize = 8;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub(super) struct App {
+    pub(super) control: Arc<dyn Control>,
+    pub(super) audit: AuditLog,
+    /// One permit per verb under way; the server waits for all of them before it ends.
+    pub(super) verbs: Arc<Semaphore>,
+    pub(super) request_timeout: Duration,
+}
+
+/// Every endpoint: method, path and what it does. The index and its test are made from this.
+pub(super) const ENDPOINTS: [(&str, &str, &str); 11] = [
+    ("GET", "/v1", "This list."),
+    (
+        "GET",
+        "/v1/status",
+        "The state of the group: log, primary, tables, replicas.",
+    ),
+    (
+        "GET",
+        "/v1/health",
+        "200 when nothing needs attention, else 503 with the reasons.",
+    ),
+    (
+        "GET",
+        "/v1/log",
+        "The event log: range, segments, transactions (?limit=&table=&from_seq=).",
+    ),
+    ("GET", "/v1/replicas/{name}", "The state of one replica."),
+    (
+        "POST",
+        "/v1/replicas/{name}/pause",
+        "Stop applying; the backlog waits in the log.",
+    ),
+    (
+        "POST",
+        "/v1/replicas/{name}/resume",
+        "Continue a paused replica.",
+    ),
+    (
+        "POST",
+        "/v1/replicas/{name}/retry",
+        "Try the failed transaction again, now.",
+    ),
+    (
+        "POST",
+        "/v1/replicas/{name}/skip",
+        "Leave out the failed transaction {\"seq\", \"reason\"}; the replica becomes diverged.",
+    ),
+    (
+        "POST",
+        "/v1/replicas/{name}/resync",
+        "Empty the replica's tables and copy them again.",
+    ),
+    (
+        "POST",
+        "/v1/slot/drop",
+        "Drop the slot and publication on the primary; {\"confirm\": the group's name}.",
+    ),
+];
+
+/// The router for peers that may use the API. Each request must carry an [`Actor`] extension.
+pub(super) fn router(app: App, limits: &Limits) -> Router {
+    Router::new()
+        .route("/v1", get(index))
+        .route("/v1/status", get(status))
+        .route("/v1/health", get(health))
+        .route("/v1/log", get(log))
+        .route("/v1/replicas/{name}", get(replica))
+        .route("/v1/replicas/{name}/{verb}", post(replica_verb))
+        .route("/v1/slot/drop", post(slot_drop))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(MAX_REQUEST_BODY))
+        .layer(Extension(BodyTimeout(limits.body_timeout)))
+        .with_state(app)
+}
+
+/// The router for everybody else: every request is answered with 403.
+pub(super) fn deny_router() -> Router {
+    Router::new().fallback(|| async {
+        Failure::new(
+            ErrorCode::Forbidden,
+            "this user may not use the daemon's admin socket",
+            "run as root or as the daemon's user, or add the user to the socket's group",
+        )
+    })
+}
+
+async fn index() -> Json<Index> {
+    let endpoint = |(method, path, summary): (&str, &str, &str)| Endpoint {
+        method: method.to_owned(),
+        path: path.to_owned(),
+        summary: summary.to_owned(),
+    };
+    let endpoints = ENDPOINTS.into_iter().map(endpoint).collect();
+    Json(Index {
+        api_version: API_VERSION.to_owned(),
+        endpoints,
+    })
+}
+
+async fn status(State(app): State<App>) -> Result<Json<Status>, Failure> {
+    app.bounded(app.control.status()).await.map(Json)
+}
+
+async fn health(State(app): State<App>) -> Result<Response, Failure> {
+    let problems = app.bounded(app.control.status()).await?.attention();
+    let healthy = problems.is_empty();
+    let code = if healthy {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    Ok((code, Json(Health { healthy, problems })).into_response())
+}
+
+async fn log(
+    State(app): State<App>,
+    query: Result<Query<LogQuery>, QueryRejection>,
+) -> Result<Json<LogInfo>, Failure> {
+    let advice = format!("use ?limit=1..{MAX_LOG_LIMIT} &table=schema.table &from_seq=N");
+    let Query(query) = query
+        .map_err(|bad| Failure::new(ErrorCode::BadRequest, bad.body_text(), advice.clone()))?;
+    if query
+        .limit
+        .is_some_and(|limit| limit == 0 || limit > MAX_LOG_LIMIT)
+    {
+        let message = format!("limit must be 1 to {MAX_LOG_LIMIT}");
+        return Err(Failure::new(ErrorCode::BadRequest, message, advice));
+    }
+    app.bounded(app.control.log_info(&query)).await.map(Json)
+}
+
+async fn replica(
+    State(app): State<App>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Json<ReplicaStatus>, Failure> {
+    let Path(name) = name.map_err(bad_path)?;
+    let status = app.bounded(app.control.status()).await?;
+    match status.replica(&name) {
+        Some(replica) => Ok(Json(replica.clone())),
+        None => Err(unknown_replica(&name, &status).into()),
+    }
+}
+
+/// The body of the verbs that take no arguments.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoArguments {}
+
+async fn replica_verb(
+    State(app): State<App>,
+    Extension(actor): Extension<Actor>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    body: RequestBody,
+) -> Result<Json<ActionDone>, Failure> {
+    let Path((name, verb)) = path.map_err(bad_path)?;
+    let Some(verb) = ReplicaVerb::ALL
+        .into_iter()
+        .find(|known| known.as_str() == verb)
+    else {
+        return Err(no_endpoint(&format!("/v1/replicas/{name}/{verb}")));
+    };
+    let skip = match verb {
+        ReplicaVerb::Skip => Some(skip_arguments(&body)?),
+        _ => {
+            body.parse::<NoArguments>("no body, or {}")?;
+            None
+        }
+    };
+    let arguments = match &skip {
+        Some(skip) => json!({"replica": name, "seq": skip.seq, "reason": skip.reason}),
+        None => json!({"replica": name}),
+    };
+    app.carry_out(
+        actor,
+        audit_name(verb),
+        arguments,
+        move |control| async move {
+            match (verb, skip) {
+                (ReplicaVerb::Pause, _) => control.pause(&name, &actor).await,
+                (ReplicaVerb::Resume, _) => control.resume(&name, &actor).await,
+                (ReplicaVerb::Retry, _) => control.retry(&name, &actor).await,
+                (ReplicaVerb::Resync, _) => control.resync(&name, &actor).await,
+                (ReplicaVerb::Skip, Some(skip)) => control.skip(&name, &skip, &actor).await,
+                (ReplicaVerb::Skip, None) => Err(ControlError::new(
+                    ErrorCode::Internal,
+                    "skip without arguments",
+                    "",
+                )),
+            }
+        },
+    )
+    .await
+}
+
+fn skip_arguments(body: &RequestBody) -> Result<SkipRequest, Failure> {
+    let expected = r#"{"seq": <the failed transaction's sequence>, "reason": "<why>"}"#;
+    let skip: SkipRequest = body.parse(expected)?;
+    if skip.reason.trim().is_empty() {
+        return Err(Failure::new(
+            ErrorCode::BadRequest,
+            "the reason for skipping is empty",
+            "say why the transaction may be left out; it is kept in the audit log",
+        ));
+    }
+    Ok(skip)
+}
+
+fn audit_name(verb: ReplicaVerb) -> &'static str {
+    match verb {
+        ReplicaVerb::Pause => "replica.pause",
+        ReplicaVerb::Resume => "replica.resume",
+        ReplicaVerb::Retry => "replica.retry",
+        ReplicaVerb::Skip => "replica.skip",
+        ReplicaVerb::Resync => "replica.resync",
+    }
+}
+
+async fn slot_drop(
+    State(app): State<App>,
+    Extension(actor): Extension<Actor>,
+    body: RequestBody,
+) -> Result<Json<ActionDone>, Failure> {
+    let group = app.control.group();
+    let wanted = format!("{{\"confirm\": {group:?}}}");
+    let confirmed = body.parse::<SlotDropRequest>(&wanted);
+    // A missing confirmation is the ordinary mistake; say that rather than quote the parser.
+    if confirmed
+        .as_ref()
+        .map_or(true, |request| request.confirm != group)
+    {
+        return Err(Failure::new(
+            ErrorCode::ConfirmationRequired,
+            format!(
+                "dropping the slot ends the history this group follows (every replica needs a resync \
+                 afterwards), so it must be confirmed with the group's name, {group:?}"
+            ),
+            format!("send {wanted}, or run: replctl slot drop --yes"),
+        ));
+    }
+    let run = move |control: Arc<dyn Control>| async move { control.drop_slot(&actor).await };
+    app.carry_out(actor, "slot.drop", json!({"group": group}), run)
+        .await
+}
+
+async fn not_found(uri: Uri) -> Failure {
+    no_endpoint(uri.path())
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> Failure {
+    Failure::new(
+        ErrorCode::MethodNotAllowed,
+        format!("{method} is not possible on {}", uri.path()),
+        "GET /v1 lists the endpoints with their methods",
+    )
+}
+
+fn no_endpoint(path: &str) -> Failure {
+    let message = format!("there is no endpoint {path}");
+    Failure::new(ErrorCode::NotFound, message, "GET /v1 lists the endpoints")
+}
+
+fn bad_path(rejection: PathRejection) -> Failure {
+    Failure::new(
+        ErrorCode::BadRequest,
+        rejection.body_text(),
+        "percent-encode names as UTF-8",
+    )
+}
+
+impl App {
+    /// Waits for a read, but not longer than a request may take.
+    async fn bounded<T>(
+        &self,
+        read: impl Future<Output = Result<T, ControlError>>,
+    ) -> Result<T, Failure> {
+        match tokio::time::timeout(self.request_timeout, read).await {
+            Ok(result) => result.map_err(Failure),
+            Err(_) => Err(Failure::new(
+                ErrorCode::Timeout,
+                format!(
+                    "the daemon had no answer after {} s",
+                    self.request_timeout.as_secs_f64()
+                ),
+                "try again; if it stays so, look at the daemon's log",
+            )),
+        }
+    }
+
+    /// Carries out a mutating verb: audit, execute, audit. It runs in a task of its own, so that it
+    /// ends properly whatever its client does; the answer is awaited for as long as a request may take.
+    async fn carry_out<F, Fut>(
+        &self,
+        actor: Actor,
+        verb: &'static str,
+        arguments: Value,
+        run: F,
+    ) -> Result<Json<ActionDone>, Failure>
+    where
+        F: FnOnce(Arc<dyn Control>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<ActionDone, ControlError>> + Send + 'static,
+    {
+        let Ok(permit) = Arc::clone(&self.verbs).try_acquire_owned() else {
+            return Err(Failure::new(
+                ErrorCode::Unavailable,
+                format!("{MAX_VERBS} operations are under way already, or the daemon is stopping"),
+                "wait for them (replctl status), then try again",
+            ));
+        };
+        let intent = Intent::new(actor, verb, arguments);
+        let (app, id) = (self.clone(), intent.id.clone());
+        let task = tokio::spawn(async move {
+            let _permit = permit;
+            app.audited(intent, run).await
+        });
+        match tokio::time::timeout(self.request_timeout, task).await {
+            Ok(Ok(outcome)) => outcome.map(Json).map_err(Failure),
+            Ok(Err(panic)) => Err(Failure(internal(verb, &panic))),
+            Err(_) => Err(Failure::new(
+                ErrorCode::Timeout,
+                format!(
+                    "{verb} is still under way after {} s",
+                    self.request_timeout.as_secs_f64()
+                ),
+                format!(
+                    "it goes on; its outcome will be in the status and, with id {id}, in {}",
+                    self.audit.path().display()
+                ),
+            )),
+        }
+    }
+
+    async fn audited<F, Fut>(&self, intent: Intent, run: F) -> Result<ActionDone, ControlError>
+    where
+        F: FnOnce(Arc<dyn Control>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<ActionDone, ControlError>> + Send + 'static,
+    {
+        let verb = intent.verb;
+        self.audit.intent(&intent).await.map_err(|cause| {
+            error!(verb, actor = %intent.actor, %cause, "operation refused: audit log not writable");
+            ControlError::new(
+                ErrorCode::Unavailable,
+                format!(
+                    "{verb} was not carried out: the audit log {} cannot be written: {cause}",
+                    self.audit.path().display()
+                ),
+                "free space on that filesystem or mend its permissions, then repeat the command",
+            )
+        })?;
+        // A task of its own once more: a panic in there must not cost the result line.
+        let outcome = tokio::spawn(run(Arc::clone(&self.control)))
+            .await
+            .unwrap_or_else(|panic| Err(internal(verb, &panic)));
+        match &outcome {
+            Ok(_) => {
+                info!(verb, actor = %intent.actor, arguments = %intent.arguments, "operation done")
+            }
+            Err(cause) => warn!(
+                verb, actor = %intent.actor, arguments = %intent.arguments, %cause, "operation failed"
+            ),
+        }
+        if let Err(cause) = self.audit.result(&intent, &outcome).await {
+            error!(verb, id = intent.id, %cause, "the outcome could not be written to the audit log");
+        }
+        outcome
+    }
+}
+
+fn internal(verb: &str, panic: &tokio::task::JoinError) -> ControlError {
+    error!(verb, %panic, "operation ended in a defect of the daemon");
+    ControlError::new(
+        ErrorCode::Internal,
+        format!("{verb} ended in a defect of the daemon; it may have been carried out in part"),
+        "look at replctl status and at the daemon's log, and report the defect",
+    )
+}
