@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# Installs what the tests need where it is absent, then runs every check: format, clippy without
+# warnings, all tests against real servers. Safe to run again; nothing already running is touched.
+#
+#   ./scripts/test.sh            everything
+#   ./scripts/test.sh FILTER     everything, but only tests whose name contains FILTER
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# One feature set for every step, so that nothing is built twice.
+features=(--workspace --features repl-daemon/failpoints)
+
+say() { printf '\n== %s\n' "$*"; }
+fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
+
+need_cargo() {
+    command -v cargo >/dev/null 2>&1 && return
+    [ -f "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"
+    command -v cargo >/dev/null 2>&1 || fail \
+        "no Rust toolchain: \`cargo\` is not on the PATH. Install one from https://rustup.rs and run this again."
+    for component in fmt clippy; do
+        cargo "$component" --version >/dev/null 2>&1 || fail \
+            "\`cargo $component\` is missing. Install it with: rustup component add rustfmt clippy"
+    done
+}
+
+have_postgres() {
+    [ -n "${REPL_TEST_PG_BIN:-}" ] || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null
+}
+
+# Debian packages for whatever is absent, in one apt-get run.
+install_missing() {
+    local packages=() starts_service=no
+    if ! have_postgres; then packages+=(postgresql); starts_service=yes; fi
+    command -v psql >/dev/null 2>&1 || packages+=(postgresql-client)
+    command -v sqlite3 >/dev/null 2>&1 || packages+=(sqlite3)
+    command -v openssl >/dev/null 2>&1 || packages+=(openssl)
+    # The bundled SQLite library is compiled from C.
+    command -v cc >/dev/null 2>&1 || packages+=(build-essential)
+    [ ${#packages[@]} -eq 0 ] && return
+
+    say "installing: ${packages[*]}"
+    command -v apt-get >/dev/null 2>&1 || fail \
+        "missing: ${packages[*]}. This system has no apt-get; install them by its own means and run this again."
+    local root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null 2>&1 || fail \
+            "missing: ${packages[*]}. Run \`apt-get install ${packages[*]}\` as root, then this again."
+        root=(sudo)
+    fi
+    # The tests start servers of their own; the package need not make and start one.
+    if [ "$starts_service" = yes ] && [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+        "${root[@]}" mkdir -p /etc/postgresql-common
+        echo 'create_main_cluster = false' |
+            "${root[@]}" tee /etc/postgresql-common/createcluster.conf >/dev/null
+    fi
+    "${root[@]}" apt-get update -q
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -q --no-install-recommends "${packages[@]}"
+}
+
+run_tests() {
+    local filter=("$@")
+    if cargo nextest --version >/dev/null 2>&1; then
+        # Profiles and the number of tests at a time are in .config/nextest.toml.
+        cargo nextest run "${features[@]}" --no-fail-fast "${filter[@]}"
+    else
+        # Each server test keeps several processes busy: two at a time, whatever the machine.
+        cargo test "${features[@]}" --no-fail-fast -- --test-threads=2 "${filter[@]}"
+    fi
+}
+
+started=$SECONDS
+need_cargo
+install_missing
+say "format"
+cargo fmt --all --check
+say "clippy"
+cargo clippy "${features[@]}" --all-targets -- -D warnings
+say "build"
+cargo build "${features[@]}" --bins
+say "tests"
+status=0
+run_tests "$@" || status=$?
+if [ "$status" -eq 0 ]; then
+    say "all checks passed in $((SECONDS - started)) s"
+else
+    say "FAILED after $((SECONDS - started)) s (the tests' summary is above)"
+fi
+exit "$status"
