@@ -1,0 +1,33 @@
+//! The value of every key that is not written. `config.example.toml` repeats them, and a test compares.
+
+use std::time::Duration;
+
+use super::units::MIB;
+
+pub(super) const SEGMENT_SIZE: u64 = 64 * MIB;
+pub(super) const MEMORY_TAIL: u64 = 32 * MIB;
+pub(super) const MIN_FREE_DISK: u64 = 256 * MIB;
+
+pub(super) const SOCKET_FILE: &str = "repl-daemon.sock";
+pub(super) const SOCKET_MODE: u32 = 0o660;
+
+pub(super) const MAX_ROW_BYTES: u64 = 64 * MIB;
+pub(super) const BATCH_BYTES: u64 = 4 * MIB;
+pub(super) const BATCH_TRANSACTIONS: u64 = 10_000;
+pub(super) const PENDING_BYTES: u64 = 16 * MIB;
+
+pub(super) const RETRY_INITIAL: Duration = Duration::from_millis(200);
+pub(super) const RETRY_MAX: Duration = Duration::from_secs(30);
+pub(super) const RETRY_JITTER: f64 = 0.2;
+
+pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const POLL_INTERVAL_MAX: Duration = Duration::from_millis(20);
+pub(super) const TABLE_REFRESH_INTERVAL: Duration = Duration::from_secs(5);
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+pub(super) const PRIORITY: u64 = 100;
+pub(super) const MAX_LAG: Duration = Duration::from_secs(30);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const POSTGRES_PORT: u16 = 5432;
+
+pub(super) const ALL_TABLES: &str = "*.*";

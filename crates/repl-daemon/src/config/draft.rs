@@ -1,0 +1,84 @@
+//! The configuration between reading and checking: all defaults filled in, but what is wrong in the
+//! file is still missing here, so that the checks can go on with the rest.
+
+use toml::de::DeTable;
+
+use super::model::{
+    ApiConfig, CaptureConfig, Config, GroupConfig, LimitsConfig, LogConfig, LoggingConfig,
+    NodeRole, RetryConfig, TablesConfig,
+};
+use super::node::{self, NodeDraft, Surroundings};
+use super::problem::{Findings, Problem};
+use super::reader::Section;
+use super::{sections, tables};
+
+/// A configuration as far as it could be read.
+pub(super) struct ConfigDraft {
+    pub group: GroupConfig,
+    pub log: LogConfig,
+    pub api: ApiConfig,
+    pub logging: LoggingConfig,
+    pub limits: LimitsConfig,
+    pub retry: RetryConfig,
+    pub capture: CaptureConfig,
+    pub tables: TablesConfig,
+    pub nodes: Vec<NodeDraft>,
+}
+
+impl ConfigDraft {
+    pub fn read<'r>(
+        findings: &'r Findings,
+        tree: &'r DeTable<'r>,
+        around: Surroundings<'_>,
+    ) -> Self {
+        let mut root = Section::root(findings, tree);
+        let group = sections::group(root.section("group"));
+        let log = sections::log(root.section("log"), around.base);
+        let api = sections::api(root.section("api"), around.base, &log.dir);
+        let logging = sections::logging(root.section("logging"));
+        let limits = sections::limits(root.section("limits"));
+        let retry = sections::retry(root.section("retry"));
+        let capture = sections::capture(root.section("capture"), &group);
+        let mut selection = root.section("tables");
+        let tables = tables::read(&mut selection);
+        selection.finish();
+        let nodes = root
+            .sections("node")
+            .into_iter()
+            .map(|node| node::read(node, around));
+        let nodes = nodes.collect();
+        root.finish();
+        Self {
+            group,
+            log,
+            api,
+            logging,
+            limits,
+            retry,
+            capture,
+            tables,
+            nodes,
+        }
+    }
+
+    /// The finished configuration; none when something required is missing.
+    pub fn finish(self, warnings: Vec<Problem>) -> Option<Config> {
+        let nodes: Option<Vec<_>> = self.nodes.into_iter().map(NodeDraft::finish).collect();
+        let (mut primaries, replicas): (Vec<_>, Vec<_>) = nodes?
+            .into_iter()
+            .partition(|node| node.role == NodeRole::Primary);
+        Some(Config {
+            group: self.group,
+            log: self.log,
+            api: self.api,
+            logging: self.logging,
+            limits: self.limits,
+            retry: self.retry,
+            capture: self.capture,
+            tables: self.tables,
+            primary: primaries.pop()?,
+            replicas,
+            warnings,
+        })
+    }
+}

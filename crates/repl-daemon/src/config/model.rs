@@ -1,0 +1,381 @@
+//! The configuration as the rest of the daemon sees it: complete, checked, every default filled in.
+//! Durations are [`Duration`]s, sizes are bytes, paths are absolute.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::problem::Problem;
+use super::secret::Secret;
+
+/// One replication group: one primary, its replicas, one event log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The group.
+    pub group: GroupConfig,
+    /// The event log on disk.
+    pub log: LogConfig,
+    /// The admin API.
+    pub api: ApiConfig,
+    /// What the daemon writes to stderr.
+    pub logging: LoggingConfig,
+    /// Bounds of memory and batch sizes.
+    pub limits: LimitsConfig,
+    /// Backoff of everything that is retried.
+    pub retry: RetryConfig,
+    /// Capture on the primary.
+    pub capture: CaptureConfig,
+    /// The tables replicated to every replica.
+    pub tables: TablesConfig,
+    /// The node that is primary when the group first starts.
+    pub primary: NodeConfig,
+    /// The nodes that are replicas when the group first starts, in file order; at least one.
+    pub replicas: Vec<NodeConfig>,
+    /// What is accepted but worth a look; already checked configurations may still have some.
+    pub warnings: Vec<Problem>,
+}
+
+impl Config {
+    /// All nodes, the primary first.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeConfig> {
+        std::iter::once(&self.primary).chain(&self.replicas)
+    }
+
+    /// The replicas that take part (`enabled = true`).
+    pub fn enabled_replicas(&self) -> impl Iterator<Item = &NodeConfig> {
+        self.replicas.iter().filter(|node| node.enabled)
+    }
+
+    /// The engine of the group; all nodes have the same one.
+    pub fn engine(&self) -> Engine {
+        self.primary.endpoint.engine()
+    }
+}
+
+/// `[group]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupConfig {
+    /// Name, `[a-z0-9_]{1,40}`.
+    pub name: String,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Directory of the event log and the daemon's state.
+    pub dir: PathBuf,
+    /// Size at which a segment file is sealed, in bytes.
+    pub segment_size: u64,
+    /// Recent log kept in memory and shared by all workers, in bytes.
+    pub memory_tail: u64,
+    /// Size past which the slowest replica is given up (`needs-resync`), in bytes; none is unlimited.
+    pub retention_max_size: Option<u64>,
+    /// Age past which unapplied log is given up; none is unlimited.
+    pub retention_max_age: Option<Duration>,
+    /// Free bytes on the disk below which ingest pauses.
+    pub min_free_disk: u64,
+}
+
+/// `[api]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiConfig {
+    /// Path of the Unix socket.
+    pub socket: PathBuf,
+    /// File mode of the socket.
+    pub socket_mode: u32,
+    /// Group that owns the socket; none keeps the daemon's own.
+    pub socket_group: Option<String>,
+}
+
+/// Least severe level that is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Needs a human.
+    Error,
+    /// Worth a look.
+    Warn,
+    /// Milestones.
+    Info,
+    /// Decisions.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// The level's name in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// Shape of the daemon's own log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// `[logging]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoggingConfig {
+    /// Least severe level that is written.
+    pub level: LogLevel,
+    /// Shape of the lines.
+    pub format: LogFormat,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// Largest row, in bytes; a larger one is refused visibly.
+    pub max_row_bytes: u64,
+    /// Most bytes applied to a replica in one transaction.
+    pub batch_bytes: u64,
+    /// Most source transactions applied to a replica in one transaction.
+    pub batch_transactions: u64,
+    /// Most bytes captured but not yet durable in the log.
+    pub pending_bytes: u64,
+}
+
+/// `[retry]`: exponential backoff with jitter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetryConfig {
+    /// First wait.
+    pub initial: Duration,
+    /// Longest wait.
+    pub max: Duration,
+    /// Share of each wait that is random, 0 to 1.
+    pub jitter: f64,
+}
+
+/// `[capture]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaptureConfig {
+    /// How often a heartbeat is written on an idle primary.
+    pub heartbeat_interval: Duration,
+    /// Longest delay before a change in a SQLite file is seen.
+    pub poll_interval_max: Duration,
+    /// How often new tables are looked for.
+    pub table_refresh_interval: Duration,
+    /// Silence after which the connection is considered dead.
+    pub idle_timeout: Duration,
+    /// PostgreSQL replication slot.
+    pub slot_name: String,
+    /// PostgreSQL publication.
+    pub publication_name: String,
+    /// Whether the daemon creates and alters the publication.
+    pub manage_publication: bool,
+}
+
+/// A selection of tables; patterns and names are the primary's.
+///
+/// PostgreSQL patterns are `schema.table`, SQLite patterns are `table` (or `main.table`). An
+/// unquoted part may hold the globs `*` and `?`; a part in double quotes is literal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TablesConfig {
+    /// A table is selected when one of these matches it …
+    pub include: Vec<String>,
+    /// … and none of these does.
+    pub exclude: Vec<String>,
+    /// Other names on the replica.
+    pub rename: Vec<Rename>,
+}
+
+/// One rename: table to table, or `schema.*` to `schema.*`. A table's own rename goes before its
+/// schema's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rename {
+    /// Name on the primary.
+    pub from: String,
+    /// Name on the replica.
+    pub to: String,
+}
+
+/// What a node is when the group first starts; later the persisted state decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeRole {
+    /// Takes the writes.
+    Primary,
+    /// Follows the primary.
+    Replica,
+}
+
+/// A database engine this version speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// PostgreSQL 14 or later.
+    Postgres,
+    /// SQLite 3.
+    Sqlite,
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Postgres => "PostgreSQL",
+            Self::Sqlite => "SQLite",
+        })
+    }
+}
+
+/// `[[node]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// Name, `[a-z0-9-]{1,63}`, unique in the group.
+    pub name: String,
+    /// First role.
+    pub role: NodeRole,
+    /// The database.
+    pub endpoint: Endpoint,
+    /// Password, from whichever source was configured.
+    pub password: Option<Secret>,
+    /// TLS; none where it has no meaning (Unix socket, SQLite).
+    pub tls: Option<TlsConfig>,
+    /// Preference in promotion, 0 to 1000, larger is preferred.
+    pub priority: u32,
+    /// Whether the node takes part.
+    pub enabled: bool,
+    /// Lag above which status warns.
+    pub max_lag: Duration,
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+    /// What this replica gets, within the group's selection.
+    pub tables: ReplicaTablesConfig,
+}
+
+/// `[node.tables]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaTablesConfig {
+    /// Narrows the group's selection; its renames go before the group's.
+    pub selection: TablesConfig,
+    /// Whether tables absent on the replica are created.
+    pub create_tables: bool,
+    /// Whether created tables get the primary's foreign keys.
+    pub create_foreign_keys: bool,
+}
+
+/// Where a database is. Holds no secret, so it may be logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A PostgreSQL database.
+    Postgres {
+        /// Server.
+        host: PgHost,
+        /// Port, which also names the Unix socket file.
+        port: u16,
+        /// Role to log in as.
+        user: String,
+        /// Database.
+        database: String,
+        /// `application_name`, where the URL gives one.
+        application_name: Option<String>,
+    },
+    /// A SQLite database file.
+    Sqlite {
+        /// Absolute path.
+        path: PathBuf,
+    },
+}
+
+impl Endpoint {
+    /// The engine behind it.
+    pub fn engine(&self) -> Engine {
+        match self {
+            Self::Postgres { .. } => Engine::Postgres,
+            Self::Sqlite { .. } => Engine::Sqlite,
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite { path } => write!(f, "sqlite:{}", path.display()),
+            Self::Postgres {
+                host: PgHost::Unix(dir),
+                port,
+                user,
+                database,
+                ..
+            } => {
+                write!(
+                    f,
+                    "postgresql://{user}@:{port}/{database}?host={}",
+                    dir.display()
+                )
+            }
+            Self::Postgres {
+                host: PgHost::Tcp(host),
+                port,
+                user,
+                database,
+                ..
+            } => {
+                let bracketed = if host.contains(':') {
+                    format!("[{host}]")
+                } else {
+                    host.clone()
+                };
+                write!(f, "postgresql://{user}@{bracketed}:{port}/{database}")
+            }
+        }
+    }
+}
+
+/// How a PostgreSQL server is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PgHost {
+    /// Host name or address, without brackets.
+    Tcp(String),
+    /// Directory of the Unix socket.
+    Unix(PathBuf),
+}
+
+/// How far TLS is demanded; there is no mode that falls back to plaintext.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    /// Encrypted, certificate chain and host name verified.
+    VerifyFull,
+    /// Encrypted, certificate chain verified.
+    VerifyCa,
+    /// Encrypted, server not verified.
+    Require,
+    /// Plaintext.
+    Disable,
+}
+
+impl TlsMode {
+    /// The mode's name in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::VerifyFull => "verify-full",
+            Self::VerifyCa => "verify-ca",
+            Self::Require => "require",
+            Self::Disable => "disable",
+        }
+    }
+}
+
+/// `tls = { … }` of a node
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// How far TLS is demanded.
+    pub mode: TlsMode,
+    /// PEM file of the certificate authorities to trust; none trusts the system's.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file of the client certificate.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file of the client certificate's key.
+    pub key_file: Option<PathBuf>,
+    /// Name expected in the server's certificate; none expects the URL's host.
+    pub server_name: Option<String>,
+}
