@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Bytes;
+use axum::body::{Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use repl_api::{ErrorBody, ErrorCode, MAX_REQUEST_BODY};
 use serde::de::DeserializeOwned;
 
-use super::ControlError;
+use super::{ControlError, Limits};
 
 /// A failed request; becomes the uniform error document with its HTTP status.
 #[derive(Debug)]
@@ -52,19 +52,19 @@ impl<S: Send + Sync> FromRequest<S> for RequestBody {
     type Rejection = Failure;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
-        let limit = request
-            .extensions()
-            .get()
-            .map_or(Duration::from_secs(10), |t: &BodyTimeout| t.0);
+        // A declared length is believed at once; an undeclared one is counted while it arrives.
+        if request.body().size_hint().lower() > MAX_REQUEST_BODY as u64 {
+            return Err(too_large());
+        }
+        let limit = match request.extensions().get::<BodyTimeout>() {
+            Some(timeout) => timeout.0,
+            None => Limits::default().body_timeout,
+        };
         let read = tokio::time::timeout(limit, Bytes::from_request(request, state));
         match read.await {
             Ok(Ok(bytes)) => Ok(Self(bytes)),
             Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                Err(Failure::new(
-                    ErrorCode::TooLarge,
-                    format!("the request body exceeds {MAX_REQUEST_BODY} bytes"),
-                    "no request of this API needs as much; see GET /v1",
-                ))
+                Err(too_large())
             }
             Ok(Err(rejection)) => Err(Failure::new(
                 ErrorCode::BadRequest,
@@ -81,6 +81,14 @@ impl<S: Send + Sync> FromRequest<S> for RequestBody {
             )),
         }
     }
+}
+
+fn too_large() -> Failure {
+    Failure::new(
+        ErrorCode::TooLarge,
+        format!("the request body exceeds {MAX_REQUEST_BODY} bytes"),
+        "no request of this API needs as much; see GET /v1",
+    )
 }
 
 impl RequestBody {

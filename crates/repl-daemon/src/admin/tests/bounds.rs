@@ -111,7 +111,7 @@ async fn concurrent_requests_are_all_answered() {
 #[tokio::test]
 async fn verbs_are_bounded_too() {
     let control = TestControl {
-        delay: Duration::from_millis(500),
+        delay: Duration::from_millis(1500),
         ..TestControl::default()
     };
     let limits = Limits {

@@ -1,0 +1,41 @@
+//! One file per subcommand.
+
+pub mod help;
+pub mod log;
+mod pause;
+mod resume;
+pub mod resync;
+mod retry;
+pub mod skip;
+pub mod slot;
+pub mod status;
+pub mod tables;
+
+use repl_api::ActionDone;
+
+use crate::cli::Command;
+use crate::context::Context;
+use crate::exit::{Exit, Failure};
+use crate::render;
+
+/// Runs one subcommand.
+pub(crate) async fn dispatch(command: Command, context: &Context) -> Result<Exit, Failure> {
+    match command {
+        Command::Status(args) => status::run(&args, context).await,
+        Command::Tables(args) => tables::run(&args, context).await,
+        Command::Log(args) => log::run(args, context).await,
+        Command::Pause(args) => pause::run(&args, context).await,
+        Command::Resume(args) => resume::run(&args, context).await,
+        Command::Retry(args) => retry::run(&args, context).await,
+        Command::Skip(args) => skip::run(args, context).await,
+        Command::Resync(args) => resync::run(&args, context).await,
+        Command::Slot(args) => slot::run(&args, context).await,
+        Command::Help(args) => help::run(&args),
+    }
+}
+
+/// Prints the answer to a mutating request.
+fn print_done(context: &Context, done: &ActionDone) -> Result<Exit, Failure> {
+    context.print(done, |_| format!("{}\n", render::clean(&done.message)))?;
+    Ok(Exit::Ok)
+}
