@@ -1,0 +1,214 @@
+//! A small PostgreSQL client: just what replication needs and general drivers lack.
+//!
+//! It pipelines whole transactions into one write, streams COPY in all three directions, speaks
+//! the replication protocol, and treats the server as untrusted input: sizes are bounded and a
+//! malformed message is an error. Protocol facts are from the "Frontend/Backend Protocol" chapter
+//! of PostgreSQL's documentation.
+
+mod auth;
+mod conn;
+mod copy;
+mod pipeline;
+mod stream;
+mod tls;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::message::backend::{DataRowBody, Message};
+use postgres_protocol::message::frontend;
+use repl_core::ErrorKind;
+
+pub use copy::CopyBoth;
+pub use pipeline::PipelineError;
+
+use self::conn::Conn;
+use self::pipeline::Pipeline;
+use self::stream::Stream;
+use super::error::{ServerError, WireError};
+use super::target::PgTarget;
+use crate::seam::{ConnectorError, Result};
+
+/// Largest message accepted before the server has been authenticated, bytes.
+const LOGIN_LIMIT: usize = 64 * 1024;
+/// Largest message accepted afterwards unless set otherwise: PostgreSQL cannot make a larger one.
+const SESSION_LIMIT: usize = 1 << 30;
+/// How long saying goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// One row of text values.
+pub type TextRow = Vec<Option<String>>;
+
+/// One session.
+pub struct PgClient {
+    conn: Conn,
+    server: String,
+    parameters: HashMap<String, String>,
+    backend_pid: i32,
+    pipeline: Pipeline,
+}
+
+impl PgClient {
+    /// Connects and logs in. `params` are further startup parameters, such as
+    /// `("replication", "database")`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Connection`] when the server cannot be reached in time,
+    /// [`ErrorKind::Configuration`] when it refuses the login or its certificate is not trusted.
+    pub async fn connect(target: &PgTarget, params: &[(&str, &str)]) -> Result<PgClient> {
+        let server = target.to_string();
+        match tokio::time::timeout(target.connect_timeout, Self::log_in(target, params)).await {
+            Ok(Ok(client)) => Ok(client),
+            Ok(Err(error)) => Err(error.into_connector(&server)),
+            Err(_) => Err(ConnectorError::new(
+                ErrorKind::Connection,
+                format!("{server}: no connection within {:?}", target.connect_timeout),
+            )
+            .advice("check that the server runs and can be reached from this host")),
+        }
+    }
+
+    async fn log_in(target: &PgTarget, params: &[(&str, &str)]) -> Result<PgClient, WireError> {
+        let mut conn = Conn::new(Stream::connect(target).await?);
+        conn.set_limit(LOGIN_LIMIT);
+        let fixed = [
+            ("user", target.user.as_str()),
+            ("database", target.database.as_str()),
+            ("application_name", target.application_name.as_str()),
+            ("client_encoding", "UTF8"),
+        ];
+        frontend::startup_message(fixed.into_iter().chain(params.iter().copied()), conn.out())?;
+        conn.flush().await?;
+        auth::authenticate(&mut conn, target).await?;
+        let mut client = PgClient {
+            conn,
+            server: target.to_string(),
+            parameters: HashMap::new(),
+            backend_pid: 0,
+            pipeline: Pipeline::default(),
+        };
+        client.await_ready().await?;
+        client.conn.set_limit(SESSION_LIMIT);
+        Ok(client)
+    }
+
+    async fn await_ready(&mut self) -> Result<(), WireError> {
+        loop {
+            match self.conn.next_message().await? {
+                Message::BackendKeyData(body) => self.backend_pid = body.process_id(),
+                Message::ReadyForQuery(_) => return Ok(()),
+                Message::ErrorResponse(body) => {
+                    return Err(WireError::Server(Box::new(ServerError::from_fields(
+                        body.fields(),
+                    ))));
+                }
+                other => self.aside(other)?,
+            }
+        }
+    }
+
+    /// The server as named in messages.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// A parameter the server reported, such as `server_version` or `TimeZone`.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.get(name).map(String::as_str)
+    }
+
+    /// Process id of the server's session.
+    pub fn backend_pid(&self) -> i32 {
+        self.backend_pid
+    }
+
+    /// Whether the connection is encrypted by TLS.
+    pub fn is_tls(&self) -> bool {
+        self.conn.stream().is_tls()
+    }
+
+    /// Refuses messages above this size, bytes, with [`ErrorKind::Data`].
+    pub fn set_message_limit(&mut self, bytes: usize) {
+        self.conn.set_limit(bytes);
+    }
+
+    /// Runs SQL text by the simple protocol, several statements if it holds them, and returns the
+    /// rows of the last statement that gave any. The session stays usable after an error of the
+    /// server.
+    ///
+    /// # Errors
+    /// What the server reports, by its SQLSTATE; [`ErrorKind::Connection`] when the session broke.
+    pub async fn simple(&mut self, sql: &str) -> Result<Vec<TextRow>> {
+        let outcome = self.run_simple(sql).await;
+        outcome.map_err(|error| error.into_connector(&self.server))
+    }
+
+    async fn run_simple(&mut self, sql: &str) -> Result<Vec<TextRow>, WireError> {
+        frontend::query(sql, self.conn.out())?;
+        self.conn.flush().await?;
+        let mut rows = Vec::new();
+        let mut failure = None;
+        loop {
+            match self.conn.next_message().await? {
+                Message::RowDescription(_) => rows.clear(),
+                Message::DataRow(body) => rows.push(text_row(&body)?),
+                Message::CommandComplete(_) | Message::EmptyQueryResponse => {}
+                Message::ErrorResponse(body) => {
+                    let error = ServerError::from_fields(body.fields());
+                    let fatal = error.is_fatal();
+                    failure = Some(WireError::Server(Box::new(error)));
+                    if fatal {
+                        break;
+                    }
+                }
+                Message::ReadyForQuery(_) => break,
+                other => self.aside(other)?,
+            }
+        }
+        match failure {
+            None => Ok(rows),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// Messages a server may send at any time.
+    fn aside(&mut self, message: Message) -> Result<(), WireError> {
+        match message {
+            Message::ParameterStatus(body) => {
+                self.parameters
+                    .insert(body.name()?.to_owned(), body.value()?.to_owned());
+                Ok(())
+            }
+            Message::NoticeResponse(_) | Message::NotificationResponse(_) => Ok(()),
+            _ => Err(WireError::Protocol("unexpected message".into())),
+        }
+    }
+
+    /// Says goodbye and closes the connection.
+    pub async fn close(mut self) {
+        frontend::terminate(self.conn.out());
+        // The server notices a closed socket too; a goodbye is only more polite.
+        let _ = tokio::time::timeout(GOODBYE, self.conn.flush()).await;
+    }
+}
+
+fn text_row(body: &DataRowBody) -> Result<TextRow, WireError> {
+    let buffer = body.buffer();
+    let mut row = Vec::new();
+    let mut ranges = body.ranges();
+    while let Some(range) = ranges.next()? {
+        row.push(match range {
+            None => None,
+            Some(range) => {
+                let bytes = buffer
+                    .get(range)
+                    .ok_or_else(|| WireError::Protocol("field beyond its row".into()))?;
+                let text = std::str::from_utf8(bytes)
+                    .map_err(|_| WireError::Protocol("a text is not UTF-8".into()))?;
+                Some(text.to_owned())
+            }
+        });
+    }
+    Ok(row)
+}
