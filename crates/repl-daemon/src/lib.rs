@@ -1,1 +1,5 @@
 //! The daemon's host library.
+
+pub mod admin;
+
+pub mod config;
