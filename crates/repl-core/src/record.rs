@@ -192,6 +192,41 @@ pub fn encode_fragment(
     out.extend_from_slice(changes);
 }
 
+/// What the log itself needs to know of a fragment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FragmentHead<'a> {
+    /// The source's number of the transaction, in its first fragment.
+    pub txid: Option<u64>,
+    /// The source position after the transaction, in its last fragment.
+    pub position: Option<&'a str>,
+}
+
+/// Reads the start of a fragment's payload without copying or looking at its changes.
+///
+/// # Errors
+/// When the payload is damaged or of an unknown version.
+#[inline]
+pub fn peek_fragment(payload: &[u8]) -> Result<FragmentHead<'_>, Malformed> {
+    let mut decoder = Decoder::new(payload);
+    if decoder.u8()? != PAYLOAD_VERSION {
+        return Err(Malformed("payload of an unknown version"));
+    }
+    let flags = decoder.u8()?;
+    let mut head = FragmentHead {
+        txid: None,
+        position: None,
+    };
+    if flags & FLAG_HEADER != 0 {
+        head.txid = Some(decoder.u64()?);
+        decoder.i64()?;
+        decoder.bytes()?;
+    }
+    if flags & FLAG_POSITION != 0 {
+        head.position = Some(decoder.str()?);
+    }
+    Ok(head)
+}
+
 fn decode_fragment(decoder: &mut Decoder<'_>, payload: &Bytes) -> Result<Fragment, Malformed> {
     let flags = decoder.u8()?;
     let header = if flags & FLAG_HEADER != 0 {

@@ -22,8 +22,25 @@ use crate::position::{Epoch, LogId, Seq, SourcePosition};
 use crate::record::{History, LogRecord, RecordKind};
 use crate::schema::{SchemaId, TableName, TableSchema};
 
+mod cursor;
+mod dir;
+pub mod disk;
+pub mod file;
+mod flush;
+mod frame;
+mod index;
+mod reader;
+mod recovery;
+mod registry;
+mod scan;
+mod segment;
+mod state;
+mod tail;
+mod watermark;
 pub mod writer;
 
+pub use disk::{Disk, DiskFile, HostDisk};
+pub use file::{FileLog, FileLogOptions, Opened};
 pub use writer::TxWriter;
 
 /// Byte address behind a record in the log's own address space; grows with every record.
@@ -197,6 +214,9 @@ pub trait EventLog: Send + Sync {
 
     /// The newest schema version of a table.
     fn latest_schema(&self, table: &TableName) -> Option<Arc<TableSchema>>;
+
+    /// The number for the next new schema version; numbers below were used.
+    fn next_schema_id(&self) -> SchemaId;
 
     /// Deletes whole segments that hold nothing after `through`; the newest is always kept.
     /// Returns the bytes freed.

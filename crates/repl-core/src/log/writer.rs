@@ -19,7 +19,6 @@ pub struct TxWriter {
     open: Option<Open>,
     changes: Vec<u8>,
     payload: Vec<u8>,
-    next_schema: u32,
 }
 
 struct Open {
@@ -35,16 +34,12 @@ impl TxWriter {
     /// When the log cannot hand it out.
     pub fn new(log: Arc<dyn EventLog>) -> Result<TxWriter, LogError> {
         let appender = log.appender()?;
-        let next_schema = (1..)
-            .find(|&n| log.schema(SchemaId(n)).is_none())
-            .unwrap_or(u32::MAX);
         Ok(TxWriter {
             log,
             appender,
             open: None,
             changes: Vec::new(),
             payload: Vec::new(),
-            next_schema,
         })
     }
 
@@ -82,8 +77,7 @@ impl TxWriter {
         }
         // Changes already buffered may refer to older versions only, so the order of the schema
         // record and the open fragment does not matter; numbers are never re-used.
-        schema.id = SchemaId(self.next_schema);
-        self.next_schema += 1;
+        schema.id = self.log.next_schema_id();
         self.push_body(&Body::Schema(schema.clone()))?;
         Ok(schema.id)
     }

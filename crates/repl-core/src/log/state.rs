@@ -1,0 +1,334 @@
+//! What appender, flusher and readers share in memory. Its lock is held for moments only and never
+//! across a system call.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::cursor::Cursor;
+use super::frame::{self, Head, MAX_PAYLOAD};
+use super::index::Mark;
+use super::registry::Schemas;
+use super::segment::Segment;
+use super::tail::Tail;
+use super::{LogError, LogOffset, TxPoint};
+use crate::position::{Seq, SourcePosition};
+use crate::record::{Body, RecordKind};
+use crate::schema::TableSchema;
+
+/// Appended bytes are gathered in buffers of about this size, bytes, so that a reader that holds
+/// on to one record does not hold on to a whole large flush.
+const BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+/// See the module.
+pub(super) struct State {
+    /// Behind the last appended record.
+    pub cursor: Cursor,
+    /// Where the open transaction began.
+    pub before_open: Option<Cursor>,
+    /// Appended and not yet taken by a flush.
+    pub pending: Pending,
+    /// A flush has taken records and not yet made them durable.
+    pub in_flight: bool,
+    /// Everything before is fsynced, be it published or not.
+    pub synced: u64,
+    /// The published end: always between transactions.
+    pub durable: Cursor,
+    pub tail: Tail,
+    /// Oldest first; never empty.
+    pub segments: VecDeque<Segment>,
+    /// What lies before the oldest transaction held.
+    pub oldest: Oldest,
+    pub schemas: Schemas,
+    /// Counts the appenders handed out; only the last one may append.
+    pub generation: u64,
+    /// Set once an fsync failed: where. Nothing may be written any more.
+    pub failed: Option<String>,
+    /// Distance between index marks, bytes.
+    pub index_bytes: u64,
+    /// Where the last mark was set.
+    pub last_mark: u64,
+}
+
+/// What lies just before the oldest transaction held.
+#[derive(Clone, Debug)]
+pub(super) struct Oldest {
+    /// The transaction; sequence 0 when the log is whole.
+    pub point: TxPoint,
+    /// Source position there.
+    pub position: SourcePosition,
+}
+
+/// Encoded frames waiting for a flush.
+#[derive(Default)]
+pub(super) struct Pending {
+    /// State before the first of them; none when there is none.
+    start: Option<Cursor>,
+    buffers: Vec<Vec<u8>>,
+    marks: Vec<Cursor>,
+}
+
+/// The frames of one flush.
+pub(super) struct Batch {
+    /// State before its first frame.
+    pub start: Cursor,
+    /// Where its last frame ends.
+    pub end: u64,
+    /// The last place between transactions at or before `end`.
+    pub boundary: Cursor,
+    /// Frames, with the offset at which each buffer begins.
+    pub buffers: Vec<(u64, Bytes)>,
+    /// Places where a segment may begin, ascending; each becomes an index mark.
+    pub marks: VecDeque<Cursor>,
+}
+
+impl Pending {
+    pub fn is_empty(&self) -> bool {
+        self.start.is_none()
+    }
+
+    /// The buffer for the next frame of this many bytes.
+    fn buffer(&mut self, frame_bytes: usize) -> &mut Vec<u8> {
+        let full = self
+            .buffers
+            .last()
+            .is_none_or(|last| last.len() + frame_bytes > BUFFER_BYTES);
+        if full {
+            self.buffers.push(Vec::new());
+        }
+        let last = self.buffers.len() - 1;
+        &mut self.buffers[last]
+    }
+
+    fn cut(&mut self, offset: u64) {
+        let Some(start) = &self.start else {
+            return;
+        };
+        let mut keep = offset.saturating_sub(start.offset) as usize;
+        if keep == 0 {
+            *self = Pending::default();
+            return;
+        }
+        for buffer in &mut self.buffers {
+            buffer.truncate(keep);
+            keep -= buffer.len();
+        }
+        self.buffers.retain(|buffer| !buffer.is_empty());
+        self.marks.retain(|mark| mark.offset < offset);
+    }
+}
+
+impl Batch {
+    /// Drops what lies at and behind `offset`; false when nothing is left.
+    pub fn cut(&mut self, offset: u64) -> bool {
+        for (start, buffer) in &mut self.buffers {
+            buffer.truncate(offset.saturating_sub(*start) as usize);
+        }
+        self.buffers.retain(|(_, buffer)| !buffer.is_empty());
+        self.marks.retain(|mark| mark.offset < offset);
+        self.end = self.end.min(offset);
+        self.end > self.start.offset
+    }
+}
+
+impl State {
+    /// Fails when nothing may be written any more.
+    pub fn check(&self) -> Result<(), LogError> {
+        match &self.failed {
+            Some(place) => Err(LogError::SyncFailed(place.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Encodes one record behind the last.
+    pub fn append(
+        &mut self,
+        kind: RecordKind,
+        seq: Seq,
+        ends: bool,
+        payload: &[u8],
+    ) -> Result<LogOffset, LogError> {
+        self.check()?;
+        if payload.len() > MAX_PAYLOAD {
+            return Err(LogError::Misuse("a record may not exceed 2 GiB"));
+        }
+        let first = self.pending.is_empty();
+        let opens = kind == RecordKind::Fragment && !ends && self.cursor.open.is_none();
+        let marks = self.cursor.offset >= self.last_mark + self.index_bytes;
+        let before = (first || opens || marks).then(|| self.cursor.clone());
+        let begin = self.cursor.offset;
+        let schema = self
+            .cursor
+            .accept(kind, seq, ends, payload)
+            .map_err(LogError::Misuse)?;
+        if let Some(before) = before {
+            self.remember(before, first, opens, marks);
+        }
+        if self.cursor.open.is_none() {
+            self.before_open = None;
+        }
+        let head = Head {
+            crc: 0,
+            length: payload.len(),
+            chain: self.cursor.chain,
+            epoch: self.cursor.epoch,
+            seq,
+            kind,
+            ends,
+            first_of_flush: first,
+        };
+        let buffer = self.pending.buffer(head.frame_bytes());
+        let crc = frame::encode(buffer, &head, payload);
+        self.cursor.advance(crc, head.frame_bytes());
+        if let Some(schema) = schema {
+            self.schemas
+                .add(schema, Some(begin), begin, self.cursor.last.seq);
+        }
+        Ok(LogOffset(self.cursor.offset))
+    }
+
+    fn remember(&mut self, before: Cursor, first: bool, opens: bool, marks: bool) {
+        if marks {
+            self.last_mark = before.offset;
+            self.pending.marks.push(before.clone());
+        }
+        if opens {
+            self.before_open = Some(before.clone());
+        }
+        if first {
+            self.pending.start = Some(before);
+        }
+    }
+
+    /// Hands everything pending to a flush; none when there is nothing.
+    pub fn take_batch(&mut self) -> Option<Batch> {
+        let pending = std::mem::take(&mut self.pending);
+        let start = pending.start?;
+        let mut offset = start.offset;
+        let buffers = pending
+            .buffers
+            .into_iter()
+            .map(|mut buffer| {
+                if buffer.capacity() - buffer.len() > buffer.len() / 4 {
+                    buffer.shrink_to_fit();
+                }
+                let begin = offset;
+                offset += buffer.len() as u64;
+                (begin, Bytes::from(buffer))
+            })
+            .collect();
+        self.in_flight = true;
+        Some(Batch {
+            start,
+            end: offset,
+            boundary: self.before_open.as_ref().unwrap_or(&self.cursor).clone(),
+            buffers,
+            marks: pending.marks.into(),
+        })
+    }
+
+    /// Takes back everything at and behind `to`, which lies at or behind the durable end. Schema
+    /// versions defined there were handed out already, so they are appended again.
+    pub fn rewind(&mut self, to: Cursor) -> Result<(), LogError> {
+        let end = self.cursor.offset;
+        self.pending.cut(to.offset);
+        self.tail.cut(to.offset);
+        for segment in &mut self.segments {
+            segment.marks.retain(|mark| mark.offset < to.offset);
+        }
+        self.synced = self.synced.min(to.offset);
+        self.last_mark = self.last_mark.min(to.offset);
+        self.before_open = None;
+        let lost = self.schemas.recorded_in(to.offset..end);
+        self.cursor = to;
+        for (_, schema) in lost {
+            self.append_schema(&schema)?;
+        }
+        Ok(())
+    }
+
+    fn append_schema(&mut self, schema: &TableSchema) -> Result<(), LogError> {
+        let mut payload = Vec::new();
+        Body::Schema(schema.clone()).encode(&mut payload);
+        let seq = self.cursor.last.seq;
+        self.append(RecordKind::Schema, seq, true, &payload)
+            .map(drop)
+    }
+
+    /// Turns the batch's marks before `offset` into index marks of the newest segment.
+    pub fn index(&mut self, batch: &mut Batch, offset: u64) {
+        let Some(newest) = self.segments.back_mut() else {
+            return;
+        };
+        while let Some(mark) = batch.marks.front()
+            && mark.offset < offset
+        {
+            newest.marks.push(Mark::at(mark));
+            batch.marks.pop_front();
+        }
+    }
+
+    /// Makes a written and fsynced batch known.
+    pub fn publish(&mut self, mut batch: Batch) {
+        let end = batch.end;
+        self.index(&mut batch, end);
+        for (offset, buffer) in batch.buffers {
+            self.tail.push(offset, buffer);
+        }
+        self.synced = batch.end;
+        self.durable = batch.boundary;
+        self.in_flight = false;
+    }
+
+    /// The segment that holds `offset`, and where that segment ends.
+    pub fn segment_at(&self, offset: u64) -> Option<(&Segment, u64)> {
+        let behind = self
+            .segments
+            .partition_point(|segment| segment.base() <= offset);
+        let segment = self.segments.get(behind.checked_sub(1)?)?;
+        let end = self.segments.get(behind).map_or(u64::MAX, Segment::base);
+        Some((segment, end))
+    }
+
+    /// Where to begin reading to come across everything after transaction `after`.
+    pub fn seek(&self, after: Seq) -> Result<Mark, LogError> {
+        let last = self.durable.last.seq;
+        if after > last {
+            return Err(LogError::Beyond {
+                wanted: after,
+                last,
+            });
+        }
+        if after < self.oldest.point.seq {
+            return Err(self.trimmed(after.next()));
+        }
+        let behind = self
+            .segments
+            .partition_point(|segment| segment.start.last.seq < after);
+        let segment = self
+            .segments
+            .get(behind.saturating_sub(1))
+            .ok_or(LogError::Misuse("the log has no segment"))?;
+        let behind = segment.marks.partition_point(|mark| mark.seq < after);
+        Ok(match behind.checked_sub(1) {
+            Some(at) => segment.marks[at],
+            None => Mark::at(&segment.start),
+        })
+    }
+
+    /// The error for a transaction that is gone.
+    pub fn trimmed(&self, wanted: Seq) -> LogError {
+        LogError::Trimmed {
+            wanted,
+            first: self.oldest.point.seq.next(),
+        }
+    }
+
+    /// Newest schema version of every table and what may still be in use, for the segment that is
+    /// to begin at `start`.
+    pub fn carried(&self, start: &Cursor) -> Vec<Arc<TableSchema>> {
+        let previous = self.segments.back().map_or(0, Segment::base);
+        self.schemas.carried(start.offset, start.last.seq, previous)
+    }
+}
