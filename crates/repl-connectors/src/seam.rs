@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use repl_core::batch::{Route, Step};
 use repl_core::checkpoint::Checkpoint;
 use repl_core::cut::Cut;
-use repl_core::log::{Durable, LogError, LogOffset, TxWriter};
+use repl_core::log::{Durable, LogError, TxWriter};
 use repl_core::row::Row;
 use repl_core::schema::{TableName, TableSchema};
 use repl_core::select::Selection;
@@ -128,8 +128,9 @@ pub struct CapturePort {
     pub writer: TxWriter,
     /// How far the log is durable: what may be acknowledged as flushed.
     pub durable: watch::Receiver<Durable>,
-    /// Up to which log offset the mode's rule is met: what may be acknowledged as applied.
-    pub released: watch::Receiver<LogOffset>,
+    /// Source position up to which the mode's rule is met: what may be acknowledged as applied.
+    /// Empty as long as nothing is.
+    pub released: watch::Receiver<SourcePosition>,
     /// Which tables to capture.
     pub selection: Selection,
     /// Limits.
@@ -306,8 +307,27 @@ pub struct TableDdl {
     /// After the rows were loaded: primary key, unique constraints, indexes, check constraints,
     /// ownership of sequences.
     pub after: Vec<String>,
-    /// After all tables were made: foreign keys, each with the source table it refers to.
-    pub foreign_keys: Vec<(TableName, String)>,
+    /// After all tables were made: foreign keys.
+    pub foreign_keys: Vec<ForeignKeyDdl>,
+}
+
+/// A foreign key whose statement is complete once the referenced table's name at the replica is
+/// known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignKeyDdl {
+    /// The table referred to, by its name at the source.
+    pub refers: TableName,
+    /// Statement up to the referenced table's name.
+    pub head: String,
+    /// Statement after it.
+    pub tail: String,
+}
+
+impl ForeignKeyDdl {
+    /// The statement, for the name the replica gives the referenced table.
+    pub fn statement(&self, referenced: &TableName) -> String {
+        format!("{}{}{}", self.head, referenced.quoted(), self.tail)
+    }
 }
 
 // ---------------------------------------------------------------- apply
@@ -403,8 +423,9 @@ pub trait Applier: Send {
     /// As above.
     async fn load(&mut self, load: Load<'_>) -> Result<u64>;
 
-    /// Adds foreign keys that are absent (not validated where the engine can), once all tables are
-    /// there. Those whose other table the replica does not have are left out by the caller.
+    /// Adds foreign keys, once all tables are there; a statement whose constraint is there already
+    /// is passed over. Those whose other table the replica does not have are left out by the
+    /// caller.
     ///
     /// # Errors
     /// As above.

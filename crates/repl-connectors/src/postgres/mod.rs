@@ -4,6 +4,17 @@
 //! to a replica. Everything the server says is input to be checked, everything we send is quoted
 //! or bound.
 
+pub mod admin;
+pub mod capture;
+mod catalog;
+mod catalog_error;
+mod ddl;
 pub mod error;
+pub mod lsn;
+mod pgoutput;
+pub mod snapshot;
+mod stream;
 pub mod target;
+mod types;
+mod verify;
 pub mod wire;

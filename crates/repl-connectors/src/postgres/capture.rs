@@ -1,0 +1,231 @@
+//! Capture from PostgreSQL by logical decoding: connecting, checking, keeping house.
+//!
+//! The flow of a change: walsender → [`super::stream`] (decodes, writes to the log) → the log's
+//! fsync → acknowledgement as flushed. What has to be true before the first byte is streamed is
+//! checked here: settings and privileges ([`super::admin`]), publication, slot, and that the
+//! slot's position and the log's end join ([`super::verify`]).
+
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use repl_core::position::SourceIdentity;
+use repl_core::record::History;
+use repl_core::schema::TableName;
+use repl_core::{Epoch, ErrorKind, SourcePosition};
+use tokio::time::Instant;
+
+use super::admin::{Admin, ServerPosition, Slot};
+use super::catalog::{self, CatalogTable};
+use super::lsn::Lsn;
+use super::stream::Stream;
+use super::target::PgTarget;
+use super::verify::Overlap;
+use crate::seam::{
+    Capture, CapturePort, CaptureState, ConnectorError, Result,
+};
+
+/// Names and switches of the capture.
+#[derive(Clone, Debug)]
+pub struct PgCaptureOptions {
+    /// Name of the node in the configuration.
+    pub node: String,
+    /// Replication slot.
+    pub slot: String,
+    /// Publication.
+    pub publication: String,
+    /// Whether the daemon makes and alters the publication itself.
+    pub manage_publication: bool,
+}
+
+/// Capture from one PostgreSQL primary.
+pub struct PgCapture {
+    pub(super) target: PgTarget,
+    pub(super) options: PgCaptureOptions,
+}
+
+impl PgCapture {
+    /// A capture that is not connected yet.
+    pub fn new(target: PgTarget, options: PgCaptureOptions) -> Self {
+        PgCapture { target, options }
+    }
+
+    async fn admin(&self) -> Result<Admin> {
+        Admin::connect(&self.target, &self.options.slot, &self.options.publication).await
+    }
+
+    /// Compares selection, catalog and publication, and shows the result on the board.
+    pub(super) async fn refresh_tables(
+        &self,
+        admin: &mut Admin,
+        port: &mut CapturePort,
+        slot_exists: bool,
+    ) -> Result<Vec<CatalogTable>> {
+        let mut tables = catalog::tables(&mut admin.connection, &port.selection, None).await?;
+        let wanted: BTreeSet<TableName> = tables
+            .iter()
+            .filter(|table| table.refusal.is_empty())
+            .map(|table| table.schema.table.clone())
+            .collect();
+        let manage = self.options.manage_publication;
+        let busy = admin.ensure_publication(&wanted, manage, slot_exists).await?;
+        for table in &mut tables {
+            if busy.contains(&table.schema.table) {
+                table.refusal = "new: waiting for a moment without writers to add it to the \
+                                 publication"
+                    .into();
+                table.remedy = "end the long transactions that write to it".into();
+            }
+        }
+        port.board.set_tables(
+            tables
+                .iter()
+                .map(|table| {
+                    let schema = table.refusal.is_empty().then(|| Arc::new(table.schema.clone()));
+                    table.to_source(schema)
+                })
+                .collect(),
+        );
+        Ok(tables)
+    }
+
+    /// Checks that the slot can deliver everything after the log's end (invariant I9).
+    fn check_continuity(
+        port: &mut CapturePort,
+        server: &ServerPosition,
+        slot: Option<&Slot>,
+    ) -> Result<Lsn> {
+        let bounds = port.writer.log().bounds();
+        let history = bounds.history.ok_or_else(|| broken("the event log holds no history yet"))?;
+        if history.source.system != server.system {
+            return Err(broken(&format!(
+                "the primary is another database cluster or database (system {} instead of {})",
+                server.system, history.source.system
+            )));
+        }
+        let logged = Lsn::from_position(&bounds.durable.position)
+            .ok_or_else(|| broken("the log's last position is not a PostgreSQL position"))?;
+        let Some(slot) = slot else {
+            return Err(broken("the replication slot is gone"));
+        };
+        if slot.wal_status == "lost" {
+            return Err(broken(
+                "the replication slot was invalidated: the WAL it needs was removed \
+                 (max_slot_wal_keep_size)",
+            ));
+        }
+        if slot.confirmed > logged {
+            return Err(broken(&format!(
+                "the slot stands at {}, ahead of the log's end {logged}: the slot was advanced or \
+                 made anew, or the log directory is an older copy",
+                slot.confirmed
+            )));
+        }
+        if server.flushed < logged {
+            return Err(broken(&format!(
+                "the primary's WAL ends at {}, before the log's end {logged}: the primary was \
+                 restored from an older copy",
+                server.flushed
+            )));
+        }
+        Ok(logged)
+    }
+
+    fn identity(&self, server: &ServerPosition) -> SourceIdentity {
+        SourceIdentity {
+            node: self.options.node.clone(),
+            engine: "postgres".into(),
+            system: server.system.clone(),
+            timeline: server.timeline.clone(),
+        }
+    }
+}
+
+fn broken(what: &str) -> ConnectorError {
+    ConnectorError::new(ErrorKind::History, format!("history is not continuous: {what}")).advice(
+        "the daemon goes on capturing under a new epoch; copy the replicas anew with: replctl \
+         resync <replica>",
+    )
+}
+
+#[async_trait]
+impl Capture for PgCapture {
+    async fn run(&mut self, port: &mut CapturePort) -> Result<()> {
+        port.board.update(|status| status.state = CaptureState::Connecting);
+        let mut admin = self.admin().await?;
+        admin.preflight().await?;
+        let server = admin.position().await?;
+        let slot = admin.slot().await?;
+        let logged = Self::check_continuity(port, &server, slot.as_ref())?;
+        self.refresh_tables(&mut admin, port, true).await?;
+        // Present since `check_continuity`; asked again because the publication may have waited.
+        let from = admin.slot().await?.map_or(Lsn(0), |slot| slot.confirmed);
+        let overlap = Overlap::new(port.writer.log().as_ref(), from, logged)?;
+        let mut stream = Stream::start(self, &mut admin, from, logged, overlap).await?;
+        port.board.update(|status| {
+            status.server = server.flushed.position().0;
+            status.captured = logged.position().0;
+            status.acknowledged = from.position().0;
+        });
+        let result = stream.run(self, &mut admin, port).await;
+        stream.close().await;
+        port.writer.abandon()?;
+        result
+    }
+
+    async fn rebase(
+        &mut self,
+        port: &mut CapturePort,
+        epoch: Epoch,
+        reason: &str,
+    ) -> Result<()> {
+        port.board.update(|status| status.state = CaptureState::Connecting);
+        let mut admin = self.admin().await?;
+        admin.preflight().await?;
+        // The publication must be there before the slot: a slot decodes with the catalog of the
+        // time of each change, and fails on changes older than its publication.
+        let existing = admin.slot().await?;
+        self.refresh_tables(&mut admin, port, existing.is_some()).await?;
+        let slot = match existing {
+            Some(slot) if slot.wal_status != "lost" => slot,
+            Some(_) => {
+                admin.drop_slot().await?;
+                admin.create_slot().await?
+            }
+            None => admin.create_slot().await?,
+        };
+        let server = admin.position().await?;
+        port.writer.history(History {
+            epoch,
+            source: self.identity(&server),
+            position: slot.confirmed.position(),
+            reason: reason.to_owned(),
+        })?;
+        Ok(())
+    }
+
+    fn compare(&self, a: &SourcePosition, b: &SourcePosition) -> Option<Ordering> {
+        Some(Lsn::from_position(a)?.cmp(&Lsn::from_position(b)?))
+    }
+
+    async fn uninstall(&mut self) -> Result<Vec<String>> {
+        let mut admin = self.admin().await?;
+        let mut done = Vec::new();
+        if admin.drop_slot().await? {
+            done.push(format!("dropped replication slot {}", self.options.slot));
+        }
+        if self.options.manage_publication && admin.drop_publication().await? {
+            done.push(format!("dropped publication {}", self.options.publication));
+        }
+        Ok(done)
+    }
+}
+
+/// Interval timers of a running capture.
+pub(super) struct Housekeeping {
+    /// Next comparison of the tables with the selection.
+    pub refresh: Instant,
+    /// Next heartbeat.
+    pub heartbeat: Instant,
+}

@@ -1,0 +1,241 @@
+//! The primary's tables as its catalog describes them.
+
+use std::sync::Arc;
+
+use repl_core::schema::{Column, Identity, SchemaId, TableName, TableSchema};
+use repl_core::select::Selection;
+use sqlx::{PgConnection, Row};
+
+use super::catalog_error::from_sqlx;
+use crate::seam::{Result, SourceTable};
+
+/// A table with what capture needs to know of it.
+#[derive(Clone, Debug)]
+pub struct CatalogTable {
+    /// OID, which changes when the table is dropped and made again.
+    pub oid: u32,
+    /// Shape; its id is not assigned yet.
+    pub schema: TableSchema,
+    /// Why it cannot be captured; empty when it can.
+    pub refusal: String,
+    /// The statement that mends it.
+    pub remedy: String,
+}
+
+impl CatalogTable {
+    /// The table as the board shows it.
+    pub fn to_source(&self, schema: Option<Arc<TableSchema>>) -> SourceTable {
+        SourceTable {
+            name: self.schema.table.clone(),
+            incarnation: self.oid.to_string(),
+            schema,
+            refusal: self.refusal.clone(),
+            remedy: self.remedy.clone(),
+        }
+    }
+}
+
+/// Name of the schema that holds the daemon's own tables; never replicated.
+pub const OWN_SCHEMA: &str = "repl";
+
+const TABLES: &str = "
+    SELECT c.oid::int8 AS oid, n.nspname::text AS schema, c.relname::text AS name,
+           c.relpersistence::text AS persistence, c.relreplident::text AS identity,
+           pg_get_replica_identity_index(c.oid)::oid::int8 AS identity_index,
+           (SELECT i.indexrelid::int8 FROM pg_index i
+             WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate
+               AND i.indpred IS NULL AND i.indexprs IS NULL
+               AND NOT EXISTS (SELECT FROM unnest(i.indkey[0:i.indnkeyatts - 1]) k
+                               JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k
+                               WHERE NOT a.attnotnull)
+             ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid LIMIT 1) AS unique_index,
+           (SELECT e.extname::text FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+             WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+             LIMIT 1) AS extension
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relkind = 'r' AND c.relpersistence <> 't'
+       AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
+       AND ($1::int8 IS NULL OR c.oid = $1::int8)
+     ORDER BY 2, 3";
+
+const COLUMNS: &str = "
+    SELECT a.attrelid::int8 AS oid, a.attnum::int4 AS number, a.attname::text AS name,
+           format_type(a.atttypid, a.atttypmod) AS type_name, a.atttypid::int8 AS type_id,
+           a.attnotnull AS not_null
+      FROM pg_attribute a
+     WHERE a.attrelid = ANY($1::int8[]::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
+       AND a.attgenerated = ''
+     ORDER BY a.attrelid, a.attnum";
+
+const INDEX_COLUMNS: &str = "
+    SELECT i.indexrelid::int8 AS oid, k.number::int4 AS number
+      FROM pg_index i, unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k(number, place)
+     WHERE i.indexrelid = ANY($1::int8[]::oid[])
+     ORDER BY i.indexrelid, k.place";
+
+struct RawTable {
+    oid: i64,
+    name: TableName,
+    persistence: String,
+    identity: String,
+    identity_index: Option<i64>,
+    unique_index: Option<i64>,
+    extension: Option<String>,
+}
+
+struct RawColumn {
+    oid: i64,
+    number: i32,
+    column: Column,
+}
+
+/// The selected tables, in order of their names. With `only` just the table of that OID,
+/// selected or not.
+///
+/// # Errors
+/// When the catalog cannot be read.
+pub async fn tables(
+    connection: &mut PgConnection,
+    selection: &Selection,
+    only: Option<u32>,
+) -> Result<Vec<CatalogTable>> {
+    let raw: Vec<RawTable> = raw_tables(connection, only)
+        .await?
+        .into_iter()
+        .filter(|table| table.name.schema != OWN_SCHEMA)
+        .filter(|table| only.is_some() || selection.selects(&table.name))
+        // Tables of an extension belong to its CREATE EXTENSION, unless named literally.
+        .filter(|table| {
+            table.extension.is_none()
+                || selection.include.iter().any(|p| p.is_literal() && p.matches(&table.name))
+        })
+        .collect();
+    let oids: Vec<i64> = raw.iter().map(|table| table.oid).collect();
+    let columns = raw_columns(connection, &oids).await?;
+    let index_oids: Vec<i64> =
+        raw.iter().flat_map(|t| [t.identity_index, t.unique_index]).flatten().collect();
+    let index_columns = index_columns(connection, &index_oids).await?;
+    Ok(raw.into_iter().map(|table| describe(table, &columns, &index_columns)).collect())
+}
+
+async fn raw_tables(connection: &mut PgConnection, only: Option<u32>) -> Result<Vec<RawTable>> {
+    let rows = sqlx::query(TABLES)
+        .bind(only.map(i64::from))
+        .fetch_all(connection)
+        .await
+        .map_err(|e| from_sqlx(&e, "reading the list of tables"))?;
+    let read = |row: &sqlx::postgres::PgRow| -> sqlx::Result<RawTable> {
+        Ok(RawTable {
+            oid: row.try_get("oid")?,
+            name: TableName::new(
+                row.try_get::<String, _>("schema")?,
+                row.try_get::<String, _>("name")?,
+            ),
+            persistence: row.try_get("persistence")?,
+            identity: row.try_get("identity")?,
+            identity_index: row.try_get("identity_index")?,
+            unique_index: row.try_get("unique_index")?,
+            extension: row.try_get("extension")?,
+        })
+    };
+    rows.iter()
+        .map(|row| read(row).map_err(|e| from_sqlx(&e, "reading the list of tables")))
+        .collect()
+}
+
+async fn raw_columns(connection: &mut PgConnection, oids: &[i64]) -> Result<Vec<RawColumn>> {
+    let rows = sqlx::query(COLUMNS)
+        .bind(oids)
+        .fetch_all(connection)
+        .await
+        .map_err(|e| from_sqlx(&e, "reading the columns"))?;
+    let read = |row: &sqlx::postgres::PgRow| -> sqlx::Result<RawColumn> {
+        Ok(RawColumn {
+            oid: row.try_get("oid")?,
+            number: row.try_get("number")?,
+            column: Column {
+                name: row.try_get("name")?,
+                type_name: row.try_get("type_name")?,
+                type_id: row.try_get::<i64, _>("type_id")? as u32,
+                nullable: !row.try_get::<bool, _>("not_null")?,
+            },
+        })
+    };
+    rows.iter().map(|row| read(row).map_err(|e| from_sqlx(&e, "reading the columns"))).collect()
+}
+
+async fn index_columns(connection: &mut PgConnection, oids: &[i64]) -> Result<Vec<(i64, i32)>> {
+    let rows = sqlx::query(INDEX_COLUMNS)
+        .bind(oids)
+        .fetch_all(connection)
+        .await
+        .map_err(|e| from_sqlx(&e, "reading the indexes"))?;
+    rows.iter()
+        .map(|row| Ok((row.try_get("oid")?, row.try_get("number")?)))
+        .collect::<sqlx::Result<_>>()
+        .map_err(|e| from_sqlx(&e, "reading the indexes"))
+}
+
+fn describe(
+    table: RawTable,
+    columns: &[RawColumn],
+    index_columns: &[(i64, i32)],
+) -> CatalogTable {
+    let own: Vec<&RawColumn> = columns.iter().filter(|column| column.oid == table.oid).collect();
+    let places = |index: i64| -> Option<Vec<usize>> {
+        index_columns
+            .iter()
+            .filter(|(oid, _)| *oid == index)
+            .map(|(_, number)| own.iter().position(|column| column.number == *number))
+            .collect()
+    };
+    // With REPLICA IDENTITY FULL every column arrives, so any unique index can identify rows.
+    let index = match table.identity.as_str() {
+        "f" => table.unique_index,
+        _ => table.identity_index,
+    };
+    let identity = index.and_then(places).filter(|key| !key.is_empty());
+    let (refusal, remedy) = refusal(&table, identity.is_some());
+    CatalogTable {
+        oid: table.oid as u32,
+        schema: TableSchema {
+            id: SchemaId(0),
+            engine: "postgres".into(),
+            table: table.name,
+            columns: own.iter().map(|column| column.column.clone()).collect(),
+            identity: identity.map_or(Identity::FullRow, Identity::Key),
+        },
+        refusal,
+        remedy,
+    }
+}
+
+fn refusal(table: &RawTable, identified: bool) -> (String, String) {
+    let name = table.name.quoted();
+    if table.persistence == "u" {
+        return (
+            "the table is UNLOGGED: PostgreSQL does not write its changes to the log".into(),
+            format!("ALTER TABLE {name} SET LOGGED;"),
+        );
+    }
+    match table.identity.as_str() {
+        "f" => (String::new(), String::new()),
+        _ if identified => (String::new(), String::new()),
+        "n" => (
+            "REPLICA IDENTITY NOTHING: updates and deletes do not say which row they change".into(),
+            format!("ALTER TABLE {name} REPLICA IDENTITY DEFAULT;"),
+        ),
+        _ => (
+            "no primary key or other replica identity: once published, PostgreSQL would refuse \
+             the application's UPDATE and DELETE on it"
+                .into(),
+            match table.unique_index {
+                Some(_) => format!(
+                    "ALTER TABLE {name} REPLICA IDENTITY USING INDEX <its unique index>;  -- or ADD \
+                     PRIMARY KEY"
+                ),
+                None => format!("ALTER TABLE {name} REPLICA IDENTITY FULL;  -- or ADD PRIMARY KEY"),
+            },
+        ),
+    }
+}

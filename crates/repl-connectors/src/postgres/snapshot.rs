@@ -1,0 +1,234 @@
+//! Exact cuts of a PostgreSQL primary: a REPEATABLE READ snapshot and the transactions it shows.
+//!
+//! No slot, no lock, no pause: `pg_current_snapshot()` tells which transactions are in it, and the
+//! log knows each transaction's id.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use repl_core::ErrorKind;
+use repl_core::codec::put_u64;
+use repl_core::cut::{Cut, VisibleTransactions};
+use repl_core::row::{Row, Value, put_value};
+use repl_core::schema::{TableName, TableSchema, quote_identifier};
+use repl_core::select::Selection;
+use sqlx::PgConnection;
+
+use super::admin::Admin;
+use super::catalog;
+use super::ddl;
+use super::lsn::Lsn;
+use super::stream::SESSION_OPTIONS;
+use super::target::PgTarget;
+use super::wire::PgClient;
+use crate::seam::{ConnectorError, Result, Snapshot, SnapshotSource, TableDdl};
+
+/// Rows are handed on in pieces of about this size, bytes.
+const PIECE_BYTES: usize = 256 * 1024;
+
+/// Takes snapshots of one primary, each over connections of its own.
+pub struct PgSnapshots {
+    target: PgTarget,
+}
+
+impl PgSnapshots {
+    /// Snapshots of this server.
+    pub fn new(target: PgTarget) -> Self {
+        PgSnapshots { target }
+    }
+}
+
+#[async_trait]
+impl SnapshotSource for PgSnapshots {
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        let mut admin = Admin::connect(&self.target, "", "").await?;
+        let mut client =
+            PgClient::connect(&self.target, &[("options", SESSION_OPTIONS)]).await?;
+        client.simple("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        let rows = client.simple("SELECT pg_current_snapshot()::text").await?;
+        // Read after the snapshot was taken: whatever it shows was committed before this position.
+        let end = client.simple("SELECT pg_current_wal_insert_lsn()::text").await?;
+        let visible = visible(&single(rows)?, &single(end)?)?;
+        // Moves the WAL past the horizon, so that an idle primary does not leave the copy unjoined.
+        admin.heartbeat().await?;
+        Ok(Box::new(PgSnapshot { client, catalog: admin.connection, visible, opened: None }))
+    }
+}
+
+struct PgSnapshot {
+    client: PgClient,
+    /// Outside the snapshot: describes tables as they are now. A table altered in between makes
+    /// its COPY fail, and is copied again from a later snapshot.
+    catalog: PgConnection,
+    visible: VisibleTransactions,
+    /// Number of columns of the table being read.
+    opened: Option<usize>,
+}
+
+#[async_trait]
+impl Snapshot for PgSnapshot {
+    fn cut(&self) -> Cut {
+        Cut::Transactions(self.visible.clone())
+    }
+
+    async fn ddl(&mut self, table: &TableName, target: &TableName) -> Result<TableDdl> {
+        ddl::table_ddl(&mut self.catalog, table, target).await
+    }
+
+    async fn open(&mut self, table: &TableName) -> Result<(TableSchema, Option<u64>)> {
+        let (schema, estimate) = describe(&mut self.catalog, table).await?;
+        let columns: Vec<String> =
+            schema.columns.iter().map(|column| quote_identifier(&column.name)).collect();
+        // ONLY: the rows of partitions and children belong to tables of their own.
+        let sql = format!(
+            "COPY (SELECT {} FROM ONLY {}) TO STDOUT",
+            columns.join(", "),
+            schema.table.quoted()
+        );
+        self.client.copy_out(&sql).await?;
+        self.opened = Some(schema.columns.len());
+        Ok((schema, estimate))
+    }
+
+    async fn next_rows(&mut self) -> Result<Vec<Row>> {
+        let Some(columns) = self.opened else { return Ok(Vec::new()) };
+        let mut rows = Vec::new();
+        let mut size = 0;
+        while size < PIECE_BYTES {
+            let Some(line) = self.client.next_copy_data().await? else {
+                self.opened = None;
+                break;
+            };
+            size += line.len();
+            rows.push(parse_line(&line, columns)?);
+        }
+        Ok(rows)
+    }
+}
+
+async fn describe(
+    connection: &mut PgConnection,
+    table: &TableName,
+) -> Result<(TableSchema, Option<u64>)> {
+    let found: Option<(i64, f64)> = sqlx::query_as(
+        "SELECT c.oid::int8, c.reltuples::float8 FROM pg_class c
+           JOIN pg_namespace n ON n.oid = c.relnamespace
+          WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = 'r'",
+    )
+    .bind(&table.schema)
+    .bind(&table.name)
+    .fetch_optional(&mut *connection)
+    .await
+    .map_err(|e| super::catalog_error::from_sqlx(&e, "looking for a table to copy"))?;
+    let gone = || {
+        ConnectorError::new(ErrorKind::Transient, format!("table {table} is gone from the primary"))
+            .table(table.to_string())
+    };
+    let (oid, estimate) = found.ok_or_else(gone)?;
+    let tables = catalog::tables(connection, &Selection::default(), Some(oid as u32)).await?;
+    let described = tables.into_iter().next().ok_or_else(gone)?;
+    Ok((described.schema, (estimate >= 0.0).then_some(estimate as u64)))
+}
+
+fn single(rows: Vec<Vec<Option<String>>>) -> Result<String> {
+    rows.into_iter().flatten().flatten().next().ok_or_else(|| {
+        ConnectorError::new(ErrorKind::Internal, "the primary returned no snapshot")
+    })
+}
+
+/// Reads `xmin:xmax:id,id…` and the position.
+fn visible(snapshot: &str, end: &str) -> Result<VisibleTransactions> {
+    let parse = || {
+        let mut parts = snapshot.splitn(3, ':');
+        let xmin = parts.next()?.parse().ok()?;
+        let xmax = parts.next()?.parse().ok()?;
+        let running = parts
+            .next()?
+            .split(',')
+            .filter(|id| !id.is_empty())
+            .map(|id| id.parse().ok())
+            .collect::<Option<Vec<u64>>>()?;
+        let horizon = Lsn::parse(end)?.position().0;
+        Some(VisibleTransactions { xmin, xmax, running, horizon })
+    };
+    parse().ok_or_else(|| {
+        ConnectorError::new(
+            ErrorKind::Internal,
+            format!("the primary described its snapshot as `{snapshot}` at `{end}`"),
+        )
+    })
+}
+
+/// Decodes one line of COPY's text format (documentation of COPY, "Text Format").
+fn parse_line(line: &[u8], columns: usize) -> Result<Row> {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let mut out = Vec::with_capacity(line.len() + 3 * columns + 4);
+    put_u64(&mut out, columns as u64);
+    let mut text = Vec::new();
+    let mut count = 0;
+    if columns > 0 {
+        for field in line.split(|&byte| byte == b'\t') {
+            count += 1;
+            if field == b"\\N" {
+                put_value(&mut out, Value::Null);
+            } else if field.contains(&b'\\') {
+                unescape(field, &mut text);
+                put_value(&mut out, Value::Text(&text));
+            } else {
+                put_value(&mut out, Value::Text(field));
+            }
+        }
+    }
+    if count != columns {
+        return Err(ConnectorError::new(
+            ErrorKind::Internal,
+            format!("COPY sent {count} columns instead of {columns}"),
+        ));
+    }
+    Ok(Row::from_encoded(Bytes::from(out)))
+}
+
+fn unescape(field: &[u8], text: &mut Vec<u8>) {
+    text.clear();
+    let mut bytes = field.iter();
+    while let Some(&byte) = bytes.next() {
+        if byte != b'\\' {
+            text.push(byte);
+            continue;
+        }
+        text.push(match bytes.next() {
+            Some(b'b') => 8,
+            Some(b'f') => 12,
+            Some(b'n') => b'\n',
+            Some(b'r') => b'\r',
+            Some(b't') => b'\t',
+            Some(b'v') => 11,
+            Some(&other) => other,
+            None => b'\\',
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copy_lines_are_unescaped() {
+        let row = parse_line(b"a\\tb\\\\\\n\t\\N\t\tx\n", 4).unwrap();
+        assert_eq!(
+            row.to_vec().unwrap(),
+            [Value::Text(b"a\tb\\\n"), Value::Null, Value::Text(b""), Value::Text(b"x")]
+        );
+        assert!(parse_line(b"a\n", 2).is_err());
+        assert!(parse_line(b"\n", 0).unwrap().to_vec().unwrap().is_empty());
+    }
+
+    #[test]
+    fn snapshots_are_read() {
+        let v = visible("10:20:10,15", "0/FF").unwrap();
+        assert_eq!((v.xmin, v.xmax, v.running), (10, 20, vec![10, 15]));
+        assert_eq!(v.horizon, "00000000/000000FF");
+        assert!(visible("10:20:", "0/1").unwrap().running.is_empty());
+        assert!(visible("10", "0/1").is_err());
+    }
+}

@@ -1,0 +1,612 @@
+//! The replication stream of one connection: messages in, log records and acknowledgements out.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use repl_core::ErrorKind;
+use repl_core::change::{ChangeWriter, RowOp};
+use repl_core::failpoint;
+use repl_core::log::LogOffset;
+use repl_core::record::TxHeader;
+use repl_core::row::Value;
+use repl_core::schema::{Column, Identity, SchemaId, TableName, TableSchema};
+use tokio::time::Instant;
+
+use super::admin::Admin;
+use super::capture::{Housekeeping, PgCapture};
+use super::catalog::{self, CatalogTable};
+use super::lsn::Lsn;
+use super::pgoutput::{self, Field, Frame, Message, OldTuple, Relation, Tuple};
+use super::verify::Overlap;
+use super::wire::{CopyBoth, PgClient};
+use crate::seam::{CapturePort, CaptureState, ConnectorError, Result};
+
+/// Acknowledgements are sent at least this often while there is progress. A commit waiting for us
+/// is acknowledged at once; this only bounds the chatter of a busy asynchronous stream.
+const ACK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A keepalive's position is logged at once when it moved this far, bytes, or an answer is wanted;
+/// otherwise at [`MARK_INTERVAL`]: idle keepalives must not fill the log.
+const MARK_DISTANCE: u64 = 1 << 20;
+
+/// How long a keepalive's position may stay unlogged.
+const MARK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Messages handled between two looks at timers and acknowledgements.
+const BURST: usize = 512;
+
+/// A running stream.
+pub(super) struct Stream {
+    connection: CopyBoth,
+    tables: HashMap<u32, Table>,
+    overlap: Overlap,
+    transaction: Transaction,
+    /// Last position written to the log (or already there).
+    logged: Lsn,
+    /// Last position of a keepalive.
+    heard: Lsn,
+    last_mark: Instant,
+    /// Positions appended and not yet durable, oldest first.
+    pending: VecDeque<(LogOffset, Lsn)>,
+    /// Last position that is durable in the log.
+    flushed: Lsn,
+    /// Flush position last told to the server.
+    acknowledged: Lsn,
+    last_ack: Instant,
+    answer_wanted: bool,
+    last_heard: Instant,
+    counters: (u64, u64),
+    max_row_bytes: usize,
+}
+
+/// A table the stream has announced.
+struct Table {
+    schema: SchemaId,
+    columns: usize,
+    name: TableName,
+}
+
+#[derive(Default)]
+struct Transaction {
+    open: bool,
+    xid: u32,
+    header: Option<TxHeader>,
+    /// Already in the log: only compared.
+    known: bool,
+    rows: u64,
+}
+
+impl Stream {
+    /// Connects and starts replication at `from`, the slot's confirmed position.
+    pub(super) async fn start(
+        capture: &PgCapture,
+        admin: &mut Admin,
+        from: Lsn,
+        logged: Lsn,
+        overlap: Overlap,
+    ) -> Result<Stream> {
+        let client = PgClient::connect(
+            &capture.target,
+            &[("replication", "database"), ("options", SESSION_OPTIONS)],
+        )
+        .await?;
+        let sql = format!(
+            "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '1', publication_names {}, \
+             messages 'true')",
+            repl_core::schema::quote_identifier(&capture.options.slot),
+            quote_publication(&capture.options.publication),
+        );
+        let connection = client.copy_both(&sql).await?;
+        // Only the holder can move the slot, so this closes the gap between looking and starting.
+        let held = admin.slot().await?.map_or(Lsn(u64::MAX), |slot| slot.confirmed);
+        if held > logged {
+            return Err(ConnectorError::new(
+                ErrorKind::History,
+                format!("the slot was advanced to {held} while connecting, past {logged}"),
+            ));
+        }
+        let now = Instant::now();
+        Ok(Stream {
+            connection,
+            tables: HashMap::new(),
+            overlap,
+            transaction: Transaction::default(),
+            logged,
+            heard: logged,
+            last_mark: now,
+            pending: VecDeque::new(),
+            flushed: logged,
+            acknowledged: from,
+            last_ack: now,
+            answer_wanted: true,
+            last_heard: now,
+            counters: (0, 0),
+            max_row_bytes: usize::MAX,
+        })
+    }
+
+    /// Streams until shutdown, a pause of ingest or an error.
+    pub(super) async fn run(
+        &mut self,
+        capture: &PgCapture,
+        admin: &mut Admin,
+        port: &mut CapturePort,
+    ) -> Result<()> {
+        self.max_row_bytes = usize::try_from(port.limits.max_row_bytes).unwrap_or(usize::MAX);
+        self.connection.set_message_limit(self.max_row_bytes.saturating_mul(2).saturating_add(1 << 20));
+        let now = Instant::now();
+        let mut timers = Housekeeping {
+            refresh: now + port.limits.table_refresh_interval,
+            heartbeat: now + port.limits.heartbeat_interval,
+        };
+        let mut tick = tokio::time::interval(ACK_INTERVAL);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.show_state(port);
+        loop {
+            if *port.shutdown.borrow() {
+                return self.last_ack(port).await;
+            }
+            if !*port.ingest_allowed.borrow() {
+                return Err(paused());
+            }
+            tokio::select! {
+                received = self.connection.recv() => {
+                    let Some(bytes) = received? else {
+                        return Err(ConnectorError::new(
+                            ErrorKind::Connection,
+                            "the primary ended the replication stream",
+                        ));
+                    };
+                    self.last_heard = Instant::now();
+                    self.handle(&bytes, admin, port).await?;
+                    self.drain(admin, port).await?;
+                }
+                changed = port.durable.changed() => {
+                    changed.map_err(|_| stopped())?;
+                    self.note_durable(port);
+                    self.acknowledge(port, false).await?;
+                }
+                _ = tick.tick() => {
+                    self.mark_if_due(port)?;
+                    self.note_durable(port);
+                    self.acknowledge(port, true).await?;
+                    self.keep_house(capture, admin, port, &mut timers).await?;
+                }
+                _ = port.shutdown.changed() => {}
+                _ = port.ingest_allowed.changed() => {}
+            }
+        }
+    }
+
+    /// Ends the stream politely, so that the server frees the slot at once.
+    pub(super) async fn close(self) {
+        self.connection.close().await;
+    }
+
+    /// Handles what has already been received, without waiting, up to a bound.
+    async fn drain(&mut self, admin: &mut Admin, port: &mut CapturePort) -> Result<()> {
+        for _ in 0..BURST {
+            let Some(bytes) = self.connection.try_recv()? else { break };
+            self.handle(&bytes, admin, port).await?;
+        }
+        while port.writer.pending_bytes() > port.limits.pending_bytes {
+            self.wait_for_log(port).await?;
+        }
+        Ok(())
+    }
+
+    /// Back-pressure: waits for the log's fsync, still answering the server.
+    async fn wait_for_log(&mut self, port: &mut CapturePort) -> Result<()> {
+        if *port.shutdown.borrow() {
+            return Ok(());
+        }
+        if !*port.ingest_allowed.borrow() {
+            return Err(paused());
+        }
+        tokio::select! {
+            changed = port.durable.changed() => changed.map_err(|_| stopped())?,
+            () = tokio::time::sleep(ACK_INTERVAL) => {}
+        }
+        self.note_durable(port);
+        self.acknowledge(port, true).await
+    }
+
+    async fn handle(
+        &mut self,
+        bytes: &[u8],
+        admin: &mut Admin,
+        port: &mut CapturePort,
+    ) -> Result<()> {
+        match pgoutput::frame(bytes)? {
+            Frame::Data(data) => self.message(pgoutput::message(data)?, admin, port).await,
+            Frame::Keepalive { end, reply } => self.keepalive(end, reply, port),
+        }
+    }
+
+    /// A keepalive tells that everything up to `end` was sent: a progress mark, queued in order
+    /// behind the transactions before it.
+    fn keepalive(&mut self, end: Lsn, reply: bool, port: &mut CapturePort) -> Result<()> {
+        self.answer_wanted |= reply;
+        if self.transaction.open || end <= self.logged {
+            return Ok(());
+        }
+        self.overlap.passed(end)?;
+        if self.overlap.is_open() {
+            return Ok(());
+        }
+        self.show_state(port);
+        self.heard = end;
+        if reply || end.0 - self.logged.0 >= MARK_DISTANCE {
+            self.mark(end, port)?;
+        }
+        Ok(())
+    }
+
+    /// Logs the last keepalive's position when it stayed unlogged for a while.
+    fn mark_if_due(&mut self, port: &mut CapturePort) -> Result<()> {
+        let due = self.heard > self.logged && self.last_mark.elapsed() >= MARK_INTERVAL;
+        if due && !self.transaction.open && !self.overlap.is_open() {
+            self.mark(self.heard, port)?;
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self, position: Lsn, port: &mut CapturePort) -> Result<()> {
+        let offset = port.writer.mark(&position.position())?;
+        self.logged = position;
+        self.last_mark = Instant::now();
+        self.pending.push_back((offset, position));
+        port.board.update(|status| status.captured = position.position().0);
+        Ok(())
+    }
+
+    async fn message(
+        &mut self,
+        message: Message<'_>,
+        admin: &mut Admin,
+        port: &mut CapturePort,
+    ) -> Result<()> {
+        match message {
+            Message::Insert { relation, new } => {
+                self.row_change(port, relation, RowOp::Insert, None, Some(new))
+            }
+            Message::Update { relation, old, new } => {
+                let (op, old) = match old {
+                    None => (RowOp::Update, None),
+                    Some(OldTuple::Key(old)) => (RowOp::UpdateWithKey, Some(old)),
+                    Some(OldTuple::Full(old)) => (RowOp::UpdateWithFull, Some(old)),
+                };
+                self.row_change(port, relation, op, old, Some(new))
+            }
+            Message::Delete { relation, old } => match old {
+                OldTuple::Key(old) => {
+                    self.row_change(port, relation, RowOp::DeleteByKey, Some(old), None)
+                }
+                OldTuple::Full(old) => {
+                    self.row_change(port, relation, RowOp::DeleteByFull, Some(old), None)
+                }
+            },
+            Message::Begin { commit, time_us, xid } => {
+                // A commit record that starts at or past the log's end is news.
+                self.overlap.passed(commit)?;
+                let header =
+                    TxHeader { txid: u64::from(xid), commit_time_us: time_us, origin: String::new() };
+                self.transaction = Transaction {
+                    open: true,
+                    xid,
+                    header: Some(header),
+                    known: self.overlap.is_open(),
+                    rows: 0,
+                };
+                Ok(())
+            }
+            Message::Commit { end } => self.commit(end, port),
+            Message::Origin(name) => {
+                if let Some(header) = &mut self.transaction.header {
+                    header.origin = name.to_owned();
+                }
+                Ok(())
+            }
+            Message::Relation(relation) => self.relation(&relation, admin, port).await,
+            Message::Truncate { relations, restart_identity } => {
+                self.truncate(port, &relations, restart_identity)
+            }
+            Message::Logical { .. } | Message::Type => Ok(()),
+        }
+    }
+
+    /// Begins the log's transaction with its first change: one without changes leaves no trace.
+    fn ensure_begun(&mut self, port: &mut CapturePort) -> Result<bool> {
+        if !self.transaction.open {
+            return Err(protocol("a change outside a transaction"));
+        }
+        self.transaction.rows += 1;
+        if self.transaction.known {
+            return Ok(false);
+        }
+        if let Some(header) = self.transaction.header.take() {
+            port.writer.begin(header)?;
+        }
+        Ok(true)
+    }
+
+    fn row_change(
+        &mut self,
+        port: &mut CapturePort,
+        relation: u32,
+        op: RowOp,
+        old: Option<Tuple<'_>>,
+        new: Option<Tuple<'_>>,
+    ) -> Result<()> {
+        if !self.ensure_begun(port)? {
+            return Ok(());
+        }
+        let table = self
+            .tables
+            .get(&relation)
+            .ok_or_else(|| protocol("a change of a table that was not announced"))?;
+        let mut change = port.writer.change();
+        change.row_op(op, table.schema);
+        for tuple in [old, new].into_iter().flatten() {
+            if tuple.size() > self.max_row_bytes {
+                return Err(too_large(&table.name, tuple.size(), self.max_row_bytes));
+            }
+            if tuple.columns() != table.columns {
+                return Err(protocol("a row image of another width than announced"));
+            }
+            put_tuple(&mut change, tuple);
+        }
+        port.writer.changed()?;
+        Ok(())
+    }
+
+    fn truncate(
+        &mut self,
+        port: &mut CapturePort,
+        relations: &[u32],
+        restart_identity: bool,
+    ) -> Result<()> {
+        if !self.ensure_begun(port)? {
+            return Ok(());
+        }
+        let schemas = relations
+            .iter()
+            .map(|oid| self.tables.get(oid).map(|table| table.schema))
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(|| protocol("a truncation of a table that was not announced"))?;
+        port.writer.change().truncate(&schemas, restart_identity);
+        port.writer.changed()?;
+        Ok(())
+    }
+
+    fn commit(&mut self, end: Lsn, port: &mut CapturePort) -> Result<()> {
+        let transaction = std::mem::take(&mut self.transaction);
+        // PostgreSQL 14 also sends transactions without changes; they are never logged.
+        if transaction.rows == 0 {
+            return Ok(());
+        }
+        if transaction.known {
+            return self.overlap.matches(transaction.xid, end);
+        }
+        failpoint::hit("pg.capture.before_append").map_err(injected)?;
+        let (_, offset) = port.writer.commit(&end.position())?;
+        self.logged = end;
+        self.pending.push_back((offset, end));
+        self.counters.0 += 1;
+        self.counters.1 += transaction.rows;
+        Ok(())
+    }
+
+    /// A table's shape: the catalog's if it is the same, so that types carry their names.
+    async fn relation(
+        &mut self,
+        relation: &Relation<'_>,
+        admin: &mut Admin,
+        port: &mut CapturePort,
+    ) -> Result<()> {
+        let found =
+            catalog::tables(&mut admin.connection, &port.selection, Some(relation.oid)).await?;
+        let schema = match found.into_iter().next() {
+            Some(table) if same_columns(&table, relation) => table.schema,
+            // Altered again (or dropped) since: what the stream says is what its rows look like.
+            _ => announced(relation),
+        };
+        let name = schema.table.clone();
+        let columns = schema.columns.len();
+        let schema = port.writer.schema(schema)?;
+        self.tables.insert(relation.oid, Table { schema, columns, name });
+        Ok(())
+    }
+
+    /// Moves what became durable from pending to flushed.
+    fn note_durable(&mut self, port: &mut CapturePort) {
+        let durable = port.durable.borrow_and_update().offset;
+        while let Some(&(offset, position)) = self.pending.front() {
+            // The deliberately broken build acknowledges what only lies in memory.
+            if offset > durable && !failpoint::sabotage("ack-before-fsync") {
+                break;
+            }
+            self.flushed = position;
+            self.pending.pop_front();
+        }
+    }
+
+    /// Tells the server what is written, flushed and applied. Never moves backwards.
+    async fn acknowledge(&mut self, port: &mut CapturePort, regular: bool) -> Result<()> {
+        let progress = self.flushed > self.acknowledged;
+        let due = self.last_ack.elapsed() >= ACK_INTERVAL;
+        // An answer to the server's question waits until what it asks for is durable.
+        let answer = self.answer_wanted && self.pending.is_empty();
+        if !(answer || (progress && (regular || due)) || self.last_ack.elapsed() >= KEEP_ALIVE) {
+            return Ok(());
+        }
+        self.send_status(port).await?;
+        self.answer_wanted &= !answer;
+        Ok(())
+    }
+
+    async fn send_status(&mut self, port: &mut CapturePort) -> Result<()> {
+        failpoint::hit("pg.capture.before_ack").map_err(injected)?;
+        let applied = Lsn::from_position(&port.released.borrow()).unwrap_or_default();
+        let flush = self.flushed.max(self.acknowledged);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
+        let write = self.logged.max(flush);
+        let status =
+            pgoutput::status_update(write, flush, applied.min(flush), now, self.silent());
+        self.connection.send(&status);
+        self.connection.flush().await?;
+        self.acknowledged = flush;
+        self.last_ack = Instant::now();
+        let (transactions, rows) = std::mem::take(&mut self.counters);
+        let logged = self.logged;
+        port.board.update(|board| {
+            board.acknowledged = flush.position().0;
+            board.captured = logged.position().0;
+            board.transactions += transactions;
+            board.rows += rows;
+        });
+        Ok(())
+    }
+
+    /// The server was silent for so long that an answer should be asked for.
+    fn silent(&self) -> bool {
+        self.last_heard.elapsed() >= KEEP_ALIVE
+    }
+
+    async fn last_ack(&mut self, port: &mut CapturePort) -> Result<()> {
+        self.note_durable(port);
+        self.send_status(port).await
+    }
+
+    async fn keep_house(
+        &mut self,
+        capture: &PgCapture,
+        admin: &mut Admin,
+        port: &mut CapturePort,
+        timers: &mut Housekeeping,
+    ) -> Result<()> {
+        let now = Instant::now();
+        if self.last_heard.elapsed() > port.limits.idle_timeout {
+            return Err(ConnectorError::new(
+                ErrorKind::Connection,
+                format!(
+                    "nothing heard from the primary for {} s",
+                    port.limits.idle_timeout.as_secs()
+                ),
+            ));
+        }
+        if now >= timers.heartbeat {
+            timers.heartbeat = now + port.limits.heartbeat_interval;
+            admin.heartbeat().await?;
+        }
+        if now >= timers.refresh {
+            timers.refresh = now + port.limits.table_refresh_interval;
+            capture.refresh_tables(admin, port, true).await?;
+            let server = admin.position().await?;
+            let retained = admin.slot().await?.map(|slot| slot.retained_bytes.max(0) as u64);
+            port.board.update(|status| {
+                status.server = server.flushed.position().0;
+                status.retained_bytes = retained;
+            });
+        }
+        Ok(())
+    }
+
+    fn show_state(&self, port: &mut CapturePort) {
+        let state = if self.overlap.is_open() {
+            CaptureState::Verifying
+        } else {
+            CaptureState::Streaming
+        };
+        port.board.update(|status| status.state = state);
+    }
+}
+
+/// Longest silence on our side, and from the server before an answer is asked for.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// Settings that fix the text form of values, equal in stream and snapshot.
+pub(super) const SESSION_OPTIONS: &str = "-c TimeZone=UTC -c DateStyle=ISO -c \
+    IntervalStyle=postgres -c extra_float_digits=1 -c bytea_output=hex -c lc_monetary=C -c \
+    statement_timeout=0 -c search_path= -c xmloption=content";
+
+fn put_tuple(change: &mut ChangeWriter<'_>, tuple: Tuple<'_>) {
+    let mut row = change.row(tuple.columns());
+    for field in tuple.fields() {
+        row.put(match field {
+            Field::Null => Value::Null,
+            Field::Unchanged => Value::Unchanged,
+            Field::Text(text) => Value::Text(text),
+        });
+    }
+    row.finish();
+}
+
+fn same_columns(table: &CatalogTable, relation: &Relation<'_>) -> bool {
+    table.schema.table.schema == relation.schema
+        && table.schema.table.name == relation.name
+        && table.schema.columns.len() == relation.columns.len()
+        && table
+            .schema
+            .columns
+            .iter()
+            .zip(&relation.columns)
+            .all(|(ours, theirs)| ours.name == theirs.name && ours.type_id == theirs.type_id)
+}
+
+/// The shape as far as the stream alone tells it.
+fn announced(relation: &Relation<'_>) -> TableSchema {
+    let key: Vec<usize> = (0..relation.columns.len())
+        .filter(|&index| relation.columns[index].key && relation.replica_identity != b'f')
+        .collect();
+    TableSchema {
+        id: SchemaId(0),
+        engine: "postgres".into(),
+        table: TableName::new(relation.schema, relation.name),
+        columns: relation
+            .columns
+            .iter()
+            .map(|column| Column {
+                name: column.name.to_owned(),
+                type_name: String::new(),
+                type_id: column.type_id,
+                nullable: !column.key,
+            })
+            .collect(),
+        identity: if key.is_empty() { Identity::FullRow } else { Identity::Key(key) },
+    }
+}
+
+/// A publication name as an element of the option's comma-separated list of identifiers.
+fn quote_publication(name: &str) -> String {
+    postgres_protocol::escape::escape_literal(&repl_core::schema::quote_identifier(name))
+}
+
+fn too_large(table: &TableName, size: usize, limit: usize) -> ConnectorError {
+    ConnectorError::new(
+        ErrorKind::Configuration,
+        format!("a row of {size} bytes exceeds limits.max_row_bytes = {limit}"),
+    )
+    .table(table.to_string())
+    .advice("raise limits.max_row_bytes (and the memory of the daemon) and restart it")
+}
+
+fn protocol(what: &str) -> ConnectorError {
+    ConnectorError::new(ErrorKind::Internal, format!("replication stream: {what}"))
+}
+
+fn paused() -> ConnectorError {
+    ConnectorError::new(
+        ErrorKind::Transient,
+        "ingest is paused (see the event log's state): disconnected from the primary, which keeps \
+         its WAL for us",
+    )
+}
+
+fn stopped() -> ConnectorError {
+    ConnectorError::new(ErrorKind::Internal, "the event log's writer has stopped")
+}
+
+fn injected(error: std::io::Error) -> ConnectorError {
+    ConnectorError::new(ErrorKind::Connection, error.to_string())
+}
