@@ -277,6 +277,7 @@ impl Inner {
             if base <= offset {
                 return self.truncate(io, offset, base, data_start);
             }
+            self.dir.remove(&index_name(base))?;
             self.dir.remove(&segment_name(base))?;
             self.dir.sync()?;
             self.state().segments.pop_back();

@@ -275,6 +275,7 @@ impl<'a> Repair<'a> {
                 });
             }
             if let Some(gone) = self.found.pop_back() {
+                self.dir.remove(&index_name(gone.segment.base()))?;
                 self.dir.remove(&gone.segment.name())?;
                 self.dir.sync()?;
             }
