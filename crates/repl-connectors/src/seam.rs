@@ -269,6 +269,14 @@ pub trait SnapshotSource: Send + Sync {
     /// # Errors
     /// When the source refuses.
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>>;
+
+    /// Statements (in [`TableDdl::create`], each tolerating that the column is there) that add to
+    /// `target` those columns of `schema` whose value in rows written before they were added is
+    /// known exactly. Columns of which it is not are left out.
+    ///
+    /// # Errors
+    /// When the source cannot be asked.
+    async fn added_columns(&self, schema: &TableSchema, target: &TableName) -> Result<TableDdl>;
 }
 
 /// One exact cut of the source, held open while tables are read from it.

@@ -1,5 +1,28 @@
-//! The daemon's host library.
+//! The daemon's host: takes a configuration and a shutdown signal and runs one replication group.
+//!
+//! The flow of a change, by module: [`capture_task`] keeps the capture running, which writes to
+//! the event log; [`flusher`] makes the log durable; one [`worker`] per replica applies it;
+//! [`retention`] trims what all have applied. [`admin`] and [`control`] serve the operator,
+//! [`status`] says what is going on. [`wiring`] is the only module that names an engine.
 
 pub mod admin;
-
+pub mod capture_task;
+pub mod clock;
 pub mod config;
+pub mod control;
+pub mod errors;
+pub mod flusher;
+pub mod ingest;
+pub mod logview;
+pub mod random;
+pub mod rates;
+pub mod replica;
+pub mod retention;
+pub mod state;
+pub mod status;
+pub mod wiring;
+pub mod worker;
+
+mod host;
+
+pub use host::run;

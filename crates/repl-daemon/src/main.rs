@@ -1,2 +1,82 @@
-//! The daemon.
-fn main() {}
+//! `repl-daemon`: keeps replicas in step with one primary.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use repl_daemon::config::{self, Config, LogFormat};
+use tracing_subscriber::EnvFilter;
+
+/// Keeps replica databases in step with one primary, through a durable log, exactly once.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// The configuration file (see config.example.toml).
+    config: PathBuf,
+    /// Check the configuration, print every problem found, and exit: 0 when it is good, 1 when not.
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if arguments.check {
+        let (report, good) = config::check_report(&arguments.config);
+        println!("{report}");
+        return if good { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    // A bad configuration is refused before anything runs.
+    let config = match config::load(&arguments.config) {
+        Ok(config) => config,
+        Err(problems) => {
+            eprintln!("{problems}");
+            return ExitCode::FAILURE;
+        }
+    };
+    start_logging(&config);
+    match serve(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "the daemon stops");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_logging(config: &Config) {
+    // Libraries speak only of what concerns the operator.
+    let filter = EnvFilter::new(format!("warn,repl={0},repl_daemon={0},repl_connectors={0},repl_core={0}", config.logging.level.as_str()));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.logging.format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(repl_daemon::run(config, stop_signal()));
+    // Collector threads may sit in a read; they hold nothing that needs saving.
+    runtime.shutdown_background();
+    result
+}
+
+/// Connections are few and mostly wait; the work that is not waiting runs on threads of its own.
+const WORKER_THREADS: usize = 2;
+
+/// Completes on SIGTERM or SIGINT.
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}

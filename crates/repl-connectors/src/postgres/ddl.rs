@@ -5,7 +5,7 @@
 //! every name is qualified.
 
 use repl_core::ErrorKind;
-use repl_core::schema::{TableName, quote_identifier};
+use repl_core::schema::{TableName, TableSchema, quote_identifier};
 use sqlx::{PgConnection, Row};
 
 use super::catalog_error::from_sqlx;
@@ -116,6 +116,51 @@ async fn create_table(
     .map_err(|e| from_sqlx(&e, "describing a table"))?;
     let columns = texts(&rows, "definition")?;
     Ok(format!("CREATE TABLE {} ({}){tail}", target.quoted(), columns.join(", ")))
+}
+
+/// `ALTER TABLE … ADD COLUMN` for the columns of `schema` whose value in older rows is known: NULL,
+/// or the constant PostgreSQL keeps for a column that was added with a default
+/// (`attmissingval`). Generated columns and volatile defaults rewrite the table unseen.
+pub(super) async fn added_columns(
+    connection: &mut PgConnection,
+    schema: &TableSchema,
+    target: &TableName,
+) -> Result<TableDdl> {
+    let names: Vec<String> = schema.columns.iter().map(|column| column.name.clone()).collect();
+    let rows = sqlx::query(
+        "SELECT format('ADD COLUMN IF NOT EXISTS %I %s%s%s', a.attname,
+                       format_type(a.atttypid, a.atttypmod),
+                       CASE WHEN a.atthasmissing
+                            THEN format(' DEFAULT %L', (a.attmissingval::text::text[])[1]) ELSE '' END,
+                       CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END) AS addition,
+                CASE WHEN NOT a.atthasmissing THEN ''
+                     WHEN d.adbin IS NULL THEN format('ALTER COLUMN %I DROP DEFAULT', a.attname)
+                     ELSE format('ALTER COLUMN %I SET DEFAULT %s', a.attname,
+                                 pg_get_expr(d.adbin, d.adrelid)) END AS default_now
+           FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+           JOIN pg_namespace n ON n.oid = c.relnamespace
+           LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+          WHERE n.nspname = $1 AND c.relname = $2 AND a.attname = ANY($3) AND NOT a.attisdropped
+            AND a.attgenerated = '' AND a.attidentity = ''
+            AND (a.atthasmissing OR (d.adbin IS NULL AND NOT a.attnotnull))
+          ORDER BY a.attnum",
+    )
+    .bind(&schema.table.schema)
+    .bind(&schema.table.name)
+    .bind(&names)
+    .fetch_all(connection)
+    .await
+    .map_err(|e| from_sqlx(&e, "describing added columns"))?;
+    let mut ddl = TableDdl::default();
+    for (addition, default) in
+        texts(&rows, "addition")?.iter().zip(&texts(&rows, "default_now")?)
+    {
+        ddl.create.push(format!("ALTER TABLE {} {addition}", target.quoted()));
+        if !default.is_empty() {
+            ddl.create.push(format!("ALTER TABLE {} {default}", target.quoted()));
+        }
+    }
+    Ok(ddl)
 }
 
 /// Parent and bound of a partition.

@@ -52,6 +52,11 @@ impl SnapshotSource for PgSnapshots {
         admin.heartbeat().await?;
         Ok(Box::new(PgSnapshot { client, catalog: admin.connection, visible, opened: None }))
     }
+
+    async fn added_columns(&self, schema: &TableSchema, target: &TableName) -> Result<TableDdl> {
+        let mut admin = Admin::connect(&self.target, "", "").await?;
+        ddl::added_columns(&mut admin.connection, schema, target).await
+    }
 }
 
 struct PgSnapshot {

@@ -21,6 +21,6 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-pub use control::{Actor, Control, ControlError};
+pub use control::{Actor, Control, ControlError, unknown_replica};
 pub use server::{AdminConfig, AdminServer, Limits};
 pub use socket::AdminError;

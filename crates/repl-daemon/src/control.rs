@@ -1,0 +1,249 @@
+//! The operator's verbs.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use repl_api::{ActionDone, ErrorCode, LogInfo, LogQuery, SkipRequest, Status};
+use repl_connectors::seam::ConnectorError;
+use repl_core::Seq;
+use repl_core::membership::Membership;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::info;
+
+use crate::admin::{Actor, Control, ControlError};
+use crate::capture_task::Uninstall;
+use crate::clock::now_ms;
+use crate::logview;
+use crate::replica::Replica;
+use crate::state::Pause;
+use crate::status::Group;
+
+/// Carries out the verbs on the group.
+pub struct GroupControl {
+    group: Arc<Group>,
+    uninstall: mpsc::Sender<Uninstall>,
+    interrupt: watch::Sender<bool>,
+    /// Verbs change durable state one after the other.
+    serial: tokio::sync::Mutex<()>,
+}
+
+impl GroupControl {
+    /// Control of `group`; `uninstall` and `interrupt` reach its capture.
+    pub fn new(
+        group: Arc<Group>,
+        uninstall: mpsc::Sender<Uninstall>,
+        interrupt: watch::Sender<bool>,
+    ) -> Self {
+        GroupControl { group, uninstall, interrupt, serial: tokio::sync::Mutex::new(()) }
+    }
+
+    fn replica(&self, name: &str) -> Result<&Arc<Replica>, ControlError> {
+        self.group
+            .replicas
+            .iter()
+            .find(|replica| replica.node.name == name)
+            .ok_or_else(|| crate::admin::unknown_replica(name, &self.group.status()))
+    }
+
+    fn change(
+        &self,
+        replica: &Replica,
+        change: impl FnOnce(&mut crate::state::ReplicaRecord),
+    ) -> Result<(), ControlError> {
+        replica.change(change).map(drop).map_err(|error| {
+            ControlError::new(
+                ErrorCode::Unavailable,
+                format!("the replica's state cannot be written: {error:#}"),
+                "free space or mend the permissions of the log directory, then try again",
+            )
+        })
+    }
+}
+
+fn done(verb: &str, target: &str, message: impl Into<String>) -> ActionDone {
+    let message = message.into();
+    info!(verb, target, message, "ordered by the operator");
+    ActionDone { verb: verb.to_owned(), target: target.to_owned(), message }
+}
+
+fn conflict(message: impl Into<String>, advice: impl Into<String>) -> ControlError {
+    ControlError::new(ErrorCode::Conflict, message, advice)
+}
+
+fn needs_resync(name: &str) -> ControlError {
+    conflict(
+        format!("replica {name} needs a new copy: its history and the log's do not join"),
+        format!("copy it anew with: replctl resync {name}"),
+    )
+}
+
+#[async_trait]
+impl Control for GroupControl {
+    fn group(&self) -> &str {
+        &self.group.config.group.name
+    }
+
+    async fn status(&self) -> Result<Status, ControlError> {
+        Ok(self.group.status())
+    }
+
+    async fn log_info(&self, query: &LogQuery) -> Result<LogInfo, ControlError> {
+        let (log, query) = (Arc::clone(&self.group.log), query.clone());
+        let failed = |text: String| {
+            ControlError::new(ErrorCode::Internal, text, "see the daemon's own log")
+        };
+        tokio::task::spawn_blocking(move || logview::read(log.as_ref(), &query))
+            .await
+            .map_err(|error| failed(error.to_string()))?
+            .map_err(|error| failed(error.to_string()))
+    }
+
+    async fn pause(&self, name: &str, _actor: &Actor) -> Result<ActionDone, ControlError> {
+        let _serial = self.serial.lock().await;
+        let replica = self.replica(name)?;
+        if replica.record().is_some_and(|record| record.standing == Membership::NeedsResync) {
+            return Err(needs_resync(name));
+        }
+        if replica.record().is_some_and(|record| record.pause.is_some()) {
+            return Ok(done("pause", name, format!("replica {name} is already paused")));
+        }
+        self.change(replica, |record| {
+            record.pause = Some(Pause { since_ms: now_ms(), error: None });
+        })?;
+        replica.order(|_| {});
+        Ok(done("pause", name, format!("replica {name} is paused; its backlog waits in the log")))
+    }
+
+    async fn resume(&self, name: &str, _actor: &Actor) -> Result<ActionDone, ControlError> {
+        let _serial = self.serial.lock().await;
+        let replica = self.replica(name)?;
+        let record = replica.record();
+        if record.as_ref().is_some_and(|record| record.standing == Membership::NeedsResync) {
+            return Err(needs_resync(name));
+        }
+        if record.is_none_or(|record| record.pause.is_none()) {
+            return Err(conflict(
+                format!("replica {name} is not paused"),
+                "see its state with: replctl status",
+            ));
+        }
+        self.change(replica, |record| record.pause = None)?;
+        replica.order(|_| {});
+        Ok(done("resume", name, format!("replica {name} goes on")))
+    }
+
+    async fn retry(&self, name: &str, _actor: &Actor) -> Result<ActionDone, ControlError> {
+        let _serial = self.serial.lock().await;
+        let replica = self.replica(name)?;
+        let record = replica.record();
+        if record.as_ref().is_some_and(|record| record.standing == Membership::NeedsResync) {
+            return Err(needs_resync(name));
+        }
+        let held = record.is_some_and(|record| {
+            record.pause.is_some_and(|pause| pause.error.is_some())
+        });
+        let retrying = replica.view().activity == Some(repl_api::Activity::Retrying);
+        if !held && !retrying {
+            return Err(conflict(
+                format!("nothing has failed on replica {name}"),
+                "see its state with: replctl status",
+            ));
+        }
+        self.change(replica, |record| record.pause = None)?;
+        replica.order(|_| {});
+        Ok(done("retry", name, format!("replica {name} tries again now")))
+    }
+
+    async fn skip(
+        &self,
+        name: &str,
+        skip: &SkipRequest,
+        _actor: &Actor,
+    ) -> Result<ActionDone, ControlError> {
+        let _serial = self.serial.lock().await;
+        let replica = self.replica(name)?;
+        let failed = replica
+            .record()
+            .and_then(|record| record.pause?.error?.transaction)
+            .map(|transaction| transaction.seq);
+        if failed != Some(skip.seq) {
+            let held = match failed {
+                Some(seq) => format!("it is held by transaction {seq}"),
+                None => "it is not held by a failed transaction".to_owned(),
+            };
+            return Err(conflict(
+                format!("transaction {} cannot be skipped on replica {name}: {held}", skip.seq),
+                "see the failed transaction with: replctl status",
+            ));
+        }
+        self.change(replica, |record| {
+            record.pause = None;
+            record.standing = Membership::Diverged;
+            record.skipped += 1;
+            record.reason =
+                format!("transaction {} was skipped: {}", skip.seq, skip.reason.trim());
+        })?;
+        replica.order(|orders| orders.skip = Some(Seq(skip.seq)));
+        Ok(done(
+            "skip",
+            name,
+            format!(
+                "transaction {} is left out; replica {name} is diverged until it is copied anew",
+                skip.seq
+            ),
+        ))
+    }
+
+    async fn resync(&self, name: &str, _actor: &Actor) -> Result<ActionDone, ControlError> {
+        let _serial = self.serial.lock().await;
+        let replica = self.replica(name)?;
+        if !replica.node.enabled {
+            return Err(conflict(
+                format!("replica {name} is disabled in the configuration"),
+                "set enabled = true for it and restart the daemon",
+            ));
+        }
+        self.change(replica, |record| {
+            record.standing = Membership::Resyncing;
+            record.pause = None;
+            record.replace = true;
+            record.restart = true;
+            record.skipped = 0;
+            record.reason.clear();
+        })?;
+        replica.order(|orders| orders.skip = None);
+        Ok(done("resync", name, format!("replica {name} is emptied and copied again")))
+    }
+
+    async fn drop_slot(&self, _actor: &Actor) -> Result<ActionDone, ControlError> {
+        let _serial = self.serial.lock().await;
+        let (answer, answered) = oneshot::channel();
+        let stopped = || {
+            ControlError::new(
+                ErrorCode::Unavailable,
+                "capture has stopped",
+                "restart the daemon and try again",
+            )
+        };
+        self.uninstall.send(answer).await.map_err(|_| stopped())?;
+        // Ends the running stream, so that the capture takes the order.
+        self.interrupt.send_replace(true);
+        let removed = answered.await.map_err(|_| stopped())?.map_err(refused)?;
+        let message = if removed.is_empty() {
+            "nothing of ours was left on the primary".to_owned()
+        } else {
+            removed.join("; ")
+        };
+        Ok(done("slot.drop", &self.group.config.primary.name, message))
+    }
+}
+
+fn refused(error: ConnectorError) -> ControlError {
+    let code = match error.kind {
+        repl_core::ErrorKind::Connection | repl_core::ErrorKind::Transient => {
+            ErrorCode::Unavailable
+        }
+        _ => ErrorCode::Conflict,
+    };
+    ControlError::new(code, error.message, error.advice)
+}

@@ -1,0 +1,87 @@
+//! The thread that makes the log durable: group commit of whatever is pending.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use repl_core::log::{EventLog, LogError};
+use tracing::{error, warn};
+
+use crate::ingest::Ingest;
+
+/// How long the thread sleeps when nothing wakes it; bounds only the time to notice a stop.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// Wait between attempts while the device is full.
+const FULL_RETRY: Duration = Duration::from_millis(500);
+
+/// The running thread.
+pub struct Flusher {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Flusher {
+    /// Starts it. `fatal` is called when the log cannot go on: an fsync failed, and what the
+    /// device holds is unknown.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(
+        log: Arc<dyn EventLog>,
+        ingest: Arc<Ingest>,
+        fatal: impl Fn(String) + Send + 'static,
+    ) -> std::io::Result<Flusher> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopping = Arc::clone(&stop);
+        let thread = std::thread::Builder::new().name("log-flush".into()).spawn(move || {
+            while !stopping.load(Ordering::Acquire) {
+                if let Err(error) = flush_once(log.as_ref(), &ingest) {
+                    error!(%error, "the event log cannot go on");
+                    fatal(error.to_string());
+                    return;
+                }
+            }
+            // What was captured before the stop is worth keeping; a failure only loses the work.
+            if let Err(error) = log.flush() {
+                warn!(%error, "last flush of the event log failed");
+            }
+        })?;
+        Ok(Flusher { stop, thread: Some(thread) })
+    }
+
+    /// Stops the thread after a last flush.
+    pub fn stop(mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            error!("the flushing thread panicked");
+        }
+    }
+}
+
+fn flush_once(log: &dyn EventLog, ingest: &Ingest) -> Result<(), LogError> {
+    log.wait_for_work(IDLE);
+    match log.flush() {
+        Ok(flushed) => {
+            if flushed {
+                ingest.log_written();
+            }
+            Ok(())
+        }
+        Err(error @ LogError::Full(_)) => {
+            ingest.log_full(&error.to_string());
+            std::thread::sleep(FULL_RETRY);
+            Ok(())
+        }
+        Err(error @ LogError::Io { .. }) => {
+            // Nothing was published and nothing lost: the same bytes are written again.
+            ingest.log_full(&error.to_string());
+            std::thread::sleep(FULL_RETRY);
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}

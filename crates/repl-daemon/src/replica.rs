@@ -1,0 +1,123 @@
+//! One replica as the rest of the daemon sees it: a board its worker writes and a line of commands
+//! to the worker.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use repl_api::{Activity, CopyProgress, ErrorInfo};
+use repl_core::{Seq, SourcePosition};
+use tokio::sync::watch;
+
+use crate::config::NodeConfig;
+use crate::rates::Meter;
+use crate::state::{ReplicaRecord, StateFile};
+
+/// How far a replica has come, and what the log must keep for it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// Everything through here is committed in the replica. None until its checkpoint was read in
+    /// this run of the daemon: until then nothing may be trimmed on its behalf.
+    pub applied: Option<(Seq, SourcePosition)>,
+}
+
+/// What the worker shows.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// What it is doing.
+    pub activity: Option<Activity>,
+    /// Transactions applied since start.
+    pub transactions: u64,
+    /// Row changes applied since start.
+    pub rows: u64,
+    /// Errors that needed the operator since start.
+    pub failed: u64,
+    /// The error it is held by, is retrying after, or recovered from last.
+    pub last_error: Option<ErrorInfo>,
+    /// The copy under way.
+    pub copy: Option<CopyProgress>,
+    /// Age of the oldest unapplied transaction, milliseconds.
+    pub lag_ms: Option<u64>,
+    /// Bytes in the log it has not applied.
+    pub queue_bytes: u64,
+}
+
+/// What the operator asked of the worker; a number that changes with each order wakes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Orders {
+    /// Counts orders.
+    pub count: u64,
+    /// Leave this transaction out when it is next to apply.
+    pub skip: Option<Seq>,
+}
+
+/// Shared between worker, status and control.
+pub struct Replica {
+    /// Its configuration.
+    pub node: NodeConfig,
+    /// Everything remembered durably.
+    pub state: Arc<StateFile>,
+    view: Mutex<View>,
+    /// Recent rates.
+    pub meter: Mutex<Meter>,
+    /// How far it has come.
+    pub progress: watch::Sender<Progress>,
+    /// Orders from the operator.
+    pub orders: watch::Sender<Orders>,
+}
+
+impl Replica {
+    /// A replica whose worker has not started.
+    pub fn new(node: NodeConfig, state: Arc<StateFile>) -> Self {
+        Replica {
+            node,
+            state,
+            view: Mutex::new(View::default()),
+            meter: Mutex::new(Meter::default()),
+            progress: watch::Sender::new(Progress::default()),
+            orders: watch::Sender::new(Orders::default()),
+        }
+    }
+
+    /// Its durable record; a replica never seen before is about to be copied.
+    pub fn record(&self) -> Option<ReplicaRecord> {
+        self.state.replica(&self.node.name)
+    }
+
+    /// Changes its durable record.
+    ///
+    /// # Errors
+    /// When the state file cannot be written.
+    pub fn change(
+        &self,
+        change: impl FnOnce(&mut ReplicaRecord),
+    ) -> anyhow::Result<ReplicaRecord> {
+        self.state.change(&self.node.name, crate::clock::now_ms(), change)
+    }
+
+    /// The worker's view.
+    pub fn view(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows what the worker is doing.
+    pub fn show(&self, activity: Activity) {
+        self.view().activity = Some(activity);
+    }
+
+    /// Last applied transaction known in this run.
+    pub fn applied(&self) -> Option<(Seq, SourcePosition)> {
+        self.progress.borrow().applied.clone()
+    }
+
+    /// Whether the log must keep what it has not applied.
+    pub fn holds_log(&self) -> bool {
+        self.node.enabled && self.record().is_none_or(|record| record.standing.holds_log())
+    }
+
+    /// Wakes the worker with an order.
+    pub fn order(&self, change: impl FnOnce(&mut Orders)) {
+        self.orders.send_modify(|orders| {
+            orders.count += 1;
+            change(orders);
+        });
+    }
+}

@@ -1,0 +1,183 @@
+//! What the daemon remembers of its replicas, beside the log: membership, pauses, skips.
+//!
+//! `state.json` in the log directory, replaced atomically (write, fsync, rename, fsync of the
+//! directory) before anything relies on the new content.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, bail};
+use repl_api::ErrorInfo;
+use repl_core::failpoint;
+use repl_core::membership::Membership;
+use serde::{Deserialize, Serialize};
+
+/// Version of the file's format.
+const FORMAT: u32 = 1;
+
+/// What is remembered of one replica.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReplicaRecord {
+    /// Its standing, whatever a pause hides of it.
+    pub standing: Membership,
+    /// When it came into this standing, milliseconds since the Unix epoch.
+    pub since_ms: u64,
+    /// Present while it is paused.
+    pub pause: Option<Pause>,
+    /// Why it is in this standing, for people; empty when ordinary.
+    pub reason: String,
+    /// Transactions left out on the operator's word since the last copy.
+    pub skipped: u64,
+    /// Existing rows may be replaced by the copy under way (a resync was ordered).
+    pub replace: bool,
+    /// A new copy of everything is to begin with the next session.
+    pub restart: bool,
+}
+
+/// Why and since when a replica is paused.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Pause {
+    /// Milliseconds since the Unix epoch.
+    pub since_ms: u64,
+    /// The error that paused it; none when the operator did.
+    pub error: Option<ErrorInfo>,
+}
+
+impl ReplicaRecord {
+    fn new(now_ms: u64) -> Self {
+        ReplicaRecord {
+            standing: Membership::Copying,
+            since_ms: now_ms,
+            pause: None,
+            reason: String::new(),
+            skipped: 0,
+            replace: false,
+            restart: false,
+        }
+    }
+
+    /// The membership state to show.
+    pub fn membership(&self) -> Membership {
+        if self.pause.is_some() { Membership::Paused } else { self.standing }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Document {
+    format: u32,
+    group: String,
+    replicas: BTreeMap<String, ReplicaRecord>,
+}
+
+/// The file and its content.
+pub struct StateFile {
+    path: PathBuf,
+    document: Mutex<Document>,
+}
+
+impl StateFile {
+    /// Reads the file, or starts a new one.
+    ///
+    /// # Errors
+    /// When it is damaged, of another group or of a newer format: the daemon must not guess what
+    /// its replicas are.
+    pub fn open(dir: &Path, group: &str) -> anyhow::Result<StateFile> {
+        let path = dir.join("state.json");
+        let document = match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice::<Document>(&bytes)
+                .with_context(|| format!("{} is damaged; move it away to start with every replica's own checkpoint", path.display()))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Document { format: FORMAT, group: group.to_owned(), replicas: BTreeMap::new() }
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
+        };
+        if document.format != FORMAT {
+            bail!("{} has format {}; this version knows {FORMAT}", path.display(), document.format);
+        }
+        if document.group != group {
+            bail!(
+                "{} belongs to group {:?}, not {group:?}: give each group its own log.dir",
+                path.display(),
+                document.group
+            );
+        }
+        Ok(StateFile { path, document: Mutex::new(document) })
+    }
+
+    /// What is remembered of a replica, if anything.
+    pub fn replica(&self, name: &str) -> Option<ReplicaRecord> {
+        self.lock().replicas.get(name).cloned()
+    }
+
+    /// Changes a replica's record and makes the change durable before returning.
+    ///
+    /// # Errors
+    /// When the file cannot be written; the record is then unchanged.
+    pub fn change(
+        &self,
+        name: &str,
+        now_ms: u64,
+        change: impl FnOnce(&mut ReplicaRecord),
+    ) -> anyhow::Result<ReplicaRecord> {
+        let mut document = self.lock();
+        let before = document.replicas.get(name).cloned();
+        let mut record = before.clone().unwrap_or_else(|| ReplicaRecord::new(now_ms));
+        let standing = record.standing;
+        change(&mut record);
+        if record.standing != standing {
+            record.since_ms = now_ms;
+        }
+        document.replicas.insert(name.to_owned(), record.clone());
+        if let Err(error) = self.save(&document) {
+            match before {
+                Some(before) => document.replicas.insert(name.to_owned(), before),
+                None => document.replicas.remove(name),
+            };
+            return Err(error);
+        }
+        Ok(record)
+    }
+
+    fn save(&self, document: &Document) -> anyhow::Result<()> {
+        let temporary = self.path.with_extension("json.new");
+        let place = || format!("cannot write {}", temporary.display());
+        let text = serde_json::to_vec_pretty(document)?;
+        let mut file = File::create(&temporary).with_context(place)?;
+        file.write_all(&text).and_then(|()| file.sync_all()).with_context(place)?;
+        failpoint::hit("state.before_rename")?;
+        std::fs::rename(&temporary, &self.path).with_context(place)?;
+        if let Some(dir) = self.path.parent() {
+            File::open(dir).and_then(|dir| dir.sync_all()).with_context(place)?;
+        }
+        failpoint::hit("state.after_rename")?;
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Document> {
+        self.document.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_survive_and_foreign_files_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateFile::open(dir.path(), "shop").unwrap();
+        assert!(state.replica("r1").is_none());
+        state.change("r1", 7, |record| record.standing = Membership::NeedsResync).unwrap();
+        let again = StateFile::open(dir.path(), "shop").unwrap();
+        let record = again.replica("r1").unwrap();
+        assert_eq!((record.standing, record.since_ms), (Membership::NeedsResync, 7));
+        assert!(StateFile::open(dir.path(), "other").is_err());
+        std::fs::write(dir.path().join("state.json"), "{").unwrap();
+        assert!(StateFile::open(dir.path(), "shop").is_err());
+    }
+}

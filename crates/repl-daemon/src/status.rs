@@ -1,0 +1,196 @@
+//! Puts together what `GET /v1/status` answers. Waits for no database.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use repl_api::{
+    Activity, IngestState, LogStatus, Membership, Mode, PrimaryState, PrimaryStatus,
+    ReplicaStatus, Status, TableState, TableStatus,
+};
+use repl_connectors::seam::{CaptureBoard, CaptureState, SourceTable};
+use repl_core::log::{Bounds, EventLog};
+use repl_core::schema::Identity;
+
+use crate::capture_task::CaptureErrors;
+use crate::config::Config;
+use crate::ingest::Ingest;
+use crate::rates::Meter;
+use crate::replica::Replica;
+use crate::wiring::engine_name;
+
+/// Everything status is read from.
+pub struct Group {
+    /// Configuration.
+    pub config: Config,
+    /// The log.
+    pub log: Arc<dyn EventLog>,
+    /// The capture's board.
+    pub board: Arc<CaptureBoard>,
+    /// The capture's errors.
+    pub capture_errors: Arc<CaptureErrors>,
+    /// The capture's rates.
+    pub capture_meter: Arc<Mutex<Meter>>,
+    /// The replicas.
+    pub replicas: Vec<Arc<Replica>>,
+    /// The disk's guard.
+    pub ingest: Arc<Ingest>,
+    /// When the daemon started, milliseconds since the Unix epoch.
+    pub started_ms: u64,
+}
+
+impl Group {
+    /// The state of everything.
+    pub fn status(&self) -> Status {
+        let bounds = self.log.bounds();
+        let epoch = u64::from(bounds.durable.epoch.0);
+        Status {
+            api_version: repl_api::API_VERSION.to_owned(),
+            group: self.config.group.name.clone(),
+            daemon_version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started_at_ms: self.started_ms,
+            mode: Mode::Async,
+            epoch,
+            log: self.log_status(&bounds),
+            primary: self.primary_status(&bounds),
+            tables: self.board.tables().borrow().iter().map(table_status).collect(),
+            replicas: self.replicas.iter().map(|r| replica_status(r, &bounds)).collect(),
+            alerts: self.alerts(),
+        }
+    }
+
+    fn log_status(&self, bounds: &Bounds) -> LogStatus {
+        let reason = self.ingest.reason();
+        LogStatus {
+            log_id: self.log.id().to_string(),
+            epoch: u64::from(bounds.durable.epoch.0),
+            first_seq: bounds.first_seq.0,
+            durable_seq: bounds.durable.seq.0,
+            size_bytes: bounds.bytes,
+            segments: self.log.segments().len() as u64,
+            oldest_commit_ms: None,
+            ingest_state: if reason.is_some() { IngestState::Paused } else { IngestState::Ok },
+            ingest_reason: reason,
+        }
+    }
+
+    fn primary_status(&self, bounds: &Bounds) -> PrimaryStatus {
+        let node = &self.config.primary;
+        let capture = self.board.status();
+        let (last_error, refusal) = self.capture_errors.get();
+        let meter = self.capture_meter.lock().unwrap_or_else(PoisonError::into_inner);
+        let (tx_per_s, rows_per_s) = meter.rates();
+        let shown = |text: String| (!text.is_empty()).then_some(text);
+        PrimaryStatus {
+            name: node.name.clone(),
+            engine: engine_name(node.endpoint.engine()).to_owned(),
+            state: match capture.state {
+                CaptureState::Disconnected => PrimaryState::Disconnected,
+                CaptureState::Connecting => PrimaryState::Connecting,
+                CaptureState::Verifying => PrimaryState::Verifying,
+                CaptureState::Streaming => PrimaryState::Streaming,
+                CaptureState::Stopped => PrimaryState::Stopped,
+            },
+            endpoint: node.endpoint.to_string(),
+            captured_position: shown(capture.captured),
+            durable_position: shown(bounds.durable.position.0.clone()),
+            acked_position: shown(capture.acknowledged),
+            server_position: shown(capture.server),
+            retained_bytes: capture.retained_bytes,
+            last_event_ms: None,
+            transactions: capture.transactions,
+            rows: capture.rows,
+            tx_per_s,
+            rows_per_s,
+            last_error,
+            refusal,
+        }
+    }
+
+    fn alerts(&self) -> Vec<String> {
+        self.replicas
+            .iter()
+            .filter_map(|replica| {
+                let record = replica.record()?;
+                (!record.reason.is_empty())
+                    .then(|| format!("replica {}: {}", replica.node.name, record.reason))
+            })
+            .collect()
+    }
+}
+
+fn table_status(table: &SourceTable) -> TableStatus {
+    let text = |text: &String| (!text.is_empty()).then(|| text.clone());
+    let key = match table.schema.as_deref() {
+        Some(schema) => match &schema.identity {
+            Identity::FullRow => "full row".to_owned(),
+            Identity::Key(columns) => columns
+                .iter()
+                .filter_map(|&index| schema.columns.get(index))
+                .map(|column| column.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", "),
+        },
+        None => String::new(),
+    };
+    let state = match &table.schema {
+        Some(_) => TableState::Replicated,
+        None if table.refusal.starts_with("new") => TableState::New,
+        None => TableState::Refused,
+    };
+    TableStatus {
+        source: table.name.to_string(),
+        state,
+        reason: text(&table.refusal),
+        remedy: text(&table.remedy),
+        key,
+    }
+}
+
+fn replica_status(replica: &Replica, bounds: &Bounds) -> ReplicaStatus {
+    let node = &replica.node;
+    let record = replica.record();
+    let view = replica.view().clone();
+    let applied = replica.applied();
+    let applied_seq = applied.as_ref().map_or(0, |(seq, _)| seq.0);
+    let (tx_per_s, rows_per_s) =
+        replica.meter.lock().unwrap_or_else(PoisonError::into_inner).rates();
+    let membership = record.as_ref().map_or(Membership::Copying, |record| {
+        match record.membership() {
+            repl_core::membership::Membership::Copying => Membership::Copying,
+            repl_core::membership::Membership::Streaming => Membership::Streaming,
+            repl_core::membership::Membership::Paused => Membership::Paused,
+            repl_core::membership::Membership::Parked => Membership::Parked,
+            repl_core::membership::Membership::Diverged => Membership::Diverged,
+            repl_core::membership::Membership::Resyncing => Membership::Resyncing,
+            repl_core::membership::Membership::NeedsResync => Membership::NeedsResync,
+            repl_core::membership::Membership::Filtered => Membership::Filtered,
+        }
+    });
+    let held = record.as_ref().and_then(|record| record.pause.as_ref()?.error.clone());
+    ReplicaStatus {
+        name: node.name.clone(),
+        engine: engine_name(node.endpoint.engine()).to_owned(),
+        endpoint: node.endpoint.to_string(),
+        enabled: node.enabled,
+        priority: node.priority,
+        membership,
+        since_ms: record
+            .as_ref()
+            .map_or(0, |record| record.pause.as_ref().map_or(record.since_ms, |p| p.since_ms)),
+        activity: view.activity.unwrap_or(Activity::Stopped),
+        applied_seq,
+        applied_position: applied.map(|(_, position)| position.0),
+        queue_transactions: bounds.durable.seq.0.saturating_sub(applied_seq),
+        queue_bytes: view.queue_bytes,
+        lag_ms: view.lag_ms,
+        max_lag_ms: Some(node.max_lag.as_millis() as u64),
+        applied_transactions: view.transactions,
+        applied_rows: view.rows,
+        failed: view.failed,
+        skipped: record.as_ref().map_or(0, |record| record.skipped),
+        tx_per_s,
+        rows_per_s,
+        last_error: held.or(view.last_error),
+        copy: view.copy,
+    }
+}

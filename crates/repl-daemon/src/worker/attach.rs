@@ -1,0 +1,140 @@
+//! Do the replica's checkpoint and the log join? (Invariants I3 and I9.)
+
+use repl_connectors::seam::ConnectorError;
+use repl_core::checkpoint::Checkpoint;
+use repl_core::log::{Bounds, EventLog, LogError};
+use repl_core::membership::Membership;
+use repl_core::{Epoch, ErrorKind, Seq, SourcePosition};
+use tracing::info;
+
+use super::{Failure, Worker};
+use crate::errors;
+use crate::state::ReplicaRecord;
+
+impl Worker {
+    /// Finds where to go on: at the replica's own checkpoint if it belongs to this log, or from
+    /// the beginning of a new copy.
+    pub(super) async fn attach(&mut self) -> Result<Checkpoint, Failure> {
+        let record = match self.replica().record() {
+            Some(record) => record,
+            None => self.replica().change(|_| {}).map_err(errors::state)?,
+        };
+        if record.restart {
+            return self.start_copy().await;
+        }
+        match self.state.checkpoint.clone() {
+            None if record.standing == Membership::Copying => self.start_copy().await,
+            None => Err(broken("the replica's checkpoint is gone: its table was emptied or dropped")),
+            Some(checkpoint) => {
+                check(self.parts.log.as_ref(), &checkpoint)?;
+                Ok(checkpoint)
+            }
+        }
+    }
+
+    /// Sets the checkpoint to where a new copy joins the log: the oldest transaction of the
+    /// present epoch still held. A snapshot taken later may lack a transaction that is already in
+    /// the log, so nothing later would be safe; what the snapshot has is skipped by its id.
+    async fn start_copy(&mut self) -> Result<Checkpoint, Failure> {
+        let (seq, epoch, position) = copy_start(self.parts.log.as_ref())?;
+        let next = Checkpoint { log: self.parts.log.id(), epoch, seq, position };
+        let tables: Vec<_> = self.state.tables.keys().cloned().collect();
+        self.parts.applier.forget_tables(&tables).await?;
+        self.state.tables.clear();
+        let before = self.state.checkpoint.take();
+        self.parts.applier.set_checkpoint(before.as_ref(), &next).await?;
+        self.state.checkpoint = Some(next.clone());
+        self.replica()
+            .change(|record: &mut ReplicaRecord| record.restart = false)
+            .map_err(errors::state)?;
+        info!(seq = seq.0, "copy of existing rows begins");
+        Ok(next)
+    }
+}
+
+/// Refuses a checkpoint that is not a point of this log.
+fn check(log: &dyn EventLog, checkpoint: &Checkpoint) -> Result<(), Failure> {
+    let bounds = log.bounds();
+    if checkpoint.log != log.id() {
+        return Err(broken(&format!(
+            "the replica follows log {}, this is log {}: the log directory was replaced or \
+             deleted, or the replica belongs to another daemon",
+            checkpoint.log,
+            log.id()
+        )));
+    }
+    if checkpoint.seq > bounds.durable.seq || checkpoint.epoch > bounds.durable.epoch {
+        return Err(broken(&format!(
+            "the replica is at transaction {} of epoch {}, ahead of the log's end {} of epoch {}: \
+             the log directory is an older copy",
+            checkpoint.seq, checkpoint.epoch, bounds.durable.seq, bounds.durable.epoch
+        )));
+    }
+    let first_of_epoch = epoch_start(log, &bounds)?;
+    if checkpoint.epoch < bounds.durable.epoch && checkpoint.seq <= first_of_epoch {
+        return Err(broken(&format!(
+            "the replica is in epoch {}; history broke when epoch {} began",
+            checkpoint.epoch, bounds.durable.epoch
+        )));
+    }
+    if checkpoint.seq.next() < bounds.first_seq {
+        return Err(broken(&format!(
+            "the log starts at transaction {}, the replica is at {}",
+            bounds.first_seq, checkpoint.seq
+        )));
+    }
+    let known = known_position(log, &bounds, checkpoint.seq)?;
+    if known.as_ref().is_some_and(|known| *known != checkpoint.position) {
+        return Err(broken(&format!(
+            "transaction {} ends at another position in the log than in the replica's checkpoint: \
+             one of them was altered or restored",
+            checkpoint.seq
+        )));
+    }
+    Ok(())
+}
+
+/// What the log knows of the position after `seq`.
+fn known_position(
+    log: &dyn EventLog,
+    bounds: &Bounds,
+    seq: Seq,
+) -> Result<Option<SourcePosition>, LogError> {
+    if let Some(point) = log.point(seq)? {
+        return Ok(Some(point.position));
+    }
+    Ok((seq.next() == bounds.first_seq && !bounds.before_first.as_str().is_empty())
+        .then(|| bounds.before_first.clone()))
+}
+
+/// Where a new copy joins: (sequence, epoch, position).
+fn copy_start(log: &dyn EventLog) -> Result<(Seq, Epoch, SourcePosition), LogError> {
+    let bounds = log.bounds();
+    let seq = epoch_start(log, &bounds)?;
+    let position = known_position(log, &bounds, seq)?.unwrap_or_default();
+    Ok((seq, bounds.durable.epoch, position))
+}
+
+/// The last transaction before the present epoch, or before the oldest held.
+fn epoch_start(log: &dyn EventLog, bounds: &Bounds) -> Result<Seq, LogError> {
+    let mut low = bounds.first_seq.0.saturating_sub(1);
+    let mut high = bounds.durable.seq.0;
+    // Invariant: everything through `low` is of an earlier epoch or not held.
+    while low < high {
+        let middle = low + (high - low).div_ceil(2);
+        let earlier =
+            log.point(Seq(middle))?.is_some_and(|point| point.epoch < bounds.durable.epoch);
+        if earlier {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    Ok(Seq(low))
+}
+
+fn broken(what: &str) -> Failure {
+    ConnectorError::new(ErrorKind::History, what.to_owned())
+        .advice("copy it anew with: replctl resync <replica>")
+        .into()
+}

@@ -1,0 +1,305 @@
+//! One replica's worker: attaches, copies what is missing, then follows the log.
+//!
+//! Each session goes through the same states: connect → [`attach`] (do the replica's checkpoint
+//! and the log join?) → [`copy`] (tables whose rows are not there yet) → [`stream`] (batches from
+//! [`collect`], with the ladder of [`stream`] when one fails). Any error ends the session; its
+//! directive decides whether the worker waits and comes back by itself, pauses for the operator or
+//! needs a new copy.
+
+pub mod attach;
+pub mod collect;
+pub mod copy;
+pub mod stream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use repl_api::Activity;
+use repl_connectors::seam::{Applier, ConnectorError, ReplicaState, SnapshotSource, SourceTable};
+use repl_core::backoff::{Backoff, BackoffPolicy};
+use repl_core::checkpoint::Checkpoint;
+use repl_core::log::{Durable, EventLog};
+use repl_core::membership::Membership;
+use repl_core::select::Routing;
+use repl_core::{Directive, ErrorKind};
+use tokio::sync::watch;
+use tracing::{Instrument, error, info, info_span, warn};
+
+use crate::config::LimitsConfig;
+use crate::errors;
+use crate::replica::{Orders, Progress, Replica};
+use crate::state::Pause;
+use collect::TxInfo;
+
+/// What a worker is made of.
+pub struct WorkerParts {
+    /// The replica.
+    pub replica: Arc<Replica>,
+    /// Its connector.
+    pub applier: Box<dyn Applier>,
+    /// The log.
+    pub log: Arc<dyn EventLog>,
+    /// The log's durable end.
+    pub durable: watch::Receiver<Durable>,
+    /// Takes cuts of the primary.
+    pub snapshots: Arc<dyn SnapshotSource>,
+    /// The primary's selected tables.
+    pub tables: watch::Receiver<Arc<Vec<SourceTable>>>,
+    /// Names at this replica.
+    pub routing: Routing,
+    /// Batch limits.
+    pub limits: LimitsConfig,
+    /// Backoff between attempts.
+    pub retry: BackoffPolicy,
+    /// Turns true at shutdown.
+    pub shutdown: watch::Receiver<bool>,
+}
+
+/// The worker of one replica.
+pub struct Worker {
+    parts: WorkerParts,
+    orders: watch::Receiver<Orders>,
+    backoff: Backoff,
+    /// Session state: what the replica said of itself, kept up to date.
+    state: ReplicaState,
+}
+
+/// Why a session failed.
+pub struct Failure {
+    /// The error.
+    pub error: ConnectorError,
+    /// The transaction at fault, when it is known to be this one.
+    pub transaction: Option<TxInfo>,
+}
+
+impl From<ConnectorError> for Failure {
+    fn from(error: ConnectorError) -> Self {
+        Failure { error, transaction: None }
+    }
+}
+
+impl From<repl_core::log::LogError> for Failure {
+    fn from(error: repl_core::log::LogError) -> Self {
+        let trimmed = matches!(error, repl_core::log::LogError::Trimmed { .. });
+        let mut error = ConnectorError::from(error);
+        if trimmed {
+            error.kind = ErrorKind::History;
+        }
+        error.into()
+    }
+}
+
+/// Why a session ended well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The daemon stops.
+    Shutdown,
+    /// The operator gave an order.
+    Orders,
+}
+
+impl Worker {
+    /// A worker that has not started.
+    pub fn new(parts: WorkerParts) -> Self {
+        let orders = parts.replica.orders.subscribe();
+        let backoff = Backoff::new(parts.retry);
+        Worker { parts, orders, backoff, state: ReplicaState::default() }
+    }
+
+    /// Works until shutdown.
+    pub async fn run(self) {
+        let span = info_span!("replica", name = %self.parts.replica.node.name);
+        self.work().instrument(span).await;
+    }
+
+    async fn work(mut self) {
+        while !*self.parts.shutdown.borrow() {
+            self.orders.borrow_and_update();
+            let record = self.replica().record();
+            let standing = record.as_ref().map_or(Membership::Copying, |record| record.standing);
+            let paused = record.as_ref().is_some_and(|record| record.pause.is_some());
+            if paused || standing == Membership::NeedsResync {
+                self.replica().show(Activity::Stopped);
+                self.wait_for_orders(None).await;
+                continue;
+            }
+            match self.session().await {
+                Ok(ended) => {
+                    self.parts.applier.close().await;
+                    if ended == Ended::Shutdown {
+                        break;
+                    }
+                }
+                Err(failure) => {
+                    self.parts.applier.close().await;
+                    self.failed(failure).await;
+                }
+            }
+        }
+        self.replica().show(Activity::Stopped);
+    }
+
+    fn replica(&self) -> &Arc<Replica> {
+        &self.parts.replica
+    }
+
+    async fn session(&mut self) -> Result<Ended, Failure> {
+        self.replica().show(Activity::Connecting);
+        if let Some(ended) = self.wait_for_history().await {
+            return Ok(ended);
+        }
+        self.state = self.parts.applier.open().await?;
+        let mut checkpoint = self.attach().await?;
+        self.note_applied(&checkpoint);
+        loop {
+            if let Some(ended) = self.interrupted() {
+                return Ok(ended);
+            }
+            self.copy_missing_tables(&checkpoint).await?;
+            self.settle_standing()?;
+            match self.stream(&mut checkpoint).await? {
+                stream::Left::TablesChanged => {}
+                stream::Left::Ended(ended) => return Ok(ended),
+            }
+        }
+    }
+
+    /// Until capture has begun the log's history there is nothing to attach to.
+    async fn wait_for_history(&mut self) -> Option<Ended> {
+        loop {
+            if self.parts.log.bounds().history.is_some() {
+                return None;
+            }
+            if let Some(ended) = self.interrupted() {
+                return Some(ended);
+            }
+            tokio::select! {
+                _ = self.parts.durable.changed() => {}
+                _ = self.parts.shutdown.changed() => {}
+                _ = self.orders.changed() => return Some(Ended::Orders),
+            }
+        }
+    }
+
+    /// Shutdown or an order came while working.
+    fn interrupted(&self) -> Option<Ended> {
+        if *self.parts.shutdown.borrow() {
+            return Some(Ended::Shutdown);
+        }
+        self.orders.has_changed().unwrap_or(false).then_some(Ended::Orders)
+    }
+
+    async fn wait_for_orders(&mut self, at_most: Option<Duration>) {
+        let limit = async {
+            match at_most {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.orders.changed() => {}
+            _ = self.parts.shutdown.changed() => {}
+            () = limit => {}
+        }
+    }
+
+    fn note_applied(&self, checkpoint: &Checkpoint) {
+        self.replica().progress.send_replace(Progress {
+            applied: Some((checkpoint.seq, checkpoint.position.clone())),
+        });
+    }
+
+    async fn failed(&mut self, failure: Failure) {
+        match failure.error.kind.directive() {
+            Directive::Retry => self.retry_later(failure).await,
+            Directive::Pause => self.pause_for_operator(failure),
+            Directive::Resync => self.needs_resync(failure),
+        }
+    }
+
+    async fn retry_later(&mut self, failure: Failure) {
+        let wait = self.backoff.failed(crate::random::unit());
+        let attempts = self.backoff.attempts();
+        let info = errors::info(&failure.error, failure.transaction.as_ref(), attempts);
+        // The first attempt of a zombie's successor finds the checkpoint moved: no news.
+        if attempts > 1 || failure.error.kind != ErrorKind::CheckpointMoved {
+            warn!(
+                kind = failure.error.kind.name(),
+                error = %failure.error.message,
+                attempts,
+                wait_ms = wait.as_millis() as u64,
+                "replica failed for now; trying again"
+            );
+        }
+        {
+            let mut view = self.replica().view();
+            view.last_error = Some(info);
+            view.activity = Some(Activity::Retrying);
+        }
+        self.wait_for_orders(Some(wait)).await;
+    }
+
+    fn pause_for_operator(&mut self, failure: Failure) {
+        let info = errors::info(&failure.error, failure.transaction.as_ref(), 1);
+        error!(
+            kind = failure.error.kind.name(),
+            error = %failure.error.message,
+            advice = %failure.error.advice,
+            table = failure.error.table.as_deref().unwrap_or_default(),
+            seq = failure.transaction.as_ref().map(|tx| tx.seq.0),
+            "replica paused until the operator decides"
+        );
+        let pause = Pause { since_ms: crate::clock::now_ms(), error: Some(info.clone()) };
+        self.remember(|record| record.pause = Some(pause));
+        let mut view = self.replica().view();
+        view.failed += 1;
+        view.last_error = Some(info);
+    }
+
+    fn needs_resync(&mut self, failure: Failure) {
+        let info = errors::info(&failure.error, failure.transaction.as_ref(), 1);
+        error!(
+            error = %failure.error.message,
+            "replica needs a new copy: replctl resync {}",
+            self.replica().node.name
+        );
+        let reason = failure.error.message.clone();
+        self.remember(|record| {
+            record.standing = Membership::NeedsResync;
+            record.reason = reason;
+        });
+        self.replica().view().last_error = Some(info);
+    }
+
+    /// Changes the durable record. If that fails the worker goes on in the old state: it will meet
+    /// the same error again and try again.
+    fn remember(&self, change: impl FnOnce(&mut crate::state::ReplicaRecord)) {
+        if let Err(error) = self.replica().change(change) {
+            error!(error = format!("{error:#}"), "cannot remember the replica's state");
+        }
+    }
+
+    /// Moves between copying and streaming as the tables' cuts say.
+    fn settle_standing(&mut self) -> Result<(), Failure> {
+        let joined = self.state.tables.values().all(|table| table.cut.is_none());
+        let record = self.replica().record();
+        let standing = record.as_ref().map_or(Membership::Copying, |record| record.standing);
+        let next = match (standing, joined) {
+            (Membership::Copying | Membership::Resyncing, true) => Membership::Streaming,
+            (Membership::Streaming, false) => Membership::Copying,
+            _ => return Ok(()),
+        };
+        self.replica()
+            .change(|record| {
+                record.standing = next;
+                if next == Membership::Streaming {
+                    record.reason.clear();
+                    record.replace = false;
+                    record.skipped = 0;
+                }
+            })
+            .map_err(errors::state)?;
+        info!(standing = next.name(), "replica changed its standing");
+        Ok(())
+    }
+}
