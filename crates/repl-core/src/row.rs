@@ -186,6 +186,8 @@ impl<'a> Iterator for Values<'a> {
     }
 }
 
+impl ExactSizeIterator for Values<'_> {}
+
 /// Appends one encoded value.
 #[inline]
 pub fn put_value(out: &mut Vec<u8>, value: Value<'_>) {

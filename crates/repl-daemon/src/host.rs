@@ -39,7 +39,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     }
     let log = open_log(&config)?;
     let state = Arc::new(StateFile::open(&config.log.dir, &config.group.name)?);
-    let mut host = Host::start(config, log, state).await?;
+    let host = Host::start(config, log, state).await?;
     host.announce_ready();
     tokio::select! {
         () = shutdown => info!("stopping"),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use repl_connectors::postgres::apply::PgApplier;
+use repl_connectors::postgres::apply::{PgApplier, PgApplierConfig};
 use repl_connectors::postgres::capture::{PgCapture, PgCaptureOptions};
 use repl_connectors::postgres::snapshot::PgSnapshots;
 use repl_connectors::postgres::target::{PgHost, PgTarget, PgTls, TlsMode};
@@ -46,22 +46,24 @@ pub fn source(config: &Config, requests: mpsc::Sender<SnapshotRequest>) -> Sourc
         }
         Endpoint::Sqlite { .. } => Source {
             capture: Box::new(SqliteCapture::new(sqlite_target(config, node))),
-            snapshots: Arc::new(SqliteSnapshots::new(requests)),
+            snapshots: Arc::new(SqliteSnapshots::new(sqlite_target(config, node), requests)),
         },
     }
 }
 
 /// Makes a replica's connector.
 pub fn applier(config: &Config, node: &NodeConfig) -> Box<dyn Applier> {
-    let group = &config.group.name;
     match &node.endpoint {
         Endpoint::Postgres { .. } => {
-            let target =
-                postgres_target(node, &format!("repl-daemon apply {group}/{}", node.name));
-            Box::new(PgApplier::new(target, group.clone(), config.primary.name.clone()))
+            Box::new(PgApplier::new(PgApplierConfig {
+                target: postgres_target(node, ""),
+                group: config.group.name.clone(),
+                replica: node.name.clone(),
+                origin: config.primary.name.clone(),
+            }))
         }
         Endpoint::Sqlite { .. } => {
-            Box::new(SqliteApplier::new(sqlite_target(config, node), config.primary.name.clone()))
+            Box::new(SqliteApplier::new(sqlite_target(config, node), node.tables.create_tables))
         }
     }
 }

@@ -251,7 +251,7 @@ impl Worker {
         self.parts.applier.fit(route, Some(&ddl)).await
     }
 
-    async fn alterations(&self, route: &Route) -> Result<TableDdl, ConnectorError> {
+    async fn alterations(&mut self, route: &Route) -> Result<TableDdl, ConnectorError> {
         self.parts.snapshots.added_columns(&route.schema, &route.target).await
     }
 }
