@@ -54,7 +54,11 @@ pub(super) async fn authenticate(conn: &mut Conn, target: &PgTarget) -> Result<(
                     "use `scram-sha-256` in the server's pg_hba.conf for this role".into(),
                 ));
             }
-            _ => return Err(WireError::Protocol("unexpected message during login".into())),
+            _ => {
+                return Err(WireError::Protocol(
+                    "unexpected message during login".into(),
+                ));
+            }
         }
         conn.flush().await?;
     }
@@ -82,7 +86,10 @@ async fn scram(
         offered.0 |= mechanism == sasl::SCRAM_SHA_256;
         offered.1 |= mechanism == sasl::SCRAM_SHA_256_PLUS;
     }
-    let binding = conn.stream().peer_certificate().and_then(tls::end_point_binding);
+    let binding = conn
+        .stream()
+        .peer_certificate()
+        .and_then(tls::end_point_binding);
     let (mechanism, binding) = match (offered, binding) {
         ((_, true), Some(hash)) => (
             sasl::SCRAM_SHA_256_PLUS,

@@ -183,9 +183,8 @@ impl Conn {
     /// A server that ends a session says why before it closes; that is worth more than "broken
     /// pipe".
     async fn why_broken(&mut self, error: io::Error) -> WireError {
-        let last_words = async {
-            while self.inbound.len() < WAITING_BYTES && self.receive().await.is_ok() {}
-        };
+        let last_words =
+            async { while self.inbound.len() < WAITING_BYTES && self.receive().await.is_ok() {} };
         // Whether they come or not: after a second nobody waits for them any more.
         let _ = tokio::time::timeout(LAST_WORDS, last_words).await;
         while let Ok(Some(message)) = self.buffered_message() {

@@ -160,7 +160,8 @@ impl CopyBoth {
     /// # Errors
     /// As [`CopyBoth::recv`].
     pub fn try_recv(&mut self) -> Result<Option<Bytes>> {
-        self.take().map_err(|error| error.into_connector(&self.server))
+        self.take()
+            .map_err(|error| error.into_connector(&self.server))
     }
 
     fn take(&mut self) -> Result<Option<Bytes>, WireError> {

@@ -63,7 +63,10 @@ impl PgClient {
             Ok(Err(error)) => Err(error.into_connector(&server)),
             Err(_) => Err(ConnectorError::new(
                 ErrorKind::Connection,
-                format!("{server}: no connection within {:?}", target.connect_timeout),
+                format!(
+                    "{server}: no connection within {:?}",
+                    target.connect_timeout
+                ),
             )
             .advice("check that the server runs and can be reached from this host")),
         }

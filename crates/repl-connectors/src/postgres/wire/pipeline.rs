@@ -327,10 +327,12 @@ fn put_bind<'p, P>(out: &mut BytesMut, statement: u64, params: P) -> Result<(), 
 where
     P: ExactSizeIterator<Item = Option<&'p [u8]>>,
 {
-    let too_large = || WireError::Config(
-        "a statement exceeds the protocol's limits".into(),
-        String::new(),
-    );
+    let too_large = || {
+        WireError::Config(
+            "a statement exceeds the protocol's limits".into(),
+            String::new(),
+        )
+    };
     let count = u16::try_from(params.len()).map_err(|_| too_large())?;
     out.put_u8(b'B');
     let start = out.len();

@@ -67,7 +67,10 @@ impl Stream {
         match self {
             Stream::Tls(stream) => {
                 let (_, session) = stream.get_ref();
-                session.peer_certificates()?.first().map(|cert| cert.as_ref())
+                session
+                    .peer_certificates()?
+                    .first()
+                    .map(|cert| cert.as_ref())
             }
             _ => None,
         }
@@ -109,7 +112,11 @@ async fn negotiate(
                     .into(),
             ));
         }
-        _ => return Err(WireError::Protocol("unexpected answer to SSLRequest".into())),
+        _ => {
+            return Err(WireError::Protocol(
+                "unexpected answer to SSLRequest".into(),
+            ));
+        }
     }
     TlsConnector::from(config)
         .connect(name, stream)

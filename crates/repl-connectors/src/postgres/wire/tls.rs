@@ -295,9 +295,17 @@ mod tests {
 
     #[test]
     fn damaged_certificates_have_no_binding() {
-        for der in [&[][..], &[0x30], &[0x30, 0x85, 1, 1, 1, 1, 1], &[0x30, 0x84, 255, 255]] {
+        for der in [
+            &[][..],
+            &[0x30],
+            &[0x30, 0x85, 1, 1, 1, 1, 1],
+            &[0x30, 0x84, 255, 255],
+        ] {
             assert_eq!(end_point_binding(der), None);
         }
-        assert_eq!(end_point_binding(&[0x30, 0x05, 0x30, 0x00, 0x30, 0x01, 0x06]), None);
+        assert_eq!(
+            end_point_binding(&[0x30, 0x05, 0x30, 0x00, 0x30, 0x01, 0x06]),
+            None
+        );
     }
 }

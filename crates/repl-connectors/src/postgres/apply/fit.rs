@@ -1,0 +1,250 @@
+//! Whether the replica's table can take the source's rows, and making it so where that is exact.
+
+use std::sync::Arc;
+
+use repl_core::ErrorKind;
+use repl_core::batch::Route;
+use repl_core::schema::{TableName, quote_identifier};
+
+use super::metadata::Catalog;
+use super::session::{Session, missing_table};
+use crate::seam::{ConnectorError, Result, TableDdl};
+
+impl Session {
+    pub(super) async fn fit(&mut self, route: &Route, ddl: Option<&TableDdl>) -> Result<()> {
+        self.forget_targets();
+        let catalog = self.catalog(&route.target).await?;
+        let mut catalog = catalog.ok_or_else(|| missing_table(&route.target))?;
+        let added = ddl.map(additions).unwrap_or_default();
+        let lacks = route
+            .schema
+            .columns
+            .iter()
+            .any(|c| catalog.column(&c.name).is_none());
+        if lacks && !added.is_empty() {
+            self.client.simple("BEGIN").await?;
+            for statement in added {
+                self.client.simple(statement).await?;
+            }
+            self.client.simple("COMMIT").await?;
+            let read = self.catalog(&route.target).await?;
+            catalog = read.ok_or_else(|| missing_table(&route.target))?;
+        }
+        check(route, &catalog)
+    }
+
+    pub(super) async fn catalog(&mut self, table: &TableName) -> Result<Option<Catalog>> {
+        let outcome = Catalog::read(&mut self.client, table).await;
+        outcome.map_err(|error| self.explain(error))
+    }
+
+    pub(super) async fn add_foreign_keys(&mut self, statements: &[String]) -> Result<()> {
+        for statement in statements {
+            match self.client.simple(statement).await {
+                // It is there already.
+                Err(error) if error.code.as_deref() == Some("42710") => {}
+                other => {
+                    other?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The replica's side of a route that is not shared yet.
+    pub(super) async fn target_of(
+        &mut self,
+        route: &Route,
+    ) -> Result<Arc<super::metadata::Target>> {
+        self.target(&Arc::new(route.clone())).await
+    }
+}
+
+/// Statements that add columns exactly as the source did.
+fn additions(ddl: &TableDdl) -> Vec<&str> {
+    let adds = |statement: &&str| {
+        let upper = statement.trim_start().to_ascii_uppercase();
+        upper.starts_with("ALTER TABLE ") && upper.contains(" ADD COLUMN ")
+    };
+    ddl.create.iter().map(String::as_str).filter(adds).collect()
+}
+
+/// Compares shapes.
+///
+/// # Errors
+/// [`ErrorKind::Schema`] with the statement that mends the first difference found.
+pub(super) fn check(route: &Route, catalog: &Catalog) -> Result<()> {
+    let refuse = |what: String, advice: String| {
+        Err(ConnectorError::new(
+            ErrorKind::Schema,
+            format!("the replica's table {} {what}", route.target),
+        )
+        .table(route.target.to_string())
+        .advice(advice))
+    };
+    let table = route.target.quoted();
+    if !matches!(catalog.kind.as_str(), "r" | "p") {
+        return refuse(
+            "is not a table".into(),
+            "replace it by a table, or exclude it from this replica's selection".into(),
+        );
+    }
+    for column in &route.schema.columns {
+        let name = quote_identifier(&column.name);
+        let Some(found) = catalog.column(&column.name) else {
+            return refuse(
+                format!("has no column {name}"),
+                format!(
+                    "ALTER TABLE {table} ADD COLUMN {name} {}, with the primary's values for the \
+                     rows it holds (a renamed column: rename it); then `replctl retry`",
+                    column.type_name
+                ),
+            );
+        };
+        if found.generated {
+            return refuse(
+                format!("generates column {name}, which is an ordinary column at the primary"),
+                format!(
+                    "ALTER TABLE {table} ALTER COLUMN {name} DROP EXPRESSION; then `replctl retry`"
+                ),
+            );
+        }
+        if !holds(&column.type_name, &found.declared) {
+            return refuse(
+                format!(
+                    "has column {name} as {}, the primary has it as {}",
+                    found.declared, column.type_name
+                ),
+                format!(
+                    "ALTER TABLE {table} ALTER COLUMN {name} TYPE {}; then `replctl retry`",
+                    column.type_name
+                ),
+            );
+        }
+        if column.nullable && found.not_null {
+            return refuse(
+                format!("forbids NULL in column {name}, the primary allows it"),
+                format!(
+                    "ALTER TABLE {table} ALTER COLUMN {name} DROP NOT NULL; then `replctl retry`"
+                ),
+            );
+        }
+    }
+    let sent = |name: &str| route.schema.columns.iter().any(|c| c.name == name);
+    for column in &catalog.columns {
+        let name = quote_identifier(&column.name);
+        if column.not_null && !column.has_default && !column.generated && !sent(&column.name) {
+            return refuse(
+                format!("requires a value for column {name}, which the primary does not have"),
+                format!(
+                    "ALTER TABLE {table} ALTER COLUMN {name} DROP NOT NULL; then `replctl retry`"
+                ),
+            );
+        }
+    }
+    check_key(route, catalog)
+}
+
+/// Without an index each change would scan the table, and duplicates would go unnoticed.
+fn check_key(route: &Route, catalog: &Catalog) -> Result<()> {
+    let key: Vec<&str> = route
+        .schema
+        .key_columns()
+        .iter()
+        .filter_map(|&k| route.schema.columns.get(k))
+        .map(|column| column.name.as_str())
+        .collect();
+    if key.is_empty() || catalog.unique_over(&key).is_some() {
+        return Ok(());
+    }
+    let columns: Vec<String> = key.iter().map(|name| quote_identifier(name)).collect();
+    let columns = columns.join(", ");
+    Err(ConnectorError::new(
+        ErrorKind::Schema,
+        format!(
+            "the replica's table {} has no unique index over ({columns}), by which the primary's \
+             changes name its rows",
+            route.target
+        ),
+    )
+    .table(route.target.to_string())
+    .advice(format!(
+        "CREATE UNIQUE INDEX ON {} ({columns}); then `replctl retry`",
+        route.target.quoted()
+    )))
+}
+
+/// Whether every value of the source's type is held exactly by the replica's.
+fn holds(source: &str, replica: &str) -> bool {
+    // Quoting of names that need none differs between writers of type names.
+    let (source, replica) = (source.replace('"', ""), replica.replace('"', ""));
+    if source == replica {
+        return true;
+    }
+    let length = |text: &str, name: &str| -> Option<u64> {
+        text.strip_prefix(name)?
+            .strip_prefix('(')?
+            .strip_suffix(')')?
+            .parse()
+            .ok()
+    };
+    const VARYING: &str = "character varying";
+    match replica.as_str() {
+        "bigint" => matches!(source.as_str(), "integer" | "smallint"),
+        "integer" => source == "smallint",
+        "numeric" => source.starts_with("numeric("),
+        "text" => source.starts_with(VARYING),
+        VARYING => source == "text" || source.starts_with("character varying("),
+        _ => match (length(&source, VARYING), length(&replica, VARYING)) {
+            (Some(source), Some(replica)) => replica >= source,
+            _ => false,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_exact_types_are_accepted() {
+        for (source, replica) in [
+            ("\"app\".\"mood\"[]", "app.mood[]"),
+            ("smallint", "bigint"),
+            ("numeric(10,2)", "numeric"),
+            ("character varying(5)", "character varying(9)"),
+            ("character varying(5)", "text"),
+            ("text", "character varying"),
+        ] {
+            assert!(holds(source, replica), "{source} in {replica}");
+            assert_eq!(
+                holds(replica, source),
+                source.replace('"', "") == replica || source == "text"
+            );
+        }
+        for (source, replica) in [
+            ("real", "double precision"),
+            ("character(3)", "text"),
+            ("numeric(10,2)", "numeric(12,2)"),
+            ("character varying[]", "character varying"),
+        ] {
+            assert!(!holds(source, replica), "{source} in {replica}");
+        }
+    }
+
+    #[test]
+    fn only_added_columns_are_run() {
+        let ddl = TableDdl {
+            create: vec![
+                "CREATE TABLE s.t (a int)".into(),
+                "ALTER TABLE s.t ADD COLUMN b int DEFAULT 5".into(),
+                "ALTER TABLE s.t DROP COLUMN c".into(),
+            ],
+            ..TableDdl::default()
+        };
+        assert_eq!(
+            additions(&ddl),
+            ["ALTER TABLE s.t ADD COLUMN b int DEFAULT 5"]
+        );
+    }
+}

@@ -1,0 +1,129 @@
+//! The first copy of a table.
+
+use std::sync::Arc;
+
+use repl_core::ErrorKind;
+use repl_core::schema::TableName;
+
+use super::metadata::Target;
+use super::session::{Session, missing_table};
+use super::{failpoint, fit, store};
+use crate::seam::{ConnectorError, Load, Result};
+
+impl Session {
+    /// Everything in one transaction: a table is there with all its rows, or not at all.
+    pub(super) async fn load(&mut self, mut load: Load<'_>) -> Result<u64> {
+        self.forget_targets();
+        self.client.simple("BEGIN").await?;
+        let made = self.make_or_empty(&mut load).await?;
+        let target = self.target_of(load.route).await?;
+        let rows = self.copy_rows(&target, &mut load).await?;
+        if made {
+            self.run_all(&load.ddl.after).await?;
+        }
+        self.register_table(&load.route.schema.table, load.copied)?;
+        self.sync().await?;
+        failpoint("pg.load.before_commit")?;
+        self.client.simple("COMMIT").await?;
+        failpoint("pg.load.after_commit")?;
+        // Indexes made after the rows were not there when the catalog was read.
+        self.forget_targets();
+        Ok(rows)
+    }
+
+    /// Makes the table (then true), or verifies and empties the one that is there.
+    async fn make_or_empty(&mut self, load: &mut Load<'_>) -> Result<bool> {
+        let table = &load.route.target;
+        let Some(catalog) = self.catalog(table).await? else {
+            if !load.create {
+                return Err(missing_table(table));
+            }
+            self.run_all(&load.ddl.before).await?;
+            self.run_all(&load.ddl.create).await?;
+            return Ok(true);
+        };
+        fit::check(load.route, &catalog)?;
+        let name = table.quoted();
+        // Nobody else may write while the rows are compared, counted or removed.
+        self.client
+            .simple(&format!("LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE"))
+            .await?;
+        let exists = format!("SELECT EXISTS (SELECT 1 FROM {name})");
+        let rows = self.client.simple(&exists).await?;
+        if store::text(&rows, 0, 0) != "t" {
+            return Ok(false);
+        }
+        if !load.replace {
+            return Err(holds_rows(table));
+        }
+        self.remove_rows(&name, &catalog.oid).await?;
+        Ok(false)
+    }
+
+    async fn remove_rows(&mut self, name: &str, oid: &str) -> Result<()> {
+        let referring = self
+            .rows(
+                "SELECT 1 FROM pg_catalog.pg_constraint WHERE contype = 'f' \
+                 AND confrelid = $1::oid AND conrelid <> confrelid LIMIT 1",
+                &[Some(oid)],
+            )
+            .await?;
+        // TRUNCATE refuses referenced tables whatever the session's role; DELETE leaves the
+        // referring rows, whose parents come back with the copy.
+        let remove = if referring.is_empty() {
+            "TRUNCATE"
+        } else {
+            "DELETE FROM"
+        };
+        self.client.simple(&format!("{remove} {name}")).await?;
+        Ok(())
+    }
+
+    async fn run_all(&mut self, statements: &[String]) -> Result<()> {
+        for statement in statements {
+            self.client.simple(statement).await?;
+        }
+        Ok(())
+    }
+
+    async fn copy_rows(&mut self, target: &Arc<Target>, load: &mut Load<'_>) -> Result<u64> {
+        let mut loaded = 0;
+        let copying = !target.columns.is_empty();
+        if copying {
+            self.start_copy(target)?;
+        }
+        loop {
+            let rows = load.rows.next_rows().await?;
+            if rows.is_empty() {
+                break;
+            }
+            for row in &rows {
+                if copying {
+                    self.copy_row(target, row)?;
+                } else {
+                    self.insert_row(target, row)?;
+                }
+                self.relieve().await?;
+            }
+            loaded += rows.len() as u64;
+            (load.progress)(loaded);
+        }
+        if copying {
+            self.client.copy_done();
+        }
+        self.sync().await?;
+        Ok(loaded)
+    }
+}
+
+fn holds_rows(table: &TableName) -> ConnectorError {
+    ConnectorError::new(
+        ErrorKind::Conflict,
+        format!("the replica's table {table} already holds rows"),
+    )
+    .table(table.to_string())
+    .advice(format!(
+        "empty it (TRUNCATE {}) and `replctl retry`, or have it replaced by a new copy",
+        table.quoted()
+    ))
+}

@@ -1,0 +1,296 @@
+//! One session to a replica: how it is prepared, and the course of a target transaction.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use repl_core::ErrorKind;
+use repl_core::batch::{Route, Step};
+use repl_core::checkpoint::Checkpoint;
+use repl_core::row::Row;
+use repl_core::schema::{SchemaId, TableName};
+
+use super::metadata::{Catalog, Target};
+use super::queue::{Label, Labels};
+use super::text::Arrays;
+use super::{PgApplierConfig, failpoint};
+use crate::postgres::wire::PgClient;
+use crate::seam::{ConnectorError, ReplicaState, Result, Style};
+
+/// Oldest server supported, as `server_version_num`.
+const OLDEST_SERVER: u32 = 140_000;
+/// Longest name the server keeps of a session, bytes.
+const NAME_BYTES: usize = 63;
+
+/// Settings of the session. Values must be read and written exactly as in the source's text form;
+/// plans must be made for a few rows by key whatever the statistics say, since stale ones would
+/// scan whole tables; a session cut off from us must not hold its locks for long.
+const SETTINGS: &str = "\
+    SET search_path = ''; SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; \
+    SET IntervalStyle = 'postgres'; SET extra_float_digits = 3; SET bytea_output = 'hex'; \
+    SET lc_monetary = 'C'; SET xmloption = 'content'; SET standard_conforming_strings = on; \
+    SET default_transaction_isolation = 'read committed'; \
+    SET default_transaction_read_only = off; SET row_security = off; \
+    SET check_function_bodies = off; SET statement_timeout = 0; SET lock_timeout = '10s'; \
+    SET idle_in_transaction_session_timeout = '60s'; SET tcp_keepalives_idle = 15; \
+    SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; SET tcp_user_timeout = '30s'; \
+    SET jit = off; SET enable_seqscan = off; SET enable_hashjoin = off; \
+    SET enable_mergejoin = off; SET plan_cache_mode = auto; \
+    SELECT pg_catalog.set_config('synchronous_commit', 'on', false) \
+    WHERE pg_catalog.current_setting('synchronous_commit') = 'off'";
+
+pub(super) struct Session {
+    pub(super) client: PgClient,
+    pub(super) config: PgApplierConfig,
+    pub(super) labels: Labels,
+    pub(super) arrays: Arrays,
+    targets: HashMap<(SchemaId, TableName), Arc<Target>>,
+    pub(super) batch: Option<Batch>,
+}
+
+/// The target transaction being made.
+pub(super) struct Batch {
+    /// The checkpoint it starts from.
+    pub(super) expected: Checkpoint,
+    /// Rows written to tables whose deferrable constraints must be verified at the end.
+    pub(super) touched: Vec<(Arc<Target>, Vec<Row>)>,
+}
+
+impl Session {
+    /// Connects and prepares.
+    pub(super) async fn open(config: &PgApplierConfig) -> Result<(Session, ReplicaState)> {
+        let mut target = config.target.clone();
+        target.application_name = session_name(&config.group, &config.replica);
+        let client = PgClient::connect(&target, &[]).await?;
+        let mut session = Session {
+            client,
+            config: config.clone(),
+            labels: Labels::default(),
+            arrays: Arrays::default(),
+            targets: HashMap::new(),
+            batch: None,
+        };
+        session.check_server()?;
+        session.client.simple(SETTINGS).await?;
+        session.check_writable().await?;
+        session.end_leftovers().await?;
+        session.become_replica().await?;
+        session.create_store().await?;
+        let state = session.read_state().await?;
+        Ok((session, state))
+    }
+
+    fn check_server(&self) -> Result<()> {
+        let server = self.client.server();
+        let version = self.client.parameter("server_version").unwrap_or_default();
+        let major: u32 = version
+            .split(|c: char| !c.is_ascii_digit())
+            .next()
+            .and_then(|digits| digits.parse().ok())
+            .unwrap_or(0);
+        if major * 10_000 < OLDEST_SERVER {
+            return Err(ConnectorError::new(
+                ErrorKind::Configuration,
+                format!("{server}: PostgreSQL {version} is too old for a replica"),
+            )
+            .advice("use PostgreSQL 14 or later"));
+        }
+        let encoding = self.client.parameter("server_encoding").unwrap_or_default();
+        if encoding != "UTF8" {
+            return Err(ConnectorError::new(
+                ErrorKind::Configuration,
+                format!("{server}: the database's encoding is {encoding}, not UTF8"),
+            )
+            .advice("create the replica's database with ENCODING 'UTF8' TEMPLATE template0"));
+        }
+        Ok(())
+    }
+
+    async fn check_writable(&mut self) -> Result<()> {
+        let rows = self
+            .client
+            .simple("SELECT pg_catalog.pg_is_in_recovery()")
+            .await?;
+        if super::store::text(&rows, 0, 0) == "t" {
+            return Err(ConnectorError::new(
+                ErrorKind::Configuration,
+                format!(
+                    "{}: the server is a physical standby and accepts no writes",
+                    self.client.server()
+                ),
+            )
+            .advice("point this node at a server that is not in recovery"));
+        }
+        Ok(())
+    }
+
+    /// Ends sessions of ours that survived a broken connection: they may hold locks. One that
+    /// cannot be ended does no harm, since its commit would fail on the checkpoint.
+    async fn end_leftovers(&mut self) -> Result<()> {
+        self.client
+            .simple(
+                "SELECT pg_catalog.pg_terminate_backend(pid, 5000) \
+                 FROM pg_catalog.pg_stat_activity \
+                 WHERE application_name = pg_catalog.current_setting('application_name') \
+                 AND datid = (SELECT oid FROM pg_catalog.pg_database \
+                 WHERE datname = pg_catalog.current_database()) \
+                 AND usesysid = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user) \
+                 AND pid <> pg_catalog.pg_backend_pid()",
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// Turns off foreign keys and ordinary triggers: their effects arrive from the source.
+    async fn become_replica(&mut self) -> Result<()> {
+        let outcome = self
+            .client
+            .simple("SET session_replication_role = replica")
+            .await;
+        outcome.map(|_| ()).map_err(|mut error| {
+            if error.kind == ErrorKind::Privilege {
+                let role = repl_core::schema::quote_identifier(&self.config.target.user);
+                error.advice = format!(
+                    "as a superuser of the replica: GRANT SET ON PARAMETER \
+                     session_replication_role TO {role} (PostgreSQL 15 or later); on PostgreSQL \
+                     14 the role must be a superuser"
+                );
+            }
+            error
+        })
+    }
+
+    /// The replica's side of a route, read from the catalog at its first use.
+    pub(super) async fn target(&mut self, route: &Arc<Route>) -> Result<Arc<Target>> {
+        let key = (route.schema.id, route.target.clone());
+        if let Some(target) = self.targets.get(&key) {
+            return Ok(Arc::clone(target));
+        }
+        let catalog = match Catalog::read(&mut self.client, &route.target).await {
+            Ok(catalog) => catalog,
+            Err(error) => return Err(self.explain(error)),
+        };
+        let catalog = catalog.ok_or_else(|| missing_table(&route.target))?;
+        let target = Arc::new(Target::new(route, catalog)?);
+        self.targets.insert(key, Arc::clone(&target));
+        Ok(target)
+    }
+
+    /// Forgets what the catalog said.
+    pub(super) fn forget_targets(&mut self) {
+        self.targets.clear();
+    }
+
+    pub(super) fn begin(&mut self, expected: &Checkpoint) -> Result<()> {
+        failpoint("pg.apply.before_begin")?;
+        self.push("BEGIN", &[], Label::Other)?;
+        self.lock_checkpoint(expected)?;
+        self.batch = Some(Batch {
+            expected: expected.clone(),
+            touched: Vec::new(),
+        });
+        failpoint("pg.apply.after_cas")
+    }
+
+    pub(super) async fn apply(&mut self, step: &Step, style: Style) -> Result<()> {
+        match step {
+            Step::Net(tables) => {
+                for table in tables {
+                    let target = self.target(&table.route).await?;
+                    self.touch(&target, table);
+                    match style {
+                        Style::SetWise => self.set_wise(&target, table).await?,
+                        Style::Rewrite => self.rewrite(&target, table).await?,
+                    }
+                }
+                Ok(())
+            }
+            Step::Ordered(changes) => self.ordered(changes).await,
+            Step::Truncate {
+                tables,
+                restart_identity,
+            } => self.truncate(tables, *restart_identity).await,
+        }
+    }
+
+    pub(super) async fn commit(&mut self, next: &Checkpoint, joined: &[TableName]) -> Result<()> {
+        let batch = self.batch.take().ok_or_else(|| {
+            ConnectorError::new(ErrorKind::Internal, "commit without a transaction")
+        })?;
+        self.verify_constraints(&batch.touched).await?;
+        let outside = repl_core::failpoint::sabotage("checkpoint-outside-transaction");
+        if !outside {
+            self.move_checkpoint(&batch.expected, next)?;
+        }
+        self.join_tables(joined)?;
+        failpoint("pg.apply.before_commit")?;
+        self.push("COMMIT", &[], Label::Other)?;
+        self.client.queue_sync();
+        let written = self.client.write_queued().await;
+        written.map_err(|error| self.explain(error))?;
+        failpoint("pg.apply.commit_sent")?;
+        self.finish().await?;
+        if outside {
+            failpoint("pg.apply.outside")?;
+            self.move_checkpoint(&batch.expected, next)?;
+            self.sync().await?;
+        }
+        failpoint("pg.apply.after_commit")
+    }
+
+    pub(super) async fn close(self) {
+        self.client.close().await;
+    }
+}
+
+pub(super) fn missing_table(table: &TableName) -> ConnectorError {
+    ConnectorError::new(
+        ErrorKind::Schema,
+        format!("the replica has no table {table}"),
+    )
+    .table(table.to_string())
+    .advice(
+        "create it and have it copied again (`replctl resync`), or exclude it from this replica's \
+         selection",
+    )
+}
+
+/// The session's name. One too long for the server ends in a hash of the whole, so that two
+/// replicas never end each other's sessions.
+fn session_name(group: &str, replica: &str) -> String {
+    let full = format!("repl-daemon apply {group}/{replica}");
+    // The server replaces other bytes of a name by question marks.
+    let plain = full.bytes().all(|byte| (32..127).contains(&byte));
+    if full.len() <= NAME_BYTES && plain {
+        return full;
+    }
+    // FNV-1a: the name must be the same in every version of the daemon.
+    let hash = full.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let start: String = full
+        .chars()
+        .map(|c| {
+            if c.is_ascii_graphic() || c == ' ' {
+                c
+            } else {
+                '?'
+            }
+        })
+        .take(NAME_BYTES - 17)
+        .collect();
+    format!("{start}~{hash:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn session_names_fit_and_differ() {
+        assert_eq!(session_name("g", "r"), "repl-daemon apply g/r");
+        let long = |end: &str| session_name(&"g".repeat(80), end);
+        assert!(long("a").len() <= NAME_BYTES);
+        assert_ne!(long("a"), long("b"));
+        assert!(session_name("ä", "r").is_ascii());
+    }
+}
