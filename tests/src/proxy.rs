@@ -37,6 +37,8 @@ struct Faults {
     closed: bool,
     /// Connections with a lower number have been cut.
     cut_below: u64,
+    /// Connections with a lower number pass nothing, newer ones do.
+    frozen_below: u64,
 }
 
 #[derive(Debug, Default)]
@@ -67,7 +69,7 @@ impl Shared {
                 Direction::ToServer => faults.hold_to_server,
                 Direction::ToClient => faults.hold_to_client,
             };
-            if !held {
+            if !held && connection >= faults.frozen_below {
                 return true;
             }
             faults = self
@@ -140,6 +142,19 @@ impl Proxy {
     pub fn blackhole(&self, on: bool) {
         self.hold(Direction::ToServer, on);
         self.hold(Direction::ToClient, on);
+    }
+
+    /// Passes nothing on the connections that are open now, in either direction, while new ones
+    /// work: what these clients have sent, even of clients that are dead by then, arrives when
+    /// [`Proxy::thaw`] is called.
+    pub fn freeze_open(&self) {
+        let next = lock(&self.connections).count;
+        self.shared.change(|faults| faults.frozen_below = next);
+    }
+
+    /// Ends [`Proxy::freeze_open`].
+    pub fn thaw(&self) {
+        self.shared.change(|faults| faults.frozen_below = 0);
     }
 
     /// Resets new connections at once (open ones stay).
