@@ -166,6 +166,8 @@ fn replica_status(replica: &Replica, bounds: &Bounds) -> ReplicaStatus {
             repl_core::membership::Membership::Filtered => Membership::Filtered,
         }
     });
+    let known = applied.is_some();
+    let queue = bounds.durable.seq.0.saturating_sub(applied_seq);
     let held = record.as_ref().and_then(|record| record.pause.as_ref()?.error.clone());
     ReplicaStatus {
         name: node.name.clone(),
@@ -180,9 +182,10 @@ fn replica_status(replica: &Replica, bounds: &Bounds) -> ReplicaStatus {
         activity: view.activity.unwrap_or(Activity::Stopped),
         applied_seq,
         applied_position: applied.map(|(_, position)| position.0),
-        queue_transactions: bounds.durable.seq.0.saturating_sub(applied_seq),
-        queue_bytes: view.queue_bytes,
-        lag_ms: view.lag_ms,
+        queue_transactions: queue,
+        // Measured once a second; a queue that is empty now has neither size nor age.
+        queue_bytes: if queue == 0 { 0 } else { view.queue_bytes },
+        lag_ms: if queue == 0 && known { Some(0) } else { view.lag_ms },
         max_lag_ms: Some(node.max_lag.as_millis() as u64),
         applied_transactions: view.transactions,
         applied_rows: view.rows,

@@ -18,6 +18,10 @@ use repl_core::select::Routing;
 use repl_core::{Epoch, Seq, SourcePosition};
 use tokio::sync::{mpsc, watch};
 
+/// Memory a change takes beside its encoded bytes while it is being reduced, bytes: two row
+/// handles, a hash entry and their slack. Counted, because rows are often smaller than that.
+const CHANGE_OVERHEAD: u64 = 192;
+
 /// What the applier does next.
 #[derive(Debug)]
 pub enum Work {
@@ -97,7 +101,7 @@ pub struct Plan {
     pub skip: Option<Seq>,
     /// Mode.
     pub mode: Mode,
-    /// Most bytes of log per batch.
+    /// Most bytes of memory per batch, approximately.
     pub batch_bytes: u64,
     /// Most transactions per batch.
     pub batch_transactions: u64,
@@ -329,6 +333,7 @@ impl Collector {
             };
             let Some(route) = self.route(schema) else { continue };
             self.building.rows += 1;
+            self.building.bytes += CHANGE_OVERHEAD;
             if let Mode::OneByOne(_) = self.plan.mode {
                 self.building.ordered.push((route, change));
             } else {
