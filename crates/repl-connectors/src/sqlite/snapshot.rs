@@ -1,0 +1,288 @@
+//! Exact cuts of a primary: the capture's own read transactions, held open.
+//!
+//! A snapshot holds exactly what the log holds up to its sequence, because it is the very read
+//! transaction the capture read from. It blocks no writer; while it is open the primary's WAL file
+//! keeps growing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use repl_core::ErrorKind;
+use repl_core::codec::put_u64;
+use repl_core::cut::Cut;
+use repl_core::row::{Row, put_value};
+use repl_core::schema::{TableName, TableSchema, quote_identifier};
+use rusqlite::{Connection, OptionalExtension, params};
+use tokio::sync::{mpsc, oneshot};
+
+use super::capture::blocking;
+use super::error::{During, located};
+use super::{SqliteTarget, connect, ddl, meta};
+use super::value::from_sqlite;
+use crate::seam::{ConnectorError, Result, Snapshot, SnapshotSource, TableDdl};
+
+/// Size at which a batch of rows is handed over: bytes, and rows.
+const BATCH_BYTES: usize = 1024 * 1024;
+const BATCH_ROWS: usize = 10_000;
+
+/// Asks the running capture for snapshots.
+#[derive(Clone, Debug)]
+pub struct SqliteSnapshots {
+    target: SqliteTarget,
+    requests: mpsc::Sender<oneshot::Sender<Result<Box<dyn Snapshot>>>>,
+}
+
+impl SqliteSnapshots {
+    /// `target` is the primary; `requests` is the sending side of
+    /// [`crate::seam::CapturePort::snapshots`].
+    pub fn new(
+        target: SqliteTarget,
+        requests: mpsc::Sender<oneshot::Sender<Result<Box<dyn Snapshot>>>>,
+    ) -> Self {
+        SqliteSnapshots { target, requests }
+    }
+}
+
+#[async_trait]
+impl SnapshotSource for SqliteSnapshots {
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        let gone = || {
+            ConnectorError::new(
+                ErrorKind::Connection,
+                "no snapshot of the primary: its capture is not running",
+            )
+        };
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(reply).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    async fn added_columns(&self, schema: &TableSchema, target: &TableName) -> Result<TableDdl> {
+        let (path, schema, name) = (self.target.path.clone(), schema.clone(), target.clone());
+        let read = blocking(move || added_columns(&connect::primary(&path)?, &schema, &name)).await;
+        located(read, &self.target)
+    }
+}
+
+/// Additions of the columns that were appended while the table was captured: SQLite allows only
+/// constant defaults there, so what earlier rows hold is known.
+fn added_columns(db: &Connection, schema: &TableSchema, target: &TableName) -> Result<TableDdl> {
+    let layouts = meta::layouts(db)?;
+    let Some(stored) = layouts.iter().find(|s| s.current && s.layout.table == schema.table.name)
+    else {
+        return Ok(TableDdl::default());
+    };
+    let sql = definition(db, &schema.table)?;
+    let create = stored
+        .layout
+        .columns
+        .iter()
+        .filter(|column| column.added && schema.columns.iter().any(|c| c.name == column.name))
+        .filter_map(|column| ddl::column_definition(&sql, &column.name))
+        .map(|definition| ddl::add_column(target, &definition))
+        .collect();
+    Ok(TableDdl { create, ..TableDdl::default() })
+}
+
+fn definition(db: &Connection, table: &TableName) -> Result<String> {
+    let sql: Option<String> = db
+        .query_row(
+            "SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE",
+            params![table.name],
+            |row| row.get(0),
+        )
+        .optional()
+        .during(format!("read the definition of {table}"))?;
+    sql.ok_or_else(|| {
+        ConnectorError::new(ErrorKind::Schema, format!("the table {table} is gone"))
+            .table(table.to_string())
+    })
+}
+
+/// A question to the thread that owns the connection.
+enum Ask {
+    Ddl(TableName, TableName, oneshot::Sender<Result<TableDdl>>),
+    Open(TableName, oneshot::Sender<Result<Option<u64>>>),
+    Rows(oneshot::Sender<Result<Vec<Row>>>),
+}
+
+/// One read transaction of the primary.
+pub(super) struct SqliteSnapshot {
+    cut: Cut,
+    tables: HashMap<TableName, Arc<TableSchema>>,
+    asks: Sender<Ask>,
+}
+
+impl SqliteSnapshot {
+    /// Takes over a connection in a read transaction.
+    ///
+    /// # Errors
+    /// When no thread can be made.
+    pub(super) fn start(
+        db: Connection,
+        cut: Cut,
+        tables: HashMap<TableName, Arc<TableSchema>>,
+    ) -> Result<Self> {
+        let (asks, asked) = std::sync::mpsc::channel();
+        let schemas = tables.clone();
+        std::thread::Builder::new()
+            .name("sqlite-snapshot".to_owned())
+            .spawn(move || serve(&db, &schemas, &asked))
+            .map_err(|error| ConnectorError::new(ErrorKind::Transient, error.to_string()))?;
+        Ok(SqliteSnapshot { cut, tables, asks })
+    }
+
+    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<Result<T>>) -> Ask) -> Result<T> {
+        let gone = || ConnectorError::new(ErrorKind::Internal, "the snapshot's thread has ended");
+        let (reply, answer) = oneshot::channel();
+        self.asks.send(make(reply)).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    fn schema(&self, table: &TableName) -> Result<&Arc<TableSchema>> {
+        self.tables.get(table).ok_or_else(|| {
+            ConnectorError::new(
+                ErrorKind::Schema,
+                format!("the table {table} is not captured, or was dropped or renamed"),
+            )
+            .table(table.to_string())
+        })
+    }
+}
+
+#[async_trait]
+impl Snapshot for SqliteSnapshot {
+    fn cut(&self) -> Cut {
+        self.cut.clone()
+    }
+
+    async fn ddl(&mut self, table: &TableName, target: &TableName) -> Result<TableDdl> {
+        self.schema(table)?;
+        self.ask(|reply| Ask::Ddl(table.clone(), target.clone(), reply)).await
+    }
+
+    async fn open(&mut self, table: &TableName) -> Result<(TableSchema, Option<u64>)> {
+        let schema = TableSchema::clone(self.schema(table)?);
+        let estimate = self.ask(|reply| Ask::Open(table.clone(), reply)).await?;
+        Ok((schema, estimate))
+    }
+
+    async fn next_rows(&mut self) -> Result<Vec<Row>> {
+        self.ask(Ask::Rows).await
+    }
+}
+
+fn serve(db: &Connection, schemas: &HashMap<TableName, Arc<TableSchema>>, asked: &Receiver<Ask>) {
+    let mut waiting = None;
+    while let Some(ask) = waiting.take().or_else(|| asked.recv().ok()) {
+        // A caller that stopped waiting for its answer does not need it.
+        match ask {
+            Ask::Ddl(table, target, reply) => drop(reply.send(table_ddl(db, &table, &target))),
+            Ask::Rows(reply) => {
+                let unopened = ConnectorError::new(ErrorKind::Internal, "no table is open");
+                drop(reply.send(Err(unopened)));
+            }
+            Ask::Open(table, reply) => match schemas.get(&table) {
+                Some(schema) => waiting = read_table(db, schema, reply, asked),
+                None => drop(reply.send(Ok(None))),
+            },
+        }
+    }
+}
+
+/// Serves the rows of one table; returns the first question that is about something else.
+fn read_table(
+    db: &Connection,
+    schema: &TableSchema,
+    opened: oneshot::Sender<Result<Option<u64>>>,
+    asked: &Receiver<Ask>,
+) -> Option<Ask> {
+    let doing = format!("read the table {}", schema.table);
+    let columns: Vec<String> = schema.columns.iter().map(|c| quote_identifier(&c.name)).collect();
+    let sql = format!("SELECT {} FROM {}", columns.join(", "), schema.table.quoted());
+    let mut statement = match db.prepare(&sql).during(&doing) {
+        Ok(statement) => statement,
+        Err(error) => {
+            let _ = opened.send(Err(error));
+            return None;
+        }
+    };
+    let mut rows = match statement.query([]).during(&doing) {
+        Ok(rows) => rows,
+        Err(error) => {
+            let _ = opened.send(Err(error));
+            return None;
+        }
+    };
+    let _ = opened.send(Ok(estimate(db, &schema.table)));
+    loop {
+        match asked.recv().ok()? {
+            Ask::Rows(reply) => {
+                drop(reply.send(batch(&mut rows, columns.len(), &doing)));
+            }
+            other => return Some(other),
+        }
+    }
+}
+
+/// An upper bound of the row count that costs two look-ups; none for tables without row numbers.
+fn estimate(db: &Connection, table: &TableName) -> Option<u64> {
+    let sql = format!("SELECT max(rowid) - min(rowid) + 1 FROM {}", table.quoted());
+    db.query_row(&sql, [], |row| row.get::<_, Option<u64>>(0)).ok().map(Option::unwrap_or_default)
+}
+
+/// The next rows, all in one buffer.
+fn batch(rows: &mut rusqlite::Rows<'_>, columns: usize, doing: &str) -> Result<Vec<Row>> {
+    let mut buffer = Vec::with_capacity(BATCH_BYTES / 4);
+    let mut ends = Vec::new();
+    while buffer.len() < BATCH_BYTES && ends.len() < BATCH_ROWS {
+        let Some(row) = rows.next().during(doing)? else {
+            break;
+        };
+        put_u64(&mut buffer, columns as u64);
+        for at in 0..columns {
+            put_value(&mut buffer, from_sqlite(row.get_ref(at).during(doing)?));
+        }
+        ends.push(buffer.len());
+    }
+    let buffer = Bytes::from(buffer);
+    let mut start = 0;
+    Ok(ends
+        .into_iter()
+        .map(|end| Row::from_encoded(buffer.slice(std::mem::replace(&mut start, end)..end)))
+        .collect())
+}
+
+fn table_ddl(db: &Connection, table: &TableName, target: &TableName) -> Result<TableDdl> {
+    ddl::check_schema(target)?;
+    let doing = format!("read the definition of {table}");
+    let create = definition(db, table)?;
+    let mut statement = db
+        .prepare(
+            "SELECT name, sql FROM main.sqlite_schema WHERE type = 'index' AND sql IS NOT NULL \
+             AND tbl_name = ?1 COLLATE NOCASE ORDER BY rowid",
+        )
+        .during(&doing)?;
+    let indexes: Vec<(String, String)> = statement
+        .query_map(params![table.name], |row| Ok((row.get(0)?, row.get(1)?)))
+        .and_then(Iterator::collect)
+        .during(&doing)?;
+    let unreadable = |what: &str| {
+        ConnectorError::new(ErrorKind::Schema, format!("cannot understand the definition of {what}"))
+            .advice("create the table at the replica yourself")
+            .table(table.to_string())
+    };
+    let after = indexes
+        .iter()
+        .map(|(name, sql)| {
+            ddl::index_for(sql, &table.name, name, &target.name)
+                .ok_or_else(|| unreadable(&format!("index {name}")))
+        })
+        .collect::<Result<_>>()?;
+    let create = ddl::table_for(&create, &table.name, &target.name)
+        .ok_or_else(|| unreadable(&format!("table {table}")))?;
+    Ok(TableDdl { create: vec![create], after, ..TableDdl::default() })
+}
