@@ -117,6 +117,8 @@ for replica in replica-1 replica-2; do
 done
 
 say "4. Live writes by $client, another process, and how long they take to arrive"
+echo "(looked for by starting $client over and over, which is part of the figures)"
+waiting=()
 for i in 1 2 3 4 5; do
     sql "$here/primary.db" "
         BEGIN;
@@ -126,9 +128,15 @@ for i in 1 2 3 4 5; do
         COMMIT;"
     written=$(now_ms)
     for replica in replica-1 replica-2; do
-        wait_for "$here/$replica.db" "SELECT count(*) FROM customers WHERE name = 'customer $i'" 1
-        echo "transaction $i is in $replica $(($(now_ms) - written)) ms after its commit"
+        (
+            wait_for "$here/$replica.db" \
+                "SELECT count(*) FROM customers WHERE name = 'customer $i'" 1
+            echo "transaction $i is in $replica $(($(now_ms) - written)) ms after its commit"
+        ) &
+        waiting+=($!)
     done
+    for pid in "${waiting[@]}"; do wait "$pid" || exit 1; done
+    waiting=()
 done
 
 say "5. replctl status"

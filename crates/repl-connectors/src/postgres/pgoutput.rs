@@ -205,7 +205,7 @@ pub fn message(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
     Ok(match input.u8()? {
         b'I' => {
             let relation = input.u32()?;
-            input.expect(b'N')?;
+            input.tag(b'N')?;
             Message::Insert { relation, new: input.tuple()? }
         }
         b'U' => {
@@ -279,7 +279,7 @@ impl<'a> Input<'a> {
         self.array().map(i64::from_be_bytes)
     }
 
-    fn expect(&mut self, tag: u8) -> Result<(), Malformed> {
+    fn tag(&mut self, tag: u8) -> Result<(), Malformed> {
         if self.u8()? == tag { Ok(()) } else { Err(Malformed("unexpected tag")) }
     }
 
@@ -326,7 +326,7 @@ impl<'a> Input<'a> {
             return Ok((None, self.tuple()?));
         }
         let old = self.old_tuple(tag)?;
-        self.expect(b'N')?;
+        self.tag(b'N')?;
         Ok((Some(old), self.tuple()?))
     }
 
