@@ -18,7 +18,7 @@ pub const PAYLOAD_VERSION: u8 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum RecordKind {
-    /// A new span of history begins (or, at a segment's start, the present one is repeated).
+    /// A new span of history begins.
     History = 1,
     /// A schema version.
     Schema = 2,

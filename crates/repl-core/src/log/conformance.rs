@@ -54,6 +54,7 @@ pub fn run(make: &dyn Fn() -> Subject) {
     points_identify_transactions(make());
     schemas_are_found_by_number_and_table(make());
     trimming_keeps_what_is_wanted(make());
+    the_position_before_the_first_is_known(make());
     history_is_kept(make());
     waiting_ends_with_work(&make());
 }
@@ -518,6 +519,22 @@ fn trimming_keeps_what_is_wanted(subject: Subject) {
         log.bounds().first_seq.0 > first
     );
     assert_eq!(log.bounds().durable.seq, Seq(41));
+}
+
+fn the_position_before_the_first_is_known(subject: Subject) {
+    let log = &subject.log;
+    let mut appender = log.appender().unwrap();
+    let begin = History {
+        position: position(500),
+        ..history(1)
+    };
+    push_body(appender.as_mut(), &Body::History(begin)).unwrap();
+    push_tx(appender.as_mut(), 1);
+    log.flush().unwrap();
+    assert_eq!(log.bounds().before_first, position(500));
+    drop(appender);
+    let subject = subject.reopened();
+    assert_eq!(subject.log.bounds().before_first, position(500));
 }
 
 fn history_is_kept(subject: Subject) {

@@ -4,10 +4,10 @@
 //!
 //! - `LOCK` — held by the one process that writes;
 //! - `log.json` — format version and identity, written last when a log is created;
-//! - `<offset>.seg` — segments ([`super::segment`]) of frames ([`super::frame`]), named by the
+//! - `<offset>.seg` — segments (`segment.rs`) of frames (`frame.rs`), named by the
 //!   offset of their first frame in the log's address space;
-//! - `<offset>.idx` — index of a sealed segment ([`super::index`]), a cache;
-//! - `durable` — the durable end, so that damage is told from a torn tail ([`super::watermark`]).
+//! - `<offset>.idx` — index of a sealed segment (`index.rs`), a cache;
+//! - `durable` — the durable end, so that damage is told from a torn tail (`watermark.rs`).
 //!
 //! Appending encodes into memory under a short lock. [`EventLog::flush`] takes what has gathered,
 //! writes it, fsyncs once, then publishes the end of the last whole transaction and moves the
@@ -26,8 +26,8 @@ use super::reader::FileReader;
 use super::segment::{Segment, hit};
 use super::state::{Oldest, State};
 use super::{
-    Appender, Bounds, Durable, EventLog, LogError, LogOffset, Reader, SegmentInfo, TxPoint,
-    recovery,
+    Appender, Bounds, Durable, EventLog, Listener, LogError, LogOffset, Reader, SegmentInfo,
+    TxPoint, recovery,
 };
 use crate::position::{LogId, Seq};
 use crate::record::RecordKind;
@@ -75,8 +75,6 @@ pub struct Opened {
 pub struct FileLog {
     inner: Arc<Inner>,
 }
-
-type Listener = Box<dyn Fn(&Durable) + Send + Sync>;
 
 /// The log behind all its handles.
 pub(super) struct Inner {
@@ -163,26 +161,30 @@ impl Inner {
 
     /// What lies before the first transaction that is whole from `start` on.
     fn before(self: &Arc<Self>, start: &Cursor) -> Result<Oldest, LogError> {
-        let Some(open) = start.open else {
-            return Ok(Oldest {
-                point: start.last.clone(),
-                position: start.position.clone(),
-            });
+        let mut reader = FileReader::new(Arc::clone(self), start.last.seq, Mark::at(start));
+        let mut oldest = Oldest {
+            point: start.last.clone(),
+            position: start.position.clone(),
         };
-        let mark = Mark::at(start);
-        let mut reader = FileReader::new(Arc::clone(self), start.last.seq, mark);
-        let Some(mut point) = reader.point()? else {
-            return Err(LogError::Damaged {
-                place: self.dir.display(),
-                what: "the oldest segment begins inside a transaction that does not end".to_owned(),
-            });
-        };
-        // Its number stood in the first fragment.
-        point.txid = open.txid;
-        Ok(Oldest {
-            position: point.position.clone(),
-            point,
-        })
+        if let Some(open) = start.open {
+            let Some(point) = reader.point()? else {
+                return Err(LogError::Damaged {
+                    place: self.dir.display(),
+                    what: "the oldest segment begins inside a transaction that does not end"
+                        .to_owned(),
+                });
+            };
+            oldest.position.clone_from(&point.position);
+            // Its number stood in the first fragment.
+            oldest.point = TxPoint {
+                txid: open.txid,
+                ..point
+            };
+        }
+        if let Some(position) = reader.position_before_transaction()? {
+            oldest.position = position;
+        }
+        Ok(oldest)
     }
 
     /// See [`EventLog::trim`].

@@ -65,8 +65,8 @@ impl Inner {
             None => false,
         };
         self.state().check()?;
-        let batch = self.state().take_batch();
-        match batch {
+        let pending = self.state().take_pending();
+        match pending.and_then(|(pending, boundary)| pending.into_batch(boundary)) {
             Some(batch) => self.complete(&mut io, batch).map(|()| true),
             None => Ok(retried),
         }
@@ -122,8 +122,12 @@ impl Inner {
         Ok(())
     }
 
+    /// Whether a segment that ends at `offset` is large enough. The preamble counts, but where it
+    /// is most of a segment (thousands of tables, small segments), a new one would be due again and
+    /// again; so the records must be a fair part.
     fn is_full(&self, io: &Io, offset: u64) -> bool {
-        offset > io.base && io.position(offset) >= self.options.segment_bytes
+        let records = offset - io.base;
+        records > io.data_start / 4 && io.position(offset) >= self.options.segment_bytes
     }
 
     /// The state at the next byte to be written, if a segment is to begin there.

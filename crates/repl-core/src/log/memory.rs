@@ -11,7 +11,7 @@ use super::frame::HEAD_BYTES;
 use super::registry::Schemas;
 use super::state::Oldest;
 use super::{
-    Appender, Bounds, Durable, EventLog, LogError, LogOffset, RawRecord, Reader, SegmentInfo,
+    Appender, Bounds, EventLog, Listener, LogError, LogOffset, RawRecord, Reader, SegmentInfo,
     TxPoint,
 };
 use crate::position::{LogId, Seq, SourcePosition};
@@ -27,7 +27,7 @@ struct Shared {
     id: LogId,
     state: Mutex<State>,
     work: Condvar,
-    listeners: RwLock<Vec<Box<dyn Fn(&Durable) + Send + Sync>>>,
+    listeners: RwLock<Vec<Listener>>,
 }
 
 struct State {
@@ -112,6 +112,9 @@ impl State {
         }
         if self.cursor.open.is_none() {
             self.before_open = None;
+        }
+        if matches!(kind, RecordKind::History | RecordKind::Mark) && seq == self.oldest.point.seq {
+            self.oldest.position.clone_from(&self.cursor.position);
         }
         self.cursor.advance(0, HEAD_BYTES + payload.len());
         self.records.push_back(RawRecord {
@@ -212,10 +215,17 @@ impl State {
             self.records.pop_front();
             self.trimmed += 1;
         }
-        self.oldest = Oldest {
-            position: point.position.clone(),
-            point,
-        };
+        // Marks and history records behind it moved the position on.
+        let mut position = point.position.clone();
+        for record in &self.records {
+            match Body::decode(record.kind, &record.payload).map_err(damaged)? {
+                Body::Fragment(_) => break,
+                Body::Mark(mark) => position = mark,
+                Body::History(history) => position = history.position,
+                Body::Schema(_) => {}
+            }
+        }
+        self.oldest = Oldest { point, position };
         Ok(freed)
     }
 }
@@ -287,7 +297,7 @@ impl EventLog for MemoryLog {
             .wait_timeout_while(state, timeout, |state| state.flushed == state.cursor.offset);
     }
 
-    fn on_durable(&self, listener: Box<dyn Fn(&Durable) + Send + Sync>) {
+    fn on_durable(&self, listener: Listener) {
         self.shared
             .listeners
             .write()

@@ -49,7 +49,8 @@ pub use file::{FileLog, FileLogOptions, Opened};
 pub use memory::MemoryLog;
 pub use writer::TxWriter;
 
-/// Byte address behind a record in the log's own address space; grows with every record.
+/// Byte address behind a record in the log's own address space; grows with every record. It counts
+/// records only: what a storage adds around them has no address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogOffset(pub u64);
 
@@ -169,6 +170,9 @@ pub enum LogError {
     Misuse(&'static str),
 }
 
+/// Called with each new durable end.
+pub type Listener = Box<dyn Fn(&Durable) + Send + Sync>;
+
 /// The durable, ordered history. One per replication group.
 pub trait EventLog: Send + Sync {
     /// Identity made at creation.
@@ -191,17 +195,17 @@ pub trait EventLog: Send + Sync {
     /// nothing to do. To be called from one thread that may block.
     ///
     /// # Errors
-    /// [`LogError::Full`] keeps everything pending and may be retried; after
-    /// [`LogError::SyncFailed`] every further call fails.
+    /// [`LogError::Full`] and [`LogError::Io`] keep everything pending; the call may be repeated
+    /// after a pause. After [`LogError::SyncFailed`] every further call fails.
     fn flush(&self) -> Result<bool, LogError>;
 
     /// Blocks until there is something to flush or `timeout` has passed.
     fn wait_for_work(&self, timeout: std::time::Duration);
 
     /// Calls `listener` after each advance of the durable end, from the flushing thread.
-    fn on_durable(&self, listener: Box<dyn Fn(&Durable) + Send + Sync>);
+    fn on_durable(&self, listener: Listener);
 
-    /// Reads the transactions after `after`.
+    /// Reads the transactions after `after`, and the marks and history records behind `after`.
     ///
     /// # Errors
     /// [`LogError::Trimmed`] when `after + 1` is no longer held, [`LogError::Beyond`] when `after`
@@ -209,7 +213,7 @@ pub trait EventLog: Send + Sync {
     fn reader(&self, after: Seq) -> Result<Box<dyn Reader>, LogError>;
 
     /// The transaction at `seq`, if it is held (or is the one just before the oldest held, whose
-    /// identity is kept).
+    /// identity is kept). Sequence 0 is none.
     ///
     /// # Errors
     /// When reading fails.
@@ -237,7 +241,10 @@ pub trait Appender: Send {
     /// Appends one record. Fragments must come in order: the first of a transaction carries
     /// `seq` = last + 1, the following ones the same; `ends` is true for the last fragment and for
     /// every other kind of record. While a transaction is open only fragments and schemas may be
-    /// pushed. A history record makes its epoch the one in force.
+    /// pushed. A history record makes its epoch the one in force, and is the first record of all.
+    ///
+    /// Changes refer to the newest schema version of their table, or to one that was newest when
+    /// their transaction began: older versions may be gone once the log is opened again.
     ///
     /// # Errors
     /// [`LogError::Misuse`] when the order is broken or this appender was replaced; otherwise what
@@ -253,7 +260,8 @@ pub trait Appender: Send {
     /// Last whole transaction appended.
     fn last_seq(&self) -> Seq;
 
-    /// Bytes appended and not yet durable: what back-pressure is measured by.
+    /// Bytes appended and not yet fsynced: what back-pressure is measured by. Fragments of an open
+    /// transaction that were fsynced do not count, although they are not published yet.
     fn pending_bytes(&self) -> u64;
 
     /// Drops what was appended of an unfinished transaction, also from disk.

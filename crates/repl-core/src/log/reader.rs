@@ -221,6 +221,26 @@ impl FileReader {
     }
 }
 
+impl FileReader {
+    /// Source position of the last mark or history record before the next transaction, if there
+    /// is one. The reader is of no use afterwards.
+    pub fn position_before_transaction(&mut self) -> Result<Option<SourcePosition>, LogError> {
+        let mut position = None;
+        while let Some((head, payload)) = self.frame()? {
+            if head.kind == RecordKind::Fragment {
+                break;
+            }
+            match Body::decode(head.kind, &payload) {
+                Ok(Body::Mark(mark)) => position = Some(mark),
+                Ok(Body::History(history)) => position = Some(history.position),
+                Ok(_) => {}
+                Err(error) => return Err(self.damaged(error.0)),
+            }
+        }
+        Ok(position)
+    }
+}
+
 impl Reader for FileReader {
     fn next(&mut self) -> Result<Option<LogRecord>, LogError> {
         while let Some((head, payload)) = self.frame()? {

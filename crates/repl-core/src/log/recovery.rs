@@ -292,14 +292,17 @@ impl<'a> Repair<'a> {
 
     fn truncate(&self, scan: &Scan) -> Result<(), LogError> {
         let newest = self.newest()?;
-        let path = self.dir.path(&newest.segment.name());
+        let name = newest.segment.name();
+        let path = self.dir.path(&name);
+        hit(self.dir, &name, "log.recover.before_truncate")?;
         self.dir.remove(&index_name(newest.segment.base()))?;
         let length = newest.segment.data_start + (scan.end.offset - newest.segment.base());
-        let file = self.dir.open(&newest.segment.name())?;
+        let file = self.dir.open(&name)?;
         file.truncate(length)
             .map_err(|error| failed(&path, "truncate", error))?;
         file.sync_data()
-            .map_err(|error| LogError::SyncFailed(format!("{}: {error}", path.display())))
+            .map_err(|error| LogError::SyncFailed(format!("{}: {error}", path.display())))?;
+        hit(self.dir, &name, "log.recover.after_truncate")
     }
 
     /// Collects the schema versions of all segments, and the marks of the sealed ones.
@@ -397,6 +400,7 @@ fn assemble(
     let state = State {
         before_open: None,
         pending: Pending::default(),
+        spares: Vec::new(),
         in_flight: false,
         synced: scan.end.offset,
         durable: scan.end.clone(),

@@ -21,6 +21,10 @@ use crate::schema::TableSchema;
 /// on to one record does not hold on to a whole large flush.
 const BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
+/// Used-up buffers kept for the next records: writing to memory that is new to the process costs
+/// several times as much as encoding into it.
+const SPARE_BUFFERS: usize = 2;
+
 /// See the module.
 pub(super) struct State {
     /// Behind the last appended record.
@@ -29,6 +33,8 @@ pub(super) struct State {
     pub before_open: Option<Cursor>,
     /// Appended and not yet taken by a flush.
     pub pending: Pending,
+    /// Empty buffers for the next records.
+    pub spares: Vec<Vec<u8>>,
     /// A flush has taken records and not yet made them durable.
     pub in_flight: bool,
     /// Everything before is fsynced, be it published or not.
@@ -81,6 +87,8 @@ pub(super) struct Batch {
     pub buffers: Vec<(u64, Bytes)>,
     /// Places where a segment may begin, ascending; each becomes an index mark.
     pub marks: VecDeque<Cursor>,
+    /// Buffers that were copied from.
+    pub spares: Vec<Vec<u8>>,
 }
 
 impl Pending {
@@ -89,16 +97,44 @@ impl Pending {
     }
 
     /// The buffer for the next frame of this many bytes.
-    fn buffer(&mut self, frame_bytes: usize) -> &mut Vec<u8> {
+    fn buffer(&mut self, frame_bytes: usize, spares: &mut Vec<Vec<u8>>) -> &mut Vec<u8> {
         let full = self
             .buffers
             .last()
             .is_none_or(|last| last.len() + frame_bytes > BUFFER_BYTES);
         if full {
-            self.buffers.push(Vec::new());
+            let spare = spares.pop();
+            let new = || Vec::with_capacity(frame_bytes.max(BUFFER_BYTES));
+            self.buffers.push(spare.unwrap_or_else(new));
         }
         let last = self.buffers.len() - 1;
         &mut self.buffers[last]
+    }
+
+    /// Makes it a batch, to be published up to `boundary`. A buffer with little in it is copied,
+    /// so that the tail holds no empty memory and the buffer can be used again.
+    pub fn into_batch(self, boundary: Cursor) -> Option<Batch> {
+        let start = self.start?;
+        let mut batch = Batch {
+            end: start.offset,
+            start,
+            boundary,
+            buffers: Vec::with_capacity(self.buffers.len()),
+            marks: self.marks.into(),
+            spares: Vec::new(),
+        };
+        for buffer in self.buffers {
+            let begin = batch.end;
+            batch.end += buffer.len() as u64;
+            if buffer.len() < buffer.capacity() / 4 * 3 {
+                let copy = Bytes::copy_from_slice(&buffer);
+                batch.buffers.push((begin, copy));
+                batch.spares.push(buffer);
+            } else {
+                batch.buffers.push((begin, Bytes::from(buffer)));
+            }
+        }
+        Some(batch)
     }
 
     fn cut(&mut self, offset: u64) {
@@ -168,6 +204,9 @@ impl State {
         if self.cursor.open.is_none() {
             self.before_open = None;
         }
+        if matches!(kind, RecordKind::History | RecordKind::Mark) && seq == self.oldest.point.seq {
+            self.oldest.position.clone_from(&self.cursor.position);
+        }
         let head = Head {
             crc: 0,
             length: payload.len(),
@@ -178,7 +217,7 @@ impl State {
             ends,
             first_of_flush: first,
         };
-        let buffer = self.pending.buffer(head.frame_bytes());
+        let buffer = self.pending.buffer(head.frame_bytes(), &mut self.spares);
         let crc = frame::encode(buffer, &head, payload);
         self.cursor.advance(crc, head.frame_bytes());
         if let Some(schema) = schema {
@@ -202,30 +241,22 @@ impl State {
     }
 
     /// Hands everything pending to a flush; none when there is nothing.
-    pub fn take_batch(&mut self) -> Option<Batch> {
-        let pending = std::mem::take(&mut self.pending);
-        let start = pending.start?;
-        let mut offset = start.offset;
-        let buffers = pending
-            .buffers
-            .into_iter()
-            .map(|mut buffer| {
-                if buffer.capacity() - buffer.len() > buffer.len() / 4 {
-                    buffer.shrink_to_fit();
-                }
-                let begin = offset;
-                offset += buffer.len() as u64;
-                (begin, Bytes::from(buffer))
-            })
-            .collect();
+    pub fn take_pending(&mut self) -> Option<(Pending, Cursor)> {
+        if self.pending.is_empty() {
+            return None;
+        }
         self.in_flight = true;
-        Some(Batch {
-            start,
-            end: offset,
-            boundary: self.before_open.as_ref().unwrap_or(&self.cursor).clone(),
-            buffers,
-            marks: pending.marks.into(),
-        })
+        let boundary = self.before_open.as_ref().unwrap_or(&self.cursor).clone();
+        Some((std::mem::take(&mut self.pending), boundary))
+    }
+
+    /// Keeps a buffer for the next records, if it is of use.
+    fn keep(&mut self, mut buffer: Vec<u8>) {
+        let useful = (BUFFER_BYTES..=2 * BUFFER_BYTES).contains(&buffer.capacity());
+        if useful && self.spares.len() < SPARE_BUFFERS {
+            buffer.clear();
+            self.spares.push(buffer);
+        }
     }
 
     /// Takes back everything at and behind `to`, which lies at or behind the durable end. Schema
@@ -274,7 +305,14 @@ impl State {
         let end = batch.end;
         self.index(&mut batch, end);
         for (offset, buffer) in batch.buffers {
-            self.tail.push(offset, buffer);
+            for dropped in self.tail.push(offset, buffer) {
+                if dropped.is_unique() {
+                    self.keep(Vec::from(dropped));
+                }
+            }
+        }
+        for spare in batch.spares {
+            self.keep(spare);
         }
         self.synced = batch.end;
         self.durable = batch.boundary;

@@ -25,15 +25,19 @@ impl Tail {
         }
     }
 
-    /// Adds the chunk that begins at `offset`, where the last one ended.
-    pub fn push(&mut self, offset: u64, chunk: Bytes) {
+    /// Adds the chunk that begins at `offset`, where the last one ended; returns those that had to
+    /// make room.
+    pub fn push(&mut self, offset: u64, chunk: Bytes) -> Vec<Bytes> {
+        let mut gone = Vec::new();
         self.bytes += chunk.len() as u64 + CHUNK_OVERHEAD;
         self.chunks.push_back((offset, chunk));
         while self.bytes > self.limit
             && let Some((_, dropped)) = self.chunks.pop_front()
         {
             self.bytes -= dropped.len() as u64 + CHUNK_OVERHEAD;
+            gone.push(dropped);
         }
+        gone
     }
 
     /// What is held from `offset` to the end of its chunk, but not beyond `limit`.

@@ -12,7 +12,7 @@ fn sample(seed: u64) -> (SimDisk, FileLogOptions, Model) {
     let options = options(900, 150, 0);
     let disk = SimDisk::new();
     let mut run = Run::new(open(&disk, &options).unwrap().log, Model::default());
-    for op in workload(seed, 40) {
+    for op in workload(seed, 25) {
         if !matches!(op, Op::Trim(_)) {
             run.apply(op).unwrap();
         }

@@ -4,6 +4,7 @@ mod conform;
 mod crash;
 mod damage;
 mod disk_faults;
+mod golden;
 mod host;
 mod model;
 mod sim;

@@ -72,7 +72,7 @@ impl Op {
             7 => Op::Abandoned {
                 fragments,
                 bytes,
-                takeover: size % 2 == 0,
+                takeover: size.is_multiple_of(2),
             },
             8 => Op::Mark,
             9 => Op::Alter(size % 3),
@@ -253,6 +253,12 @@ impl Run {
         }
     }
 
+    /// Flushes some fragments of a transaction and leaves it at that.
+    #[cfg(feature = "failpoints")]
+    pub fn unfinished(&mut self, fragments: u16, bytes: u16) -> Result<(), LogError> {
+        self.fragments(fragments, bytes, true, false).map(|_| ())
+    }
+
     /// Forgets which schema versions are the newest; the next changes make their own.
     pub fn forget_schemas(&mut self) {
         self.model.latest.clear();
@@ -349,7 +355,7 @@ fn comparable(reader: &mut dyn Reader) -> Vec<LogRecord> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
     /// The same workload on a memory log, on a file log that reads from disk only and on one that
     /// has everything in its tail, the file logs reopened now and then.

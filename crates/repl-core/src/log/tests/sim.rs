@@ -52,6 +52,15 @@ pub enum Fault {
     Short,
 }
 
+/// A sync that does nothing, to prove that its absence would be noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// Of file contents.
+    Files,
+    /// Of names.
+    Names,
+}
+
 #[derive(Clone)]
 enum FileOp {
     Write(u64, Vec<u8>),
@@ -83,6 +92,8 @@ struct Sim {
     operations: u64,
     fault: Option<(u64, Fault)>,
     dead: bool,
+    /// What is claimed to be durable and is not.
+    lie: Option<Lie>,
     /// Bytes all files together may have.
     capacity: Option<u64>,
 }
@@ -105,6 +116,10 @@ impl SimDisk {
     pub fn fail_at(&self, operation: u64, fault: Fault) {
         let mut sim = self.0.lock().unwrap();
         sim.fault = Some((sim.operations + operation, fault));
+    }
+
+    pub fn lie(&self, lie: Option<Lie>) {
+        self.0.lock().unwrap().lie = lie;
     }
 
     pub fn set_capacity(&self, capacity: Option<u64>) {
@@ -433,6 +448,9 @@ impl Disk for SimDisk {
         let mut sim = self.0.lock().unwrap();
         sim.simple_step()?;
         sim.alive()?;
+        if sim.lie == Some(Lie::Names) {
+            return Ok(());
+        }
         sim.durable_names = sim.names.clone();
         sim.unsynced_names.clear();
         Ok(())
@@ -489,6 +507,9 @@ impl DiskFile for SimFile {
         let mut sim = self.0.0.lock().unwrap();
         sim.simple_step()?;
         sim.alive()?;
+        if sim.lie == Some(Lie::Files) {
+            return Ok(());
+        }
         let inode = &mut sim.inodes[self.1];
         inode.durable = inode.current.clone();
         inode.unsynced.clear();
