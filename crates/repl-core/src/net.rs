@@ -337,6 +337,7 @@ mod tests {
                 id: SchemaId(id),
                 engine: "postgres".into(),
                 table: TableName::new("public", "t"),
+                incarnation: String::new(),
                 columns: vec![column("k"), column("v")],
                 identity,
             }),

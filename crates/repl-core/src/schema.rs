@@ -84,6 +84,10 @@ pub struct TableSchema {
     pub engine: String,
     /// Name at the source.
     pub table: TableName,
+    /// Changes when the table is dropped and made again under its name (PostgreSQL: OID); empty
+    /// where the engine carries such a change through the stream itself.
+    #[serde(default)]
+    pub incarnation: String,
     /// Columns in the order of the row images.
     pub columns: Vec<Column>,
     /// How rows are identified.
@@ -103,6 +107,7 @@ impl TableSchema {
     pub fn same_shape(&self, other: &TableSchema) -> bool {
         self.engine == other.engine
             && self.table == other.table
+            && self.incarnation == other.incarnation
             && self.columns == other.columns
             && self.identity == other.identity
     }

@@ -29,7 +29,11 @@ struct Shown {
 impl CaptureErrors {
     /// The last error and, while capture is stopped for the operator, why.
     pub fn get(&self) -> (Option<ErrorInfo>, Option<ErrorInfo>) {
-        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let shown = self
+            .shown
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         (shown.last, shown.refusal)
     }
 
@@ -40,7 +44,10 @@ impl CaptureErrors {
     }
 
     fn accepted(&self) {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner).refusal = None;
+        self.shown
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .refusal = None;
     }
 }
 
@@ -77,7 +84,9 @@ impl CaptureTask {
                 continue;
             }
             let outcome = self.attempt().await;
-            self.port.board.update(|status| status.state = CaptureState::Disconnected);
+            self.port
+                .board
+                .update(|status| status.state = CaptureState::Disconnected);
             match outcome {
                 Ok(()) => backoff.succeeded(),
                 Err(error) => self.failed(error, &mut backoff).await,
@@ -119,7 +128,10 @@ impl CaptureTask {
     async fn begin_history(&mut self, epoch: Epoch, reason: &str) -> Result<(), ConnectorError> {
         let pause = !*self.port.ingest_allowed.borrow();
         if pause {
-            return Err(ConnectorError::new(ErrorKind::Transient, "ingest is paused"));
+            return Err(ConnectorError::new(
+                ErrorKind::Transient,
+                "ingest is paused",
+            ));
         }
         self.capture.rebase(&mut self.port, epoch, reason).await?;
         self.wait_durable().await;
@@ -163,10 +175,13 @@ impl CaptureTask {
         let wait = backoff.failed(crate::random::unit());
         let attempts = backoff.attempts();
         let refused = error.kind.directive() != Directive::Retry;
-        self.errors.set(errors::info(&error, None, attempts), refused);
+        self.errors
+            .set(errors::info(&error, None, attempts), refused);
         if refused {
             // Only the operator can mend it, but then capture goes on by itself.
-            self.port.board.update(|status| status.state = CaptureState::Stopped);
+            self.port
+                .board
+                .update(|status| status.state = CaptureState::Stopped);
             if attempts == 1 {
                 error!(error = %error.message, advice = %error.advice, "capture refused");
             }
@@ -193,12 +208,17 @@ impl CaptureTask {
     async fn uninstall(&mut self, answer: Uninstall) {
         let result = self.capture.uninstall().await;
         if let Ok(done) = &result {
-            warn!(done = done.join("; "), "removed from the primary on the operator's word");
+            warn!(
+                done = done.join("; "),
+                "removed from the primary on the operator's word"
+            );
         }
         // Whoever asked may be gone; what was done is in the log line above.
         let _ = answer.send(result);
         // Starting again would make everything anew, so the capture waits for a restart.
-        self.port.board.update(|status| status.state = CaptureState::Stopped);
+        self.port
+            .board
+            .update(|status| status.state = CaptureState::Stopped);
         let _ = self.interrupt.send(false);
         let _ = self.shutdown.wait_for(|stop| *stop).await;
     }

@@ -34,7 +34,12 @@ impl GroupControl {
         uninstall: mpsc::Sender<Uninstall>,
         interrupt: watch::Sender<bool>,
     ) -> Self {
-        GroupControl { group, uninstall, interrupt, serial: tokio::sync::Mutex::new(()) }
+        GroupControl {
+            group,
+            uninstall,
+            interrupt,
+            serial: tokio::sync::Mutex::new(()),
+        }
     }
 
     fn replica(&self, name: &str) -> Result<&Arc<Replica>, ControlError> {
@@ -63,7 +68,11 @@ impl GroupControl {
 fn done(verb: &str, target: &str, message: impl Into<String>) -> ActionDone {
     let message = message.into();
     info!(verb, target, message, "ordered by the operator");
-    ActionDone { verb: verb.to_owned(), target: target.to_owned(), message }
+    ActionDone {
+        verb: verb.to_owned(),
+        target: target.to_owned(),
+        message,
+    }
 }
 
 fn conflict(message: impl Into<String>, advice: impl Into<String>) -> ControlError {
@@ -89,9 +98,8 @@ impl Control for GroupControl {
 
     async fn log_info(&self, query: &LogQuery) -> Result<LogInfo, ControlError> {
         let (log, query) = (Arc::clone(&self.group.log), query.clone());
-        let failed = |text: String| {
-            ControlError::new(ErrorCode::Internal, text, "see the daemon's own log")
-        };
+        let failed =
+            |text: String| ControlError::new(ErrorCode::Internal, text, "see the daemon's own log");
         tokio::task::spawn_blocking(move || logview::read(log.as_ref(), &query))
             .await
             .map_err(|error| failed(error.to_string()))?
@@ -101,24 +109,44 @@ impl Control for GroupControl {
     async fn pause(&self, name: &str, _actor: &Actor) -> Result<ActionDone, ControlError> {
         let _serial = self.serial.lock().await;
         let replica = self.replica(name)?;
-        if replica.record().is_some_and(|record| record.standing == Membership::NeedsResync) {
+        if replica
+            .record()
+            .is_some_and(|record| record.standing == Membership::NeedsResync)
+        {
             return Err(needs_resync(name));
         }
-        if replica.record().is_some_and(|record| record.pause.is_some()) {
-            return Ok(done("pause", name, format!("replica {name} is already paused")));
+        if replica
+            .record()
+            .is_some_and(|record| record.pause.is_some())
+        {
+            return Ok(done(
+                "pause",
+                name,
+                format!("replica {name} is already paused"),
+            ));
         }
         self.change(replica, |record| {
-            record.pause = Some(Pause { since_ms: now_ms(), error: None });
+            record.pause = Some(Pause {
+                since_ms: now_ms(),
+                error: None,
+            });
         })?;
         replica.order(|_| {});
-        Ok(done("pause", name, format!("replica {name} is paused; its backlog waits in the log")))
+        Ok(done(
+            "pause",
+            name,
+            format!("replica {name} is paused; its backlog waits in the log"),
+        ))
     }
 
     async fn resume(&self, name: &str, _actor: &Actor) -> Result<ActionDone, ControlError> {
         let _serial = self.serial.lock().await;
         let replica = self.replica(name)?;
         let record = replica.record();
-        if record.as_ref().is_some_and(|record| record.standing == Membership::NeedsResync) {
+        if record
+            .as_ref()
+            .is_some_and(|record| record.standing == Membership::NeedsResync)
+        {
             return Err(needs_resync(name));
         }
         if record.is_none_or(|record| record.pause.is_none()) {
@@ -136,12 +164,14 @@ impl Control for GroupControl {
         let _serial = self.serial.lock().await;
         let replica = self.replica(name)?;
         let record = replica.record();
-        if record.as_ref().is_some_and(|record| record.standing == Membership::NeedsResync) {
+        if record
+            .as_ref()
+            .is_some_and(|record| record.standing == Membership::NeedsResync)
+        {
             return Err(needs_resync(name));
         }
-        let held = record.is_some_and(|record| {
-            record.pause.is_some_and(|pause| pause.error.is_some())
-        });
+        let held =
+            record.is_some_and(|record| record.pause.is_some_and(|pause| pause.error.is_some()));
         let retrying = replica.view().activity == Some(repl_api::Activity::Retrying);
         if !held && !retrying {
             return Err(conflict(
@@ -151,7 +181,11 @@ impl Control for GroupControl {
         }
         self.change(replica, |record| record.pause = None)?;
         replica.order(|_| {});
-        Ok(done("retry", name, format!("replica {name} tries again now")))
+        Ok(done(
+            "retry",
+            name,
+            format!("replica {name} tries again now"),
+        ))
     }
 
     async fn skip(
@@ -172,7 +206,10 @@ impl Control for GroupControl {
                 None => "it is not held by a failed transaction".to_owned(),
             };
             return Err(conflict(
-                format!("transaction {} cannot be skipped on replica {name}: {held}", skip.seq),
+                format!(
+                    "transaction {} cannot be skipped on replica {name}: {held}",
+                    skip.seq
+                ),
                 "see the failed transaction with: replctl status",
             ));
         }
@@ -180,8 +217,11 @@ impl Control for GroupControl {
             record.pause = None;
             record.standing = Membership::Diverged;
             record.skipped += 1;
-            record.reason =
-                format!("transaction {} was skipped: {}", skip.seq, skip.reason.trim());
+            record.reason = format!(
+                "transaction {} was skipped: {}",
+                skip.seq,
+                skip.reason.trim()
+            );
         })?;
         replica.order(|orders| orders.skip = Some(Seq(skip.seq)));
         Ok(done(
@@ -212,7 +252,11 @@ impl Control for GroupControl {
             record.reason.clear();
         })?;
         replica.order(|orders| orders.skip = None);
-        Ok(done("resync", name, format!("replica {name} is emptied and copied again")))
+        Ok(done(
+            "resync",
+            name,
+            format!("replica {name} is emptied and copied again"),
+        ))
     }
 
     async fn drop_slot(&self, _actor: &Actor) -> Result<ActionDone, ControlError> {

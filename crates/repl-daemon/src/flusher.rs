@@ -35,20 +35,25 @@ impl Flusher {
     ) -> std::io::Result<Flusher> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = Arc::clone(&stop);
-        let thread = std::thread::Builder::new().name("log-flush".into()).spawn(move || {
-            while !stopping.load(Ordering::Acquire) {
-                if let Err(error) = flush_once(log.as_ref(), &ingest) {
-                    error!(%error, "the event log cannot go on");
-                    fatal(error.to_string());
-                    return;
+        let thread = std::thread::Builder::new()
+            .name("log-flush".into())
+            .spawn(move || {
+                while !stopping.load(Ordering::Acquire) {
+                    if let Err(error) = flush_once(log.as_ref(), &ingest) {
+                        error!(%error, "the event log cannot go on");
+                        fatal(error.to_string());
+                        return;
+                    }
                 }
-            }
-            // What was captured before the stop is worth keeping; a failure only loses the work.
-            if let Err(error) = log.flush() {
-                warn!(%error, "last flush of the event log failed");
-            }
-        })?;
-        Ok(Flusher { stop, thread: Some(thread) })
+                // What was captured before the stop is worth keeping; a failure only loses the work.
+                if let Err(error) = log.flush() {
+                    warn!(%error, "last flush of the event log failed");
+                }
+            })?;
+        Ok(Flusher {
+            stop,
+            thread: Some(thread),
+        })
     }
 
     /// Stops the thread after a last flush.

@@ -59,8 +59,11 @@ fn open_log(config: &Config) -> anyhow::Result<Arc<dyn EventLog>> {
         created_us: clock_us(),
         ..FileLogOptions::default()
     };
-    let Opened { log, created, cut_bytes } =
-        FileLog::open(dir, options, Arc::new(HostDisk)).context("cannot open the event log")?;
+    let Opened {
+        log,
+        created,
+        cut_bytes,
+    } = FileLog::open(dir, options, Arc::new(HostDisk)).context("cannot open the event log")?;
     let bounds = log.bounds();
     info!(
         log = %log.id(),
@@ -71,7 +74,10 @@ fn open_log(config: &Config) -> anyhow::Result<Arc<dyn EventLog>> {
         "event log open"
     );
     if cut_bytes > 0 {
-        info!(cut_bytes, "unfinished end of the log cut off; the primary sends it again");
+        info!(
+            cut_bytes,
+            "unfinished end of the log cut off; the primary sends it again"
+        );
     }
     Ok(log)
 }
@@ -101,7 +107,10 @@ impl Host {
         let stop_capture = watch::Sender::new(false);
         let admin_stop = watch::Sender::new(false);
         let durable = watch_durable(log.as_ref());
-        let ingest = Arc::new(Ingest::new(config.log.dir.clone(), config.log.min_free_disk));
+        let ingest = Arc::new(Ingest::new(
+            config.log.dir.clone(),
+            config.log.min_free_disk,
+        ));
         ingest.check();
         let broken = Arc::new(Mutex::new(None));
         let broke = Arc::new(tokio::sync::Notify::new());
@@ -110,7 +119,9 @@ impl Host {
         let mut admin_config = AdminConfig::new(&config.api.socket, &config.log.dir);
         admin_config.socket_mode = config.api.socket_mode;
         admin_config.socket_group = config.api.socket_group.clone();
-        let admin = AdminServer::bind(admin_config).await.context("cannot serve the admin API")?;
+        let admin = AdminServer::bind(admin_config)
+            .await
+            .context("cannot serve the admin API")?;
 
         let replicas: Vec<Arc<Replica>> = config
             .replicas
@@ -130,15 +141,27 @@ impl Host {
         let flusher = Flusher::start(Arc::clone(&log), Arc::clone(&ingest), {
             let (broken, broke) = (Arc::clone(&broken), Arc::clone(&broke));
             move |why| {
-                *broken.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(why);
+                *broken
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(why);
                 broke.notify_one();
             }
         })
         .context("cannot start the log's thread")?;
 
-        let mut parts = Parts { group, durable, stop: stop.subscribe(), tasks: JoinSet::new() };
+        let mut parts = Parts {
+            group,
+            durable,
+            stop: stop.subscribe(),
+            tasks: JoinSet::new(),
+        };
         let (snapshots, uninstall) = parts.start_capture(&stop_capture)?;
-        parts.serve(admin, uninstall, stop_capture.clone(), admin_stop.subscribe());
+        parts.serve(
+            admin,
+            uninstall,
+            stop_capture.clone(),
+            admin_stop.subscribe(),
+        );
         let workers = parts.start_workers(&snapshots)?;
         Ok(Host {
             tasks: parts.tasks,
@@ -177,8 +200,11 @@ impl Host {
         while let Some(ended) = self.tasks.join_next().await {
             ended.context("a task of the daemon panicked")?;
         }
-        if let Some(why) =
-            self.broken.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+        if let Some(why) = self
+            .broken
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take()
         {
             bail!("stopped because {why}");
         }
@@ -206,7 +232,11 @@ struct Parts {
 impl Parts {
     fn retry(&self) -> BackoffPolicy {
         let retry = &self.group.config.retry;
-        BackoffPolicy { initial: retry.initial, max: retry.max, jitter: retry.jitter }
+        BackoffPolicy {
+            initial: retry.initial,
+            max: retry.max,
+            jitter: retry.jitter,
+        }
     }
 
     /// Starts capture and the log's housekeeping.
@@ -274,7 +304,11 @@ impl Parts {
         interrupt: watch::Sender<bool>,
         mut stop: watch::Receiver<bool>,
     ) {
-        let control = Arc::new(GroupControl::new(Arc::clone(&self.group), uninstall, interrupt));
+        let control = Arc::new(GroupControl::new(
+            Arc::clone(&self.group),
+            uninstall,
+            interrupt,
+        ));
         self.tasks.spawn(async move {
             let stopped = async move {
                 // An error means the host is gone, which is a stop as well.
@@ -290,7 +324,12 @@ impl Parts {
     ) -> anyhow::Result<JoinSet<()>> {
         let config = &self.group.config;
         let mut workers = JoinSet::new();
-        for replica in self.group.replicas.iter().filter(|replica| replica.node.enabled) {
+        for replica in self
+            .group
+            .replicas
+            .iter()
+            .filter(|replica| replica.node.enabled)
+        {
             let worker = Worker::new(WorkerParts {
                 replica: Arc::clone(replica),
                 applier: wiring::applier(config, &replica.node),

@@ -42,18 +42,28 @@ impl Ingest {
 
     /// A write to the log succeeded.
     pub fn log_written(&self) {
-        *self.write_failed.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self
+            .write_failed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// A write to the log failed for lack of space.
     pub fn log_full(&self, why: &str) {
-        *self.write_failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
+        *self
+            .write_failed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
         self.check();
     }
 
     /// Looks at the disk; called once a second.
     pub fn check(&self) {
-        let failed = self.write_failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let failed = self
+            .write_failed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let reason = failed.or_else(|| self.short_of_space()).unwrap_or_default();
         let mut shown = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
         match (shown.is_empty(), reason.is_empty()) {
@@ -67,7 +77,8 @@ impl Ingest {
         let allowed = reason.is_empty();
         *shown = reason;
         drop(shown);
-        self.allowed.send_if_modified(|now| std::mem::replace(now, allowed) != allowed);
+        self.allowed
+            .send_if_modified(|now| std::mem::replace(now, allowed) != allowed);
     }
 
     fn short_of_space(&self) -> Option<String> {
@@ -75,7 +86,11 @@ impl Ingest {
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         // Once paused, a tenth more must be free before it goes on, so that it does not flap.
         let paused = !*self.allowed.borrow();
-        let wanted = if paused { self.min_free + self.min_free / 10 } else { self.min_free };
+        let wanted = if paused {
+            self.min_free + self.min_free / 10
+        } else {
+            self.min_free
+        };
         (free < wanted).then(|| {
             format!(
                 "only {free} bytes are free in {}, less than log.min_free_disk = {}",

@@ -22,10 +22,18 @@ pub fn read(log: &dyn EventLog, query: &LogQuery) -> Result<LogInfo, LogError> {
     let first = bounds.first_seq.0;
     let start = match query.from_seq {
         Some(from) => from.max(first),
-        None if query.table.is_some() => {
-            bounds.durable.seq.0.saturating_sub(MAX_SCANNED - 1).max(first)
-        }
-        None => bounds.durable.seq.0.saturating_sub(limit as u64 - 1).max(first),
+        None if query.table.is_some() => bounds
+            .durable
+            .seq
+            .0
+            .saturating_sub(MAX_SCANNED - 1)
+            .max(first),
+        None => bounds
+            .durable
+            .seq
+            .0
+            .saturating_sub(limit as u64 - 1)
+            .max(first),
     };
     let mut transactions: Vec<TransactionInfo> = Vec::new();
     let mut truncated = query.from_seq.is_none() && start > first && query.table.is_some();
@@ -48,7 +56,9 @@ fn scan(
     let mut reader = log.reader(Seq(start - 1))?;
     let mut current: Option<Summary> = None;
     while let Some(record) = reader.next()? {
-        let Body::Fragment(fragment) = &record.body else { continue };
+        let Body::Fragment(fragment) = &record.body else {
+            continue;
+        };
         if record.seq.0 >= start + MAX_SCANNED {
             return Ok(true);
         }
@@ -56,7 +66,11 @@ fn scan(
         summary.add(log, fragment, record.size)?;
         if let Some(position) = &fragment.position {
             let Some(done) = current.take() else { continue };
-            let done = done.finish(record.seq.0, u64::from(record.epoch.0), position.to_string());
+            let done = done.finish(
+                record.seq.0,
+                u64::from(record.epoch.0),
+                position.to_string(),
+            );
             let wanted = query
                 .table
                 .as_ref()
@@ -85,12 +99,7 @@ struct Summary {
 }
 
 impl Summary {
-    fn add(
-        &mut self,
-        log: &dyn EventLog,
-        fragment: &Fragment,
-        bytes: u64,
-    ) -> Result<(), LogError> {
+    fn add(&mut self, log: &dyn EventLog, fragment: &Fragment, bytes: u64) -> Result<(), LogError> {
         self.bytes += bytes;
         if let Some(header) = &fragment.header {
             self.txid = header.txid;
@@ -117,12 +126,16 @@ impl Summary {
     }
 
     fn table(&mut self, log: &dyn EventLog, schema: SchemaId) -> &mut TableChanges {
-        let name = log
-            .schema(schema)
-            .map_or_else(|| format!("schema #{}", schema.0), |schema| schema.table.to_string());
+        let name = log.schema(schema).map_or_else(
+            || format!("schema #{}", schema.0),
+            |schema| schema.table.to_string(),
+        );
         self.tables
             .entry(name.clone())
-            .or_insert_with(|| TableChanges { table: name, ..TableChanges::default() })
+            .or_insert_with(|| TableChanges {
+                table: name,
+                ..TableChanges::default()
+            })
     }
 
     fn finish(self, seq: u64, epoch: u64, position: String) -> TransactionInfo {

@@ -23,7 +23,11 @@ fn main() -> ExitCode {
     if arguments.check {
         let (report, good) = config::check_report(&arguments.config);
         println!("{report}");
-        return if good { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        return if good {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        };
     }
     // A bad configuration is refused before anything runs.
     let config = match config::load(&arguments.config) {
@@ -45,8 +49,13 @@ fn main() -> ExitCode {
 
 fn start_logging(config: &Config) {
     // Libraries speak only of what concerns the operator.
-    let filter = EnvFilter::new(format!("warn,repl={0},repl_daemon={0},repl_connectors={0},repl_core={0}", config.logging.level.as_str()));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filter = EnvFilter::new(format!(
+        "warn,repl={0},repl_daemon={0},repl_connectors={0},repl_core={0}",
+        config.logging.level.as_str()
+    ));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match config.logging.format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),
@@ -70,9 +79,10 @@ const WORKER_THREADS: usize = 2;
 /// Completes on SIGTERM or SIGINT.
 async fn stop_signal() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
         return std::future::pending().await;
     };
     tokio::select! {

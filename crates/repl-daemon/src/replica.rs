@@ -86,11 +86,9 @@ impl Replica {
     ///
     /// # Errors
     /// When the state file cannot be written.
-    pub fn change(
-        &self,
-        change: impl FnOnce(&mut ReplicaRecord),
-    ) -> anyhow::Result<ReplicaRecord> {
-        self.state.change(&self.node.name, crate::clock::now_ms(), change)
+    pub fn change(&self, change: impl FnOnce(&mut ReplicaRecord)) -> anyhow::Result<ReplicaRecord> {
+        self.state
+            .change(&self.node.name, crate::clock::now_ms(), change)
     }
 
     /// The worker's view.
@@ -110,7 +108,10 @@ impl Replica {
 
     /// Whether the log must keep what it has not applied.
     pub fn holds_log(&self) -> bool {
-        self.node.enabled && self.record().is_none_or(|record| record.standing.holds_log())
+        self.node.enabled
+            && self
+                .record()
+                .is_none_or(|record| record.standing.holds_log())
     }
 
     /// Wakes the worker with an order.

@@ -89,7 +89,9 @@ impl Retention {
     }
 
     fn trim(&self) -> Result<(), LogError> {
-        let Some(through) = self.applied_by_all() else { return Ok(()) };
+        let Some(through) = self.applied_by_all() else {
+            return Ok(());
+        };
         let freed = self.log.trim(through)?;
         if freed > 0 {
             info!(through = through.0, freed, "log trimmed");
@@ -121,9 +123,13 @@ impl Retention {
     /// Past a stated limit the slowest replicas give up their hold, visibly.
     fn enforce_limits(&self) -> Result<(), LogError> {
         let bounds = self.log.bounds();
-        let too_large = self.limits.retention_max_size.is_some_and(|max| bounds.bytes > max);
+        let too_large = self
+            .limits
+            .retention_max_size
+            .is_some_and(|max| bounds.bytes > max);
         let too_old = match self.limits.retention_max_age {
-            Some(max) => self.oldest_age_ms(Seq(bounds.first_seq.0.saturating_sub(1)))?
+            Some(max) => self
+                .oldest_age_ms(Seq(bounds.first_seq.0.saturating_sub(1)))?
                 .is_some_and(|age| age > max.as_millis() as u64),
             None => false,
         };
@@ -131,7 +137,11 @@ impl Retention {
             return Ok(());
         }
         // Only a whole segment can be freed, so whoever needs the oldest one is given up.
-        let oldest_end = self.log.segments().first().and_then(|segment| segment.last_seq);
+        let oldest_end = self
+            .log
+            .segments()
+            .first()
+            .and_then(|segment| segment.last_seq);
         let Some(oldest_end) = oldest_end.filter(|_| self.log.segments().len() > 1) else {
             return Ok(());
         };
@@ -155,7 +165,10 @@ impl Retention {
             record.reason = reason;
         });
         if let Err(error) = changed {
-            error!(error = format!("{error:#}"), "cannot remember the replica's state");
+            error!(
+                error = format!("{error:#}"),
+                "cannot remember the replica's state"
+            );
             return;
         }
         replica.order(|_| {});

@@ -61,7 +61,11 @@ impl ReplicaRecord {
 
     /// The membership state to show.
     pub fn membership(&self) -> Membership {
-        if self.pause.is_some() { Membership::Paused } else { self.standing }
+        if self.pause.is_some() {
+            Membership::Paused
+        } else {
+            self.standing
+        }
     }
 }
 
@@ -87,17 +91,27 @@ impl StateFile {
     pub fn open(dir: &Path, group: &str) -> anyhow::Result<StateFile> {
         let path = dir.join("state.json");
         let document = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice::<Document>(&bytes)
-                .with_context(|| format!("{} is damaged; move it away to start with every replica's own checkpoint", path.display()))?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Document { format: FORMAT, group: group.to_owned(), replicas: BTreeMap::new() }
-            }
+            Ok(bytes) => serde_json::from_slice::<Document>(&bytes).with_context(|| {
+                format!(
+                    "{} is damaged; move it away to start with every replica's own checkpoint",
+                    path.display()
+                )
+            })?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Document {
+                format: FORMAT,
+                group: group.to_owned(),
+                replicas: BTreeMap::new(),
+            },
             Err(error) => {
                 return Err(error).with_context(|| format!("cannot read {}", path.display()));
             }
         };
         if document.format != FORMAT {
-            bail!("{} has format {}; this version knows {FORMAT}", path.display(), document.format);
+            bail!(
+                "{} has format {}; this version knows {FORMAT}",
+                path.display(),
+                document.format
+            );
         }
         if document.group != group {
             bail!(
@@ -106,7 +120,10 @@ impl StateFile {
                 document.group
             );
         }
-        Ok(StateFile { path, document: Mutex::new(document) })
+        Ok(StateFile {
+            path,
+            document: Mutex::new(document),
+        })
     }
 
     /// What is remembered of a replica, if anything.
@@ -148,11 +165,15 @@ impl StateFile {
         let place = || format!("cannot write {}", temporary.display());
         let text = serde_json::to_vec_pretty(document)?;
         let mut file = File::create(&temporary).with_context(place)?;
-        file.write_all(&text).and_then(|()| file.sync_all()).with_context(place)?;
+        file.write_all(&text)
+            .and_then(|()| file.sync_all())
+            .with_context(place)?;
         failpoint::hit("state.before_rename")?;
         std::fs::rename(&temporary, &self.path).with_context(place)?;
         if let Some(dir) = self.path.parent() {
-            File::open(dir).and_then(|dir| dir.sync_all()).with_context(place)?;
+            File::open(dir)
+                .and_then(|dir| dir.sync_all())
+                .with_context(place)?;
         }
         failpoint::hit("state.after_rename")?;
         Ok(())
@@ -172,10 +193,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = StateFile::open(dir.path(), "shop").unwrap();
         assert!(state.replica("r1").is_none());
-        state.change("r1", 7, |record| record.standing = Membership::NeedsResync).unwrap();
+        state
+            .change("r1", 7, |record| record.standing = Membership::NeedsResync)
+            .unwrap();
         let again = StateFile::open(dir.path(), "shop").unwrap();
         let record = again.replica("r1").unwrap();
-        assert_eq!((record.standing, record.since_ms), (Membership::NeedsResync, 7));
+        assert_eq!(
+            (record.standing, record.since_ms),
+            (Membership::NeedsResync, 7)
+        );
         assert!(StateFile::open(dir.path(), "other").is_err());
         std::fs::write(dir.path().join("state.json"), "{").unwrap();
         assert!(StateFile::open(dir.path(), "shop").is_err());

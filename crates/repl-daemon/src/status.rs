@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use repl_api::{
-    Activity, IngestState, LogStatus, Membership, Mode, PrimaryState, PrimaryStatus,
-    ReplicaStatus, Status, TableState, TableStatus,
+    Activity, IngestState, LogStatus, Membership, Mode, PrimaryState, PrimaryStatus, ReplicaStatus,
+    Status, TableState, TableStatus,
 };
 use repl_connectors::seam::{CaptureBoard, CaptureState, SourceTable};
 use repl_core::log::{Bounds, EventLog};
@@ -52,8 +52,18 @@ impl Group {
             epoch,
             log: self.log_status(&bounds),
             primary: self.primary_status(&bounds),
-            tables: self.board.tables().borrow().iter().map(table_status).collect(),
-            replicas: self.replicas.iter().map(|r| replica_status(r, &bounds)).collect(),
+            tables: self
+                .board
+                .tables()
+                .borrow()
+                .iter()
+                .map(table_status)
+                .collect(),
+            replicas: self
+                .replicas
+                .iter()
+                .map(|r| replica_status(r, &bounds))
+                .collect(),
             alerts: self.alerts(),
         }
     }
@@ -68,7 +78,11 @@ impl Group {
             size_bytes: bounds.bytes,
             segments: self.log.segments().len() as u64,
             oldest_commit_ms: None,
-            ingest_state: if reason.is_some() { IngestState::Paused } else { IngestState::Ok },
+            ingest_state: if reason.is_some() {
+                IngestState::Paused
+            } else {
+                IngestState::Ok
+            },
             ingest_reason: reason,
         }
     }
@@ -77,7 +91,10 @@ impl Group {
         let node = &self.config.primary;
         let capture = self.board.status();
         let (last_error, refusal) = self.capture_errors.get();
-        let meter = self.capture_meter.lock().unwrap_or_else(PoisonError::into_inner);
+        let meter = self
+            .capture_meter
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let (tx_per_s, rows_per_s) = meter.rates();
         let shown = |text: String| (!text.is_empty()).then_some(text);
         PrimaryStatus {
@@ -152,23 +169,29 @@ fn replica_status(replica: &Replica, bounds: &Bounds) -> ReplicaStatus {
     let view = replica.view().clone();
     let applied = replica.applied();
     let applied_seq = applied.as_ref().map_or(0, |(seq, _)| seq.0);
-    let (tx_per_s, rows_per_s) =
-        replica.meter.lock().unwrap_or_else(PoisonError::into_inner).rates();
-    let membership = record.as_ref().map_or(Membership::Copying, |record| {
-        match record.membership() {
-            repl_core::membership::Membership::Copying => Membership::Copying,
-            repl_core::membership::Membership::Streaming => Membership::Streaming,
-            repl_core::membership::Membership::Paused => Membership::Paused,
-            repl_core::membership::Membership::Parked => Membership::Parked,
-            repl_core::membership::Membership::Diverged => Membership::Diverged,
-            repl_core::membership::Membership::Resyncing => Membership::Resyncing,
-            repl_core::membership::Membership::NeedsResync => Membership::NeedsResync,
-            repl_core::membership::Membership::Filtered => Membership::Filtered,
-        }
-    });
+    let (tx_per_s, rows_per_s) = replica
+        .meter
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .rates();
+    let membership =
+        record
+            .as_ref()
+            .map_or(Membership::Copying, |record| match record.membership() {
+                repl_core::membership::Membership::Copying => Membership::Copying,
+                repl_core::membership::Membership::Streaming => Membership::Streaming,
+                repl_core::membership::Membership::Paused => Membership::Paused,
+                repl_core::membership::Membership::Parked => Membership::Parked,
+                repl_core::membership::Membership::Diverged => Membership::Diverged,
+                repl_core::membership::Membership::Resyncing => Membership::Resyncing,
+                repl_core::membership::Membership::NeedsResync => Membership::NeedsResync,
+                repl_core::membership::Membership::Filtered => Membership::Filtered,
+            });
     let known = applied.is_some();
     let queue = bounds.durable.seq.0.saturating_sub(applied_seq);
-    let held = record.as_ref().and_then(|record| record.pause.as_ref()?.error.clone());
+    let held = record
+        .as_ref()
+        .and_then(|record| record.pause.as_ref()?.error.clone());
     ReplicaStatus {
         name: node.name.clone(),
         engine: engine_name(node.endpoint.engine()).to_owned(),
@@ -176,16 +199,23 @@ fn replica_status(replica: &Replica, bounds: &Bounds) -> ReplicaStatus {
         enabled: node.enabled,
         priority: node.priority,
         membership,
-        since_ms: record
-            .as_ref()
-            .map_or(0, |record| record.pause.as_ref().map_or(record.since_ms, |p| p.since_ms)),
+        since_ms: record.as_ref().map_or(0, |record| {
+            record
+                .pause
+                .as_ref()
+                .map_or(record.since_ms, |p| p.since_ms)
+        }),
         activity: view.activity.unwrap_or(Activity::Stopped),
         applied_seq,
         applied_position: applied.map(|(_, position)| position.0),
         queue_transactions: queue,
         // Measured once a second; a queue that is empty now has neither size nor age.
         queue_bytes: if queue == 0 { 0 } else { view.queue_bytes },
-        lag_ms: if queue == 0 && known { Some(0) } else { view.lag_ms },
+        lag_ms: if queue == 0 && known {
+            Some(0)
+        } else {
+            view.lag_ms
+        },
         max_lag_ms: Some(node.max_lag.as_millis() as u64),
         applied_transactions: view.transactions,
         applied_rows: view.rows,

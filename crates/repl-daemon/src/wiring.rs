@@ -54,17 +54,16 @@ pub fn source(config: &Config, requests: mpsc::Sender<SnapshotRequest>) -> Sourc
 /// Makes a replica's connector.
 pub fn applier(config: &Config, node: &NodeConfig) -> Box<dyn Applier> {
     match &node.endpoint {
-        Endpoint::Postgres { .. } => {
-            Box::new(PgApplier::new(PgApplierConfig {
-                target: postgres_target(node, ""),
-                group: config.group.name.clone(),
-                replica: node.name.clone(),
-                origin: config.primary.name.clone(),
-            }))
-        }
-        Endpoint::Sqlite { .. } => {
-            Box::new(SqliteApplier::new(sqlite_target(config, node), node.tables.create_tables))
-        }
+        Endpoint::Postgres { .. } => Box::new(PgApplier::new(PgApplierConfig {
+            target: postgres_target(node, ""),
+            group: config.group.name.clone(),
+            replica: node.name.clone(),
+            origin: config.primary.name.clone(),
+        })),
+        Endpoint::Sqlite { .. } => Box::new(SqliteApplier::new(
+            sqlite_target(config, node),
+            node.tables.create_tables,
+        )),
     }
 }
 
@@ -73,11 +72,22 @@ fn sqlite_target(config: &Config, node: &NodeConfig) -> SqliteTarget {
         Endpoint::Sqlite { path } => path.clone(),
         Endpoint::Postgres { .. } => Default::default(),
     };
-    SqliteTarget { path, node: node.name.clone(), group: config.group.name.clone() }
+    SqliteTarget {
+        path,
+        node: node.name.clone(),
+        group: config.group.name.clone(),
+    }
 }
 
 fn postgres_target(node: &NodeConfig, application_name: &str) -> PgTarget {
-    let Endpoint::Postgres { host, port, user, database, .. } = &node.endpoint else {
+    let Endpoint::Postgres {
+        host,
+        port,
+        user,
+        database,
+        ..
+    } = &node.endpoint
+    else {
         // The configuration has one engine per group, so this is never reached with SQLite.
         return PgTarget {
             host: PgHost::Tcp(String::new()),
@@ -97,7 +107,10 @@ fn postgres_target(node: &NodeConfig, application_name: &str) -> PgTarget {
         },
         port: *port,
         user: user.clone(),
-        password: node.password.as_ref().map(|secret| secret.expose().to_owned()),
+        password: node
+            .password
+            .as_ref()
+            .map(|secret| secret.expose().to_owned()),
         database: database.clone(),
         tls: node.tls.as_ref().map_or_else(plain, |tls| PgTls {
             mode: match tls.mode {
@@ -112,7 +125,10 @@ fn postgres_target(node: &NodeConfig, application_name: &str) -> PgTarget {
             server_name: tls.server_name.clone(),
         }),
         connect_timeout: node.connect_timeout,
-        application_name: application_name.chars().take(MAX_APPLICATION_NAME).collect(),
+        application_name: application_name
+            .chars()
+            .take(MAX_APPLICATION_NAME)
+            .collect(),
     }
 }
 
@@ -120,7 +136,10 @@ fn postgres_target(node: &NodeConfig, application_name: &str) -> PgTarget {
 const MAX_APPLICATION_NAME: usize = 63;
 
 fn plain() -> PgTls {
-    PgTls { mode: TlsMode::Disable, ..PgTls::default() }
+    PgTls {
+        mode: TlsMode::Disable,
+        ..PgTls::default()
+    }
 }
 
 /// The engine's name in the log and in status.
@@ -143,7 +162,10 @@ pub fn selection(tables: &TablesConfig, engine: Engine) -> anyhow::Result<Select
             .collect::<Result<Vec<_>, _>>()
             .map_err(anyhow::Error::msg)
     };
-    Ok(Selection { include: parse(&tables.include)?, exclude: parse(&tables.exclude)? })
+    Ok(Selection {
+        include: parse(&tables.include)?,
+        exclude: parse(&tables.exclude)?,
+    })
 }
 
 /// What a replica gets, and under which names; its own renames come first.
@@ -163,7 +185,10 @@ pub fn routing(config: &Config, node: &NodeConfig) -> anyhow::Result<Routing> {
                 _ => anyhow::bail!("`{text}` is not a table name"),
             })
         };
-        renames.push(Rename { from: name(&rename.from)?, to: name(&rename.to)? });
+        renames.push(Rename {
+            from: name(&rename.from)?,
+            to: name(&rename.to)?,
+        });
     }
     // A table's own rename goes before its schema's.
     renames.sort_by_key(|rename| rename.from.name == "*");

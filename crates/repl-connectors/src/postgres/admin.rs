@@ -3,7 +3,7 @@
 //! All of this goes over an ordinary connection that writes with `synchronous_commit=local`: the
 //! daemon must never wait for its own acknowledgement.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use repl_core::ErrorKind;
 use repl_core::schema::{TableName, quote_identifier};
@@ -19,6 +19,9 @@ const MIN_VERSION: i32 = 140_000;
 
 /// How long adding a table to the publication may hold up its writers, milliseconds.
 const LOCK_WAIT_MS: u32 = 300;
+
+/// SQLSTATE of a lock that could not be had in time.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// An administrative connection to the primary.
 pub struct Admin {
@@ -82,7 +85,11 @@ impl Admin {
             )
             .await
             .map_err(|e| from_sqlx(&e, "preparing the administrative session"))?;
-        let version: i32 = scalar(&mut connection, "SELECT current_setting('server_version_num')::int4").await?;
+        let version: i32 = scalar(
+            &mut connection,
+            "SELECT current_setting('server_version_num')::int4",
+        )
+        .await?;
         Ok(Admin {
             connection,
             version,
@@ -99,7 +106,10 @@ impl Admin {
         if self.version < MIN_VERSION {
             return Err(ConnectorError::new(
                 ErrorKind::Configuration,
-                format!("the primary runs PostgreSQL {}; 14 or later is needed", self.version / 10_000),
+                format!(
+                    "the primary runs PostgreSQL {}; 14 or later is needed",
+                    self.version / 10_000
+                ),
             )
             .advice("upgrade the primary"));
         }
@@ -133,20 +143,32 @@ impl Admin {
             .advice("point the primary's url at the writable server"));
         }
         let role: String = row.try_get("role").map_err(get)?;
-        if !row.try_get::<Option<bool>, _>("may_replicate").map_err(get)?.unwrap_or(false) {
+        if !row
+            .try_get::<Option<bool>, _>("may_replicate")
+            .map_err(get)?
+            .unwrap_or(false)
+        {
             return Err(ConnectorError::new(
                 ErrorKind::Privilege,
                 format!("role {role} may not start replication on the primary"),
             )
-            .advice(format!("run: ALTER ROLE {} REPLICATION;", quote_identifier(&role))));
+            .advice(format!(
+                "run: ALTER ROLE {} REPLICATION;",
+                quote_identifier(&role)
+            )));
         }
-        for (setting, column) in [("max_replication_slots", "slots"), ("max_wal_senders", "senders")] {
+        for (setting, column) in [
+            ("max_replication_slots", "slots"),
+            ("max_wal_senders", "senders"),
+        ] {
             if row.try_get::<i32, _>(column).map_err(get)? == 0 {
                 return Err(ConnectorError::new(
                     ErrorKind::Configuration,
                     format!("the primary has {setting} = 0"),
                 )
-                .advice(format!("run: ALTER SYSTEM SET {setting} = 10;  and restart the primary")));
+                .advice(format!(
+                    "run: ALTER SYSTEM SET {setting} = 10;  and restart the primary"
+                )));
             }
         }
         Ok(())
@@ -168,7 +190,8 @@ impl Admin {
             .await
             .map_err(|e| from_sqlx(&e, "asking the primary for its position"))?;
         let text = |name: &str| -> Result<String> {
-            row.try_get(name).map_err(|e| from_sqlx(&e, "asking the primary for its position"))
+            row.try_get(name)
+                .map_err(|e| from_sqlx(&e, "asking the primary for its position"))
         };
         Ok(ServerPosition {
             system: text("system")?,
@@ -230,14 +253,18 @@ impl Admin {
             .map_err(|e| {
                 let mut error = from_sqlx(&e, "creating the replication slot");
                 if error.code.as_deref() == Some("53400") {
-                    error.advice = "run: ALTER SYSTEM SET max_replication_slots = 20;  and restart \
+                    error.advice =
+                        "run: ALTER SYSTEM SET max_replication_slots = 20;  and restart \
                                     the primary, or drop slots nothing uses"
-                        .into();
+                            .into();
                 }
                 error
             })?;
         self.slot().await?.ok_or_else(|| {
-            ConnectorError::new(ErrorKind::Transient, "the replication slot vanished after creation")
+            ConnectorError::new(
+                ErrorKind::Transient,
+                "the replication slot vanished after creation",
+            )
         })
     }
 
@@ -263,13 +290,17 @@ impl Admin {
     /// When the role may not.
     pub async fn drop_publication(&mut self) -> Result<bool> {
         let there = self.published().await?.is_some();
-        let sql = format!("DROP PUBLICATION IF EXISTS {}", quote_identifier(&self.publication));
+        let sql = format!(
+            "DROP PUBLICATION IF EXISTS {}",
+            quote_identifier(&self.publication)
+        );
         self.run(sql, "dropping the publication").await?;
         Ok(there)
     }
 
-    /// Makes the publication hold exactly `wanted`; returns the tables it could not add yet
-    /// because a transaction is writing to them. With `manage` false it is only checked.
+    /// Makes the publication hold exactly `wanted`; returns the tables it could not add, each with
+    /// why: it is being written to, or the role may not. One table must not hold up the others.
+    /// With `manage` false the publication is only checked.
     ///
     /// Once a slot exists (`slot_exists`) a table is added under a lock that waits, briefly, for
     /// its writers: a transaction that wrote to it before would otherwise be in no stream, and yet
@@ -283,22 +314,25 @@ impl Admin {
         wanted: &BTreeSet<TableName>,
         manage: bool,
         slot_exists: bool,
-    ) -> Result<BTreeSet<TableName>> {
+    ) -> Result<BTreeMap<TableName, ConnectorError>> {
         let name = quote_identifier(&self.publication);
-        let Some(published) = self.published().await? else {
-            let mut sql = format!("CREATE PUBLICATION {name}");
-            if !wanted.is_empty() {
-                sql.push_str(" FOR TABLE ");
-                sql.push_str(&list(wanted));
+        let published = match self.published().await? {
+            Some(published) => published,
+            None => {
+                self.change_publication(format!("CREATE PUBLICATION {name}"), manage)
+                    .await?;
+                BTreeSet::new()
             }
-            self.change_publication(sql, manage).await?;
-            return Ok(BTreeSet::new());
         };
         self.check_publication().await?;
-        let mut busy = BTreeSet::new();
+        let mut left_out = BTreeMap::new();
         for table in wanted.difference(&published) {
-            if !self.publish(table, manage, slot_exists).await? {
-                busy.insert(table.clone());
+            match self.publish(table, manage, slot_exists).await {
+                Ok(()) => {}
+                Err(error) if error.kind == ErrorKind::Connection => return Err(error),
+                Err(error) => {
+                    left_out.insert(table.clone(), error);
+                }
             }
         }
         let extra: BTreeSet<TableName> = published.difference(wanted).cloned().collect();
@@ -307,11 +341,11 @@ impl Admin {
             let sql = format!("ALTER PUBLICATION {name} DROP TABLE {}", list(&extra));
             self.change_publication(sql, manage).await?;
         }
-        Ok(busy)
+        Ok(left_out)
     }
 
-    /// Adds one table; false when its lock could not be had in time.
-    async fn publish(&mut self, table: &TableName, manage: bool, lock: bool) -> Result<bool> {
+    /// Adds one table.
+    async fn publish(&mut self, table: &TableName, manage: bool, lock: bool) -> Result<()> {
         let add = format!(
             "ALTER PUBLICATION {} ADD TABLE {}",
             quote_identifier(&self.publication),
@@ -326,15 +360,19 @@ impl Admin {
         } else {
             add
         };
-        match self.change_publication(sql, manage).await {
-            Ok(()) => Ok(true),
-            Err(error) => {
-                if lock {
-                    self.run("ROLLBACK".into(), "ending a failed change").await?;
-                }
-                if error.code.as_deref() == Some("55P03") { Ok(false) } else { Err(error) }
+        let result = self.change_publication(sql, manage).await;
+        if let (Err(error), true, true) = (&result, lock, manage) {
+            self.run("ROLLBACK".into(), "ending a failed change")
+                .await?;
+            if error.code.as_deref() == Some(LOCK_NOT_AVAILABLE) {
+                return Err(ConnectorError::new(
+                    ErrorKind::Transient,
+                    "new: waiting for a moment without writers to add it to the publication",
+                )
+                .advice("end the long transactions that write to it"));
             }
         }
+        result
     }
 
     async fn change_publication(&mut self, sql: String, manage: bool) -> Result<()> {
@@ -350,12 +388,14 @@ impl Admin {
             )
             .advice(advice));
         }
-        self.run(sql, "changing the publication").await.map_err(|mut error| {
-            if error.kind == ErrorKind::Privilege {
-                error.advice = advice;
-            }
-            error
-        })
+        self.run(sql, "changing the publication")
+            .await
+            .map_err(|mut error| {
+                if error.kind == ErrorKind::Privilege {
+                    error.advice = advice;
+                }
+                error
+            })
     }
 
     async fn published(&mut self) -> Result<Option<BTreeSet<TableName>>> {
@@ -460,10 +500,17 @@ where
 
 fn lsn(text: &str) -> Result<Lsn> {
     Lsn::parse(text).ok_or_else(|| {
-        ConnectorError::new(ErrorKind::Internal, format!("the server sent `{text}` as an LSN"))
+        ConnectorError::new(
+            ErrorKind::Internal,
+            format!("the server sent `{text}` as an LSN"),
+        )
     })
 }
 
 fn list(tables: &BTreeSet<TableName>) -> String {
-    tables.iter().map(TableName::quoted).collect::<Vec<_>>().join(", ")
+    tables
+        .iter()
+        .map(TableName::quoted)
+        .collect::<Vec<_>>()
+        .join(", ")
 }

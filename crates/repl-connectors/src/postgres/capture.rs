@@ -22,9 +22,7 @@ use super::lsn::Lsn;
 use super::stream::Stream;
 use super::target::PgTarget;
 use super::verify::Overlap;
-use crate::seam::{
-    Capture, CapturePort, CaptureState, ConnectorError, Result,
-};
+use crate::seam::{Capture, CapturePort, CaptureState, ConnectorError, Result};
 
 /// Names and switches of the capture.
 #[derive(Clone, Debug)]
@@ -69,20 +67,23 @@ impl PgCapture {
             .map(|table| table.schema.table.clone())
             .collect();
         let manage = self.options.manage_publication;
-        let busy = admin.ensure_publication(&wanted, manage, slot_exists).await?;
+        let mut left_out = admin
+            .ensure_publication(&wanted, manage, slot_exists)
+            .await?;
         for table in &mut tables {
-            if busy.contains(&table.schema.table) {
-                table.refusal = "new: waiting for a moment without writers to add it to the \
-                                 publication"
-                    .into();
-                table.remedy = "end the long transactions that write to it".into();
+            if let Some(error) = left_out.remove(&table.schema.table) {
+                table.refusal = error.message;
+                table.remedy = error.advice;
             }
         }
         port.board.set_tables(
             tables
                 .iter()
                 .map(|table| {
-                    let schema = table.refusal.is_empty().then(|| Arc::new(table.schema.clone()));
+                    let schema = table
+                        .refusal
+                        .is_empty()
+                        .then(|| Arc::new(table.schema.clone()));
                     table.to_source(schema)
                 })
                 .collect(),
@@ -97,7 +98,9 @@ impl PgCapture {
         slot: Option<&Slot>,
     ) -> Result<Lsn> {
         let bounds = port.writer.log().bounds();
-        let history = bounds.history.ok_or_else(|| broken("the event log holds no history yet"))?;
+        let history = bounds
+            .history
+            .ok_or_else(|| broken("the event log holds no history yet"))?;
         if history.source.system != server.system {
             return Err(broken(&format!(
                 "the primary is another database cluster or database (system {} instead of {})",
@@ -143,7 +146,11 @@ impl PgCapture {
 }
 
 fn broken(what: &str) -> ConnectorError {
-    ConnectorError::new(ErrorKind::History, format!("history is not continuous: {what}")).advice(
+    ConnectorError::new(
+        ErrorKind::History,
+        format!("history is not continuous: {what}"),
+    )
+    .advice(
         "the daemon goes on capturing under a new epoch; copy the replicas anew with: replctl \
          resync <replica>",
     )
@@ -152,7 +159,8 @@ fn broken(what: &str) -> ConnectorError {
 #[async_trait]
 impl Capture for PgCapture {
     async fn run(&mut self, port: &mut CapturePort) -> Result<()> {
-        port.board.update(|status| status.state = CaptureState::Connecting);
+        port.board
+            .update(|status| status.state = CaptureState::Connecting);
         let mut admin = self.admin().await?;
         admin.preflight().await?;
         let server = admin.position().await?;
@@ -174,19 +182,16 @@ impl Capture for PgCapture {
         result
     }
 
-    async fn rebase(
-        &mut self,
-        port: &mut CapturePort,
-        epoch: Epoch,
-        reason: &str,
-    ) -> Result<()> {
-        port.board.update(|status| status.state = CaptureState::Connecting);
+    async fn rebase(&mut self, port: &mut CapturePort, epoch: Epoch, reason: &str) -> Result<()> {
+        port.board
+            .update(|status| status.state = CaptureState::Connecting);
         let mut admin = self.admin().await?;
         admin.preflight().await?;
         // The publication must be there before the slot: a slot decodes with the catalog of the
         // time of each change, and fails on changes older than its publication.
         let existing = admin.slot().await?;
-        self.refresh_tables(&mut admin, port, existing.is_some()).await?;
+        self.refresh_tables(&mut admin, port, existing.is_some())
+            .await?;
         let slot = match existing {
             Some(slot) if slot.wal_status != "lost" => slot,
             Some(_) => {

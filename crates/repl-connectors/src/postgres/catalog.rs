@@ -107,15 +107,24 @@ pub async fn tables(
         // Tables of an extension belong to its CREATE EXTENSION, unless named literally.
         .filter(|table| {
             table.extension.is_none()
-                || selection.include.iter().any(|p| p.is_literal() && p.matches(&table.name))
+                || selection
+                    .include
+                    .iter()
+                    .any(|p| p.is_literal() && p.matches(&table.name))
         })
         .collect();
     let oids: Vec<i64> = raw.iter().map(|table| table.oid).collect();
     let columns = raw_columns(connection, &oids).await?;
-    let index_oids: Vec<i64> =
-        raw.iter().flat_map(|t| [t.identity_index, t.unique_index]).flatten().collect();
+    let index_oids: Vec<i64> = raw
+        .iter()
+        .flat_map(|t| [t.identity_index, t.unique_index])
+        .flatten()
+        .collect();
     let index_columns = index_columns(connection, &index_oids).await?;
-    Ok(raw.into_iter().map(|table| describe(table, &columns, &index_columns)).collect())
+    Ok(raw
+        .into_iter()
+        .map(|table| describe(table, &columns, &index_columns))
+        .collect())
 }
 
 async fn raw_tables(connection: &mut PgConnection, only: Option<u32>) -> Result<Vec<RawTable>> {
@@ -161,7 +170,9 @@ async fn raw_columns(connection: &mut PgConnection, oids: &[i64]) -> Result<Vec<
             },
         })
     };
-    rows.iter().map(|row| read(row).map_err(|e| from_sqlx(&e, "reading the columns"))).collect()
+    rows.iter()
+        .map(|row| read(row).map_err(|e| from_sqlx(&e, "reading the columns")))
+        .collect()
 }
 
 async fn index_columns(connection: &mut PgConnection, oids: &[i64]) -> Result<Vec<(i64, i32)>> {
@@ -176,12 +187,11 @@ async fn index_columns(connection: &mut PgConnection, oids: &[i64]) -> Result<Ve
         .map_err(|e| from_sqlx(&e, "reading the indexes"))
 }
 
-fn describe(
-    table: RawTable,
-    columns: &[RawColumn],
-    index_columns: &[(i64, i32)],
-) -> CatalogTable {
-    let own: Vec<&RawColumn> = columns.iter().filter(|column| column.oid == table.oid).collect();
+fn describe(table: RawTable, columns: &[RawColumn], index_columns: &[(i64, i32)]) -> CatalogTable {
+    let own: Vec<&RawColumn> = columns
+        .iter()
+        .filter(|column| column.oid == table.oid)
+        .collect();
     let places = |index: i64| -> Option<Vec<usize>> {
         index_columns
             .iter()
@@ -202,6 +212,7 @@ fn describe(
             id: SchemaId(0),
             engine: "postgres".into(),
             table: table.name,
+            incarnation: table.oid.to_string(),
             columns: own.iter().map(|column| column.column.clone()).collect(),
             identity: identity.map_or(Identity::FullRow, Identity::Key),
         },

@@ -98,7 +98,10 @@ impl Stream {
         );
         let connection = client.copy_both(&sql).await?;
         // Only the holder can move the slot, so this closes the gap between looking and starting.
-        let held = admin.slot().await?.map_or(Lsn(u64::MAX), |slot| slot.confirmed);
+        let held = admin
+            .slot()
+            .await?
+            .map_or(Lsn(u64::MAX), |slot| slot.confirmed);
         if held > logged {
             return Err(ConnectorError::new(
                 ErrorKind::History,
@@ -133,7 +136,8 @@ impl Stream {
         port: &mut CapturePort,
     ) -> Result<()> {
         self.max_row_bytes = usize::try_from(port.limits.max_row_bytes).unwrap_or(usize::MAX);
-        self.connection.set_message_limit(self.max_row_bytes.saturating_mul(2).saturating_add(1 << 20));
+        self.connection
+            .set_message_limit(self.max_row_bytes.saturating_mul(2).saturating_add(1 << 20));
         let now = Instant::now();
         let mut timers = Housekeeping {
             refresh: now + port.limits.table_refresh_interval,
@@ -186,7 +190,9 @@ impl Stream {
     /// Handles what has already been received, without waiting, up to a bound.
     async fn drain(&mut self, admin: &mut Admin, port: &mut CapturePort) -> Result<()> {
         for _ in 0..BURST {
-            let Some(bytes) = self.connection.try_recv()? else { break };
+            let Some(bytes) = self.connection.try_recv()? else {
+                break;
+            };
             self.handle(&bytes, admin, port).await?;
         }
         while port.writer.pending_bytes() > port.limits.pending_bytes {
@@ -256,7 +262,8 @@ impl Stream {
         self.logged = position;
         self.last_mark = Instant::now();
         self.pending.push_back((offset, position));
-        port.board.update(|status| status.captured = position.position().0);
+        port.board
+            .update(|status| status.captured = position.position().0);
         Ok(())
     }
 
@@ -286,11 +293,18 @@ impl Stream {
                     self.row_change(port, relation, RowOp::DeleteByFull, Some(old), None)
                 }
             },
-            Message::Begin { commit, time_us, xid } => {
+            Message::Begin {
+                commit,
+                time_us,
+                xid,
+            } => {
                 // A commit record that starts at or past the log's end is news.
                 self.overlap.passed(commit)?;
-                let header =
-                    TxHeader { txid: u64::from(xid), commit_time_us: time_us, origin: String::new() };
+                let header = TxHeader {
+                    txid: u64::from(xid),
+                    commit_time_us: time_us,
+                    origin: String::new(),
+                };
                 self.transaction = Transaction {
                     open: true,
                     xid,
@@ -308,9 +322,10 @@ impl Stream {
                 Ok(())
             }
             Message::Relation(relation) => self.relation(&relation, admin, port).await,
-            Message::Truncate { relations, restart_identity } => {
-                self.truncate(port, &relations, restart_identity)
-            }
+            Message::Truncate {
+                relations,
+                restart_identity,
+            } => self.truncate(port, &relations, restart_identity),
             Message::Logical { .. } | Message::Type => Ok(()),
         }
     }
@@ -414,7 +429,14 @@ impl Stream {
         let name = schema.table.clone();
         let columns = schema.columns.len();
         let schema = port.writer.schema(schema)?;
-        self.tables.insert(relation.oid, Table { schema, columns, name });
+        self.tables.insert(
+            relation.oid,
+            Table {
+                schema,
+                columns,
+                name,
+            },
+        );
         Ok(())
     }
 
@@ -449,10 +471,11 @@ impl Stream {
         failpoint::hit("pg.capture.before_ack").map_err(injected)?;
         let applied = Lsn::from_position(&port.released.borrow()).unwrap_or_default();
         let flush = self.flushed.max(self.acknowledged);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |d| d.as_micros() as i64);
         let write = self.logged.max(flush);
-        let status =
-            pgoutput::status_update(write, flush, applied.min(flush), now, self.silent());
+        let status = pgoutput::status_update(write, flush, applied.min(flush), now, self.silent());
         self.connection.send(&status);
         self.connection.flush().await?;
         self.acknowledged = flush;
@@ -503,7 +526,10 @@ impl Stream {
             timers.refresh = now + port.limits.table_refresh_interval;
             capture.refresh_tables(admin, port, true).await?;
             let server = admin.position().await?;
-            let retained = admin.slot().await?.map(|slot| slot.retained_bytes.max(0) as u64);
+            let retained = admin
+                .slot()
+                .await?
+                .map(|slot| slot.retained_bytes.max(0) as u64);
             port.board.update(|status| {
                 status.server = server.flushed.position().0;
                 status.retained_bytes = retained;
@@ -563,6 +589,7 @@ fn announced(relation: &Relation<'_>) -> TableSchema {
         id: SchemaId(0),
         engine: "postgres".into(),
         table: TableName::new(relation.schema, relation.name),
+        incarnation: relation.oid.to_string(),
         columns: relation
             .columns
             .iter()
@@ -573,7 +600,11 @@ fn announced(relation: &Relation<'_>) -> TableSchema {
                 nullable: !column.key,
             })
             .collect(),
-        identity: if key.is_empty() { Identity::FullRow } else { Identity::Key(key) },
+        identity: if key.is_empty() {
+            Identity::FullRow
+        } else {
+            Identity::Key(key)
+        },
     }
 }
 

@@ -83,7 +83,11 @@ pub(super) struct Layout {
 impl Layout {
     /// Number of values of an old image.
     pub(super) fn before_width(&self) -> usize {
-        if self.key.is_empty() { self.columns.len() } else { self.key.len() }
+        if self.key.is_empty() {
+            self.columns.len()
+        } else {
+            self.key.len()
+        }
     }
 
     /// Number of values of a new image.
@@ -93,8 +97,12 @@ impl Layout {
 
     /// Columns that `_repl_changes` needs for this table.
     pub(super) fn width(&self) -> usize {
-        let announced =
-            self.uniques.iter().map(|unique| unique.announced_by.len()).max().unwrap_or(0);
+        let announced = self
+            .uniques
+            .iter()
+            .map(|unique| unique.announced_by.len())
+            .max()
+            .unwrap_or(0);
         self.before_width() + self.after_width().max(1 + announced)
     }
 
@@ -129,6 +137,7 @@ impl Layout {
             id: SchemaId(0),
             engine: ENGINE.to_owned(),
             table: self.table_name(),
+            incarnation: String::new(),
             columns,
             identity,
         }
@@ -138,7 +147,10 @@ impl Layout {
     pub(super) fn inherit(&mut self, older: &Layout) {
         let renamed_in_place = self.extends(older);
         for (at, column) in self.columns.iter_mut().enumerate() {
-            let by_name = older.columns.iter().find(|former| former.name == column.name);
+            let by_name = older
+                .columns
+                .iter()
+                .find(|former| former.name == column.name);
             let by_place = older.columns.get(at).filter(|_| renamed_in_place);
             column.added = by_name.or(by_place).is_none_or(|former| former.added);
         }

@@ -175,7 +175,7 @@ async fn the_registry_of_copied_tables() {
     replica.applier.begin(&now).await.unwrap();
     replica
         .applier
-        .commit(&next, &[table.clone()])
+        .commit(&next, std::slice::from_ref(&table))
         .await
         .unwrap();
     let state = replica.applier.open().await.unwrap();
@@ -183,7 +183,7 @@ async fn the_registry_of_copied_tables() {
     assert_eq!(state.checkpoint.unwrap().seq, Seq(1));
     replica
         .applier
-        .forget_tables(&[table.clone()])
+        .forget_tables(std::slice::from_ref(&table))
         .await
         .unwrap();
     let state = replica.applier.open().await.unwrap();

@@ -150,6 +150,7 @@ pub fn route_to(target: TableName, columns: &[&str]) -> Arc<Route> {
             id: SchemaId(SCHEMAS.fetch_add(1, Ordering::Relaxed)),
             engine: "postgres".into(),
             table: target.clone(),
+            incarnation: String::new(),
             columns,
             identity: if key.is_empty() {
                 Identity::FullRow

@@ -1,6 +1,10 @@
 //! The PostgreSQL wire client and applier against a real server.
 
+// Helpers of tests fail by panicking, as tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod apply;
+mod bounds;
 mod constraints;
 mod exactly_once;
 mod fixture;

@@ -178,7 +178,7 @@ impl Server {
         let name = format!("db{}", DATABASES.fetch_add(1, Ordering::Relaxed));
         let mut admin = self.client("postgres").await;
         admin
-            .simple(&format!("CREATE DATABASE {name} STRATEGY file_copy"))
+            .simple(&format!("CREATE DATABASE {name}"))
             .await
             .unwrap();
         name

@@ -24,7 +24,9 @@ impl Worker {
         }
         match self.state.checkpoint.clone() {
             None if record.standing == Membership::Copying => self.start_copy().await,
-            None => Err(broken("the replica's checkpoint is gone: its table was emptied or dropped")),
+            None => Err(broken(
+                "the replica's checkpoint is gone: its table was emptied or dropped",
+            )),
             Some(checkpoint) => {
                 check(self.parts.log.as_ref(), &checkpoint)?;
                 Ok(checkpoint)
@@ -37,12 +39,20 @@ impl Worker {
     /// the log, so nothing later would be safe; what the snapshot has is skipped by its id.
     async fn start_copy(&mut self) -> Result<Checkpoint, Failure> {
         let (seq, epoch, position) = copy_start(self.parts.log.as_ref())?;
-        let next = Checkpoint { log: self.parts.log.id(), epoch, seq, position };
+        let next = Checkpoint {
+            log: self.parts.log.id(),
+            epoch,
+            seq,
+            position,
+        };
         let tables: Vec<_> = self.state.tables.keys().cloned().collect();
         self.parts.applier.forget_tables(&tables).await?;
         self.state.tables.clear();
         let before = self.state.checkpoint.take();
-        self.parts.applier.set_checkpoint(before.as_ref(), &next).await?;
+        self.parts
+            .applier
+            .set_checkpoint(before.as_ref(), &next)
+            .await?;
         self.state.checkpoint = Some(next.clone());
         self.replica()
             .change(|record: &mut ReplicaRecord| record.restart = false)
@@ -84,7 +94,10 @@ fn check(log: &dyn EventLog, checkpoint: &Checkpoint) -> Result<(), Failure> {
         )));
     }
     let known = known_position(log, &bounds, checkpoint.seq)?;
-    if known.as_ref().is_some_and(|known| *known != checkpoint.position) {
+    if known
+        .as_ref()
+        .is_some_and(|known| *known != checkpoint.position)
+    {
         return Err(broken(&format!(
             "transaction {} ends at another position in the log than in the replica's checkpoint: \
              one of them was altered or restored",
@@ -103,8 +116,10 @@ fn known_position(
     if let Some(point) = log.point(seq)? {
         return Ok(Some(point.position));
     }
-    Ok((seq.next() == bounds.first_seq && !bounds.before_first.as_str().is_empty())
-        .then(|| bounds.before_first.clone()))
+    Ok(
+        (seq.next() == bounds.first_seq && !bounds.before_first.as_str().is_empty())
+            .then(|| bounds.before_first.clone()),
+    )
 }
 
 /// Where a new copy joins: (sequence, epoch, position).
@@ -122,8 +137,9 @@ fn epoch_start(log: &dyn EventLog, bounds: &Bounds) -> Result<Seq, LogError> {
     // Invariant: everything through `low` is of an earlier epoch or not held.
     while low < high {
         let middle = low + (high - low).div_ceil(2);
-        let earlier =
-            log.point(Seq(middle))?.is_some_and(|point| point.epoch < bounds.durable.epoch);
+        let earlier = log
+            .point(Seq(middle))?
+            .is_some_and(|point| point.epoch < bounds.durable.epoch);
         if earlier {
             low = middle;
         } else {

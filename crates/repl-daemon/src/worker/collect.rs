@@ -6,10 +6,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use repl_connectors::seam::CopiedTable;
 use repl_core::batch::{Route, Step};
 use repl_core::change::{Change, Changes};
 use repl_core::codec::Malformed;
-use repl_core::cut::Cut;
+use repl_core::failpoint;
 use repl_core::log::{Durable, EventLog, LogError, Reader};
 use repl_core::net::{Reduced, Reducer};
 use repl_core::record::{Body, Fragment, LogRecord, TxHeader};
@@ -96,7 +97,7 @@ pub struct Plan {
     /// Names at the replica.
     pub routing: Routing,
     /// Tables whose rows the replica holds, with what their copy already contains.
-    pub tables: HashMap<TableName, Option<Cut>>,
+    pub tables: HashMap<TableName, CopiedTable>,
     /// Leave this transaction's changes out.
     pub skip: Option<Seq>,
     /// Mode.
@@ -160,6 +161,8 @@ struct Collector {
     building: Building,
     /// A record that was read but belongs to the next batch.
     held: Option<LogRecord>,
+    /// A record that was read ahead; by the deliberately broken build only.
+    swapped: Option<LogRecord>,
     transaction: TxInfo,
     /// Tables whose copy contains the current transaction.
     contained: HashSet<TableName>,
@@ -195,6 +198,7 @@ impl Collector {
             new_routes: Vec::new(),
             building: Building::default(),
             held: None,
+            swapped: None,
             transaction: TxInfo::default(),
             contained: HashSet::new(),
             skipping: false,
@@ -205,12 +209,8 @@ impl Collector {
     /// The next work, or none at the log's durable end.
     fn next(&mut self) -> Result<Option<Work>, LogError> {
         loop {
-            let record = match self.held.take() {
-                Some(record) => record,
-                None => match self.reader.next()? {
-                    Some(record) => record,
-                    None => return Ok(self.take_batch().map(Work::Batch)),
-                },
+            let Some(record) = self.read()? else {
+                return Ok(self.take_batch().map(Work::Batch));
             };
             let work = match &record.body {
                 Body::Fragment(_) => self.fragment(record)?,
@@ -231,12 +231,38 @@ impl Collector {
         }
     }
 
+    fn read(&mut self) -> Result<Option<LogRecord>, LogError> {
+        if let Some(record) = self.held.take().or_else(|| self.swapped.take()) {
+            return Ok(Some(record));
+        }
+        let record = self.reader.next()?;
+        if !failpoint::sabotage("reorder") {
+            return Ok(record);
+        }
+        // The deliberately broken build applies neighbouring transactions in the wrong order.
+        let Some(mut first) = record else {
+            return Ok(None);
+        };
+        let mut second = self.reader.next()?;
+        if let (Body::Fragment(one), Some(Body::Fragment(two))) = (
+            &mut first.body,
+            second.as_mut().map(|record| &mut record.body),
+        ) && [&*one, &*two]
+            .iter()
+            .all(|part| part.header.is_some() && part.position.is_some())
+        {
+            std::mem::swap(&mut one.changes, &mut two.changes);
+        }
+        self.swapped = second;
+        Ok(Some(first))
+    }
+
     fn mark(&mut self, position: SourcePosition, record: LogRecord) -> Option<Work> {
         let passed = self
             .plan
             .tables
             .values()
-            .flatten()
+            .filter_map(|table| table.cut.as_ref())
             .any(|cut| cut.passed(record.seq, position.as_str()));
         if !passed {
             return None;
@@ -245,12 +271,19 @@ impl Collector {
             self.held = Some(record);
             return Some(Work::Batch(batch));
         }
-        Some(Work::Joined(self.take_joined(record.seq, &position), position))
+        Some(Work::Joined(
+            self.take_joined(record.seq, &position),
+            position,
+        ))
     }
 
     fn fragment(&mut self, record: LogRecord) -> Result<Option<Work>, LogError> {
-        let LogRecord { epoch, seq, size, .. } = record;
-        let Body::Fragment(fragment) = &record.body else { return Ok(None) };
+        let LogRecord {
+            epoch, seq, size, ..
+        } = record;
+        let Body::Fragment(fragment) = &record.body else {
+            return Ok(None);
+        };
         let alone = fragment.header.is_none() || fragment.position.is_none();
         if fragment.header.is_some() && self.building.transactions > 0 {
             // A transaction of several fragments, and one with a new schema version, start a
@@ -278,13 +311,20 @@ impl Collector {
     }
 
     fn begin(&mut self, seq: Seq, header: &TxHeader) {
-        self.transaction =
-            TxInfo { seq, txid: header.txid, position: SourcePosition::default() };
+        self.transaction = TxInfo {
+            seq,
+            txid: header.txid,
+            position: SourcePosition::default(),
+        };
         self.skipping = self.plan.skip == Some(seq);
         self.contained.clear();
-        for (table, cut) in &self.plan.tables {
-            if cut.as_ref().is_some_and(|cut| cut.contains(seq, header.txid, "")) {
-                self.contained.insert(table.clone());
+        for (name, table) in &self.plan.tables {
+            if table
+                .cut
+                .as_ref()
+                .is_some_and(|cut| cut.contains(seq, header.txid, ""))
+            {
+                self.contained.insert(name.clone());
             }
         }
         self.building.open = true;
@@ -325,13 +365,18 @@ impl Collector {
                 Change::Insert { schema, .. }
                 | Change::Update { schema, .. }
                 | Change::Delete { schema, .. } => *schema,
-                Change::Truncate { schemas, restart_identity } => {
+                Change::Truncate {
+                    schemas,
+                    restart_identity,
+                } => {
                     self.truncate(schemas, *restart_identity);
                     continue;
                 }
                 Change::Message { .. } => continue,
             };
-            let Some(route) = self.route(schema) else { continue };
+            let Some(route) = self.route(schema) else {
+                continue;
+            };
             self.building.rows += 1;
             self.building.bytes += CHANGE_OVERHEAD;
             if let Mode::OneByOne(_) = self.plan.mode {
@@ -344,14 +389,19 @@ impl Collector {
     }
 
     fn truncate(&mut self, schemas: &[SchemaId], restart_identity: bool) {
-        let tables: Vec<Arc<Route>> =
-            schemas.iter().filter_map(|schema| self.route(*schema)).collect();
+        let tables: Vec<Arc<Route>> = schemas
+            .iter()
+            .filter_map(|schema| self.route(*schema))
+            .collect();
         if tables.is_empty() {
             return;
         }
         if let Mode::OneByOne(_) = self.plan.mode {
             self.building.close_ordered();
-            self.building.ordered_steps.push(Step::Truncate { tables, restart_identity });
+            self.building.ordered_steps.push(Step::Truncate {
+                tables,
+                restart_identity,
+            });
         } else {
             self.building.net.truncate(tables, restart_identity);
         }
@@ -362,7 +412,11 @@ impl Collector {
     fn route(&mut self, schema: SchemaId) -> Option<Arc<Route>> {
         if !self.routes.contains_key(&schema) {
             let route = self.plan.log.schema(schema).and_then(|schema| {
-                self.plan.tables.contains_key(&schema.table).then_some(())?;
+                let held = self.plan.tables.get(&schema.table)?;
+                // A table that was dropped and made again is another one: its rows are copied
+                // anew, and until then its changes are not for the table that is here.
+                let same = schema.incarnation.is_empty() || schema.incarnation == held.incarnation;
+                same.then_some(())?;
                 let target = self.plan.routing.target(&schema.table)?;
                 Some(Arc::new(Route { schema, target }))
             });
@@ -380,9 +434,9 @@ impl Collector {
                 Change::Insert { schema, .. }
                 | Change::Update { schema, .. }
                 | Change::Delete { schema, .. } => self.routes.contains_key(&schema),
-                Change::Truncate { schemas, .. } => {
-                    schemas.iter().all(|schema| self.routes.contains_key(schema))
-                }
+                Change::Truncate { schemas, .. } => schemas
+                    .iter()
+                    .all(|schema| self.routes.contains_key(schema)),
                 Change::Message { .. } => true,
             };
             if !known {
@@ -394,10 +448,14 @@ impl Collector {
 
     fn take_joined(&mut self, seq: Seq, position: &SourcePosition) -> Vec<TableName> {
         let mut joined = Vec::new();
-        for (table, cut) in &mut self.plan.tables {
-            if cut.as_ref().is_some_and(|cut| cut.passed(seq, position.as_str())) {
-                *cut = None;
-                joined.push(table.clone());
+        for (name, table) in &mut self.plan.tables {
+            if table
+                .cut
+                .as_ref()
+                .is_some_and(|cut| cut.passed(seq, position.as_str()))
+            {
+                table.cut = None;
+                joined.push(name.clone());
             }
         }
         joined
@@ -407,7 +465,12 @@ impl Collector {
     fn take_batch(&mut self) -> Option<Batch> {
         let (epoch, seq, position) = self.building.end.clone()?;
         let joined = std::mem::take(&mut self.building.joined);
-        Some(self.take_part(Some(BatchEnd { epoch, seq, position, joined })))
+        Some(self.take_part(Some(BatchEnd {
+            epoch,
+            seq,
+            position,
+            joined,
+        })))
     }
 
     fn take_part(&mut self, end: Option<BatchEnd>) -> Batch {
@@ -417,7 +480,11 @@ impl Collector {
             Mode::OneByOne(_) => {
                 building.close_ordered();
                 let (steps, rows) = (building.ordered_steps, building.rows);
-                Reduced { steps, rows, needs_order: false }
+                Reduced {
+                    steps,
+                    rows,
+                    needs_order: false,
+                }
             }
         };
         Batch {
@@ -434,11 +501,15 @@ impl Collector {
 impl Building {
     fn close_ordered(&mut self) {
         if !self.ordered.is_empty() {
-            self.ordered_steps.push(Step::Ordered(std::mem::take(&mut self.ordered)));
+            self.ordered_steps
+                .push(Step::Ordered(std::mem::take(&mut self.ordered)));
         }
     }
 }
 
 fn damaged(error: Malformed) -> LogError {
-    LogError::Damaged { place: "a transaction's changes".into(), what: error.to_string() }
+    LogError::Damaged {
+        place: "a transaction's changes".into(),
+        what: error.to_string(),
+    }
 }

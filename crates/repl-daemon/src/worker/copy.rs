@@ -17,7 +17,6 @@ use repl_core::cut::Cut;
 use repl_core::log::{EventLog, LogError};
 use repl_core::membership::Membership;
 use repl_core::record::Body;
-use repl_core::schema::TableName;
 use tokio::time::Instant;
 use tracing::info;
 
@@ -74,7 +73,9 @@ impl Worker {
                 return Ok(());
             }
             progress.table = Some(table.name.to_string());
-            let loaded = self.copy_table(table, snapshot.as_mut(), &mut progress, started).await?;
+            let loaded = self
+                .copy_table(table, snapshot.as_mut(), &mut progress, started)
+                .await?;
             let Some(keys) = loaded else { return Ok(()) };
             foreign_keys.extend(keys);
             progress.tables_done += 1;
@@ -121,7 +122,10 @@ impl Worker {
             incarnation: table.incarnation.clone(),
             cut: Some(snapshot.cut()),
         };
-        let route = Route { schema: Arc::new(schema), target };
+        let route = Route {
+            schema: Arc::new(schema),
+            target,
+        };
         let replace = self.replica().record().is_some_and(|record| record.replace)
             || self.state.tables.contains_key(&table.name);
         let replica = Arc::clone(self.replica());
@@ -144,7 +148,10 @@ impl Worker {
         };
         let mut shutdown = self.parts.shutdown.clone();
         let rows = tokio::select! {
-            rows = self.parts.applier.load(load) => rows?,
+            rows = self.parts.applier.load(load) => rows.map_err(|error| match error.table {
+                Some(_) => error,
+                None => error.table(table.name.to_string()),
+            })?,
             _ = self.orders.changed() => {
                 // Seen again by whoever decides what the order means.
                 self.orders.mark_changed();
@@ -186,7 +193,11 @@ impl Worker {
                     return Ok(snapshot);
                 }
                 Cut::Transactions(visible) => {
-                    let running = visible.running.iter().map(|id| u64::from(*id as u32)).collect();
+                    let running = visible
+                        .running
+                        .iter()
+                        .map(|id| u64::from(*id as u32))
+                        .collect();
                     if !passed_any(self.parts.log.as_ref(), checkpoint.seq, &running)? {
                         return Ok(snapshot);
                     }
@@ -210,23 +221,10 @@ impl Worker {
         }
         Ok(())
     }
-
-    /// Names of the tables the replica holds, for the collector.
-    pub(super) fn held_tables(&self) -> std::collections::HashMap<TableName, Option<Cut>> {
-        self.state
-            .tables
-            .iter()
-            .map(|(name, copied)| (name.clone(), copied.cut.clone()))
-            .collect()
-    }
 }
 
 /// Whether the log holds one of these transactions at or before `through`.
-fn passed_any(
-    log: &dyn EventLog,
-    through: Seq,
-    running: &HashSet<u64>,
-) -> Result<bool, LogError> {
+fn passed_any(log: &dyn EventLog, through: Seq, running: &HashSet<u64>) -> Result<bool, LogError> {
     let bounds = log.bounds();
     if running.is_empty() || through < bounds.first_seq {
         return Ok(false);
@@ -237,7 +235,9 @@ fn passed_any(
             break;
         }
         if let Body::Fragment(fragment) = record.body
-            && fragment.header.is_some_and(|header| running.contains(&header.txid))
+            && fragment
+                .header
+                .is_some_and(|header| running.contains(&header.txid))
         {
             return Ok(true);
         }

@@ -74,7 +74,10 @@ pub struct Failure {
 
 impl From<ConnectorError> for Failure {
     fn from(error: ConnectorError) -> Self {
-        Failure { error, transaction: None }
+        Failure {
+            error,
+            transaction: None,
+        }
     }
 }
 
@@ -103,7 +106,12 @@ impl Worker {
     pub fn new(parts: WorkerParts) -> Self {
         let orders = parts.replica.orders.subscribe();
         let backoff = Backoff::new(parts.retry);
-        Worker { parts, orders, backoff, state: ReplicaState::default() }
+        Worker {
+            parts,
+            orders,
+            backoff,
+            state: ReplicaState::default(),
+        }
     }
 
     /// Works until shutdown.
@@ -116,7 +124,9 @@ impl Worker {
         while !*self.parts.shutdown.borrow() {
             self.orders.borrow_and_update();
             let record = self.replica().record();
-            let standing = record.as_ref().map_or(Membership::Copying, |record| record.standing);
+            let standing = record
+                .as_ref()
+                .map_or(Membership::Copying, |record| record.standing);
             let paused = record.as_ref().is_some_and(|record| record.pause.is_some());
             if paused || standing == Membership::NeedsResync {
                 self.replica().show(Activity::Stopped);
@@ -186,7 +196,10 @@ impl Worker {
         if *self.parts.shutdown.borrow() {
             return Some(Ended::Shutdown);
         }
-        self.orders.has_changed().unwrap_or(false).then_some(Ended::Orders)
+        self.orders
+            .has_changed()
+            .unwrap_or(false)
+            .then_some(Ended::Orders)
     }
 
     async fn wait_for_orders(&mut self, at_most: Option<Duration>) {
@@ -249,7 +262,10 @@ impl Worker {
             seq = failure.transaction.as_ref().map(|tx| tx.seq.0),
             "replica paused until the operator decides"
         );
-        let pause = Pause { since_ms: crate::clock::now_ms(), error: Some(info.clone()) };
+        let pause = Pause {
+            since_ms: crate::clock::now_ms(),
+            error: Some(info.clone()),
+        };
         self.remember(|record| record.pause = Some(pause));
         let mut view = self.replica().view();
         view.failed += 1;
@@ -275,7 +291,10 @@ impl Worker {
     /// the same error again and try again.
     fn remember(&self, change: impl FnOnce(&mut crate::state::ReplicaRecord)) {
         if let Err(error) = self.replica().change(change) {
-            error!(error = format!("{error:#}"), "cannot remember the replica's state");
+            error!(
+                error = format!("{error:#}"),
+                "cannot remember the replica's state"
+            );
         }
     }
 
@@ -283,7 +302,9 @@ impl Worker {
     fn settle_standing(&mut self) -> Result<(), Failure> {
         let joined = self.state.tables.values().all(|table| table.cut.is_none());
         let record = self.replica().record();
-        let standing = record.as_ref().map_or(Membership::Copying, |record| record.standing);
+        let standing = record
+            .as_ref()
+            .map_or(Membership::Copying, |record| record.standing);
         let next = match (standing, joined) {
             (Membership::Copying | Membership::Resyncing, true) => Membership::Streaming,
             (Membership::Streaming, false) => Membership::Copying,

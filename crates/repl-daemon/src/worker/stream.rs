@@ -64,7 +64,11 @@ impl Worker {
         }
     }
 
-    async fn follow(&mut self, checkpoint: &mut Checkpoint, mode: Mode) -> Result<Followed, Trouble> {
+    async fn follow(
+        &mut self,
+        checkpoint: &mut Checkpoint,
+        mode: Mode,
+    ) -> Result<Followed, Trouble> {
         let mut work = collect::start(self.plan(checkpoint, mode));
         loop {
             if let Some(ended) = self.interrupted() {
@@ -91,7 +95,9 @@ impl Worker {
                     }
                 }
             };
-            let Some(next) = next else { return Ok(Followed::RangeDone) };
+            let Some(next) = next else {
+                return Ok(Followed::RangeDone);
+            };
             if self.take(checkpoint, mode, next).await? {
                 return Ok(Followed::Left(Left::TablesChanged));
             }
@@ -105,8 +111,12 @@ impl Worker {
             after: checkpoint.seq,
             epoch: checkpoint.epoch,
             routing: self.parts.routing.clone(),
-            tables: self.held_tables(),
-            skip: self.orders.borrow().skip.filter(|skip| *skip > checkpoint.seq),
+            tables: self.state.tables.clone(),
+            skip: self
+                .orders
+                .borrow()
+                .skip
+                .filter(|skip| *skip > checkpoint.seq),
             mode,
             batch_bytes: self.parts.limits.batch_bytes,
             batch_transactions: self.parts.limits.batch_transactions,
@@ -232,9 +242,8 @@ impl Worker {
         self.state = self.parts.applier.open().await?;
         *checkpoint = self.attach().await?;
         self.note_applied(checkpoint);
-        failpoint::hit("worker.reopened").map_err(|error| {
-            ConnectorError::new(ErrorKind::Connection, error.to_string())
-        })?;
+        failpoint::hit("worker.reopened")
+            .map_err(|error| ConnectorError::new(ErrorKind::Connection, error.to_string()))?;
         Ok(())
     }
 
@@ -252,7 +261,10 @@ impl Worker {
     }
 
     async fn alterations(&mut self, route: &Route) -> Result<TableDdl, ConnectorError> {
-        self.parts.snapshots.added_columns(&route.schema, &route.target).await
+        self.parts
+            .snapshots
+            .added_columns(&route.schema, &route.target)
+            .await
     }
 }
 
@@ -264,5 +276,8 @@ fn blames_a_transaction(kind: ErrorKind) -> bool {
 }
 
 fn blame(error: ConnectorError, transaction: &TxInfo) -> Failure {
-    Failure { error, transaction: Some(transaction.clone()) }
+    Failure {
+        error,
+        transaction: Some(transaction.clone()),
+    }
 }
