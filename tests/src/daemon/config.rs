@@ -104,6 +104,18 @@ impl DaemonConfig {
         self
     }
 
+    /// [`DaemonConfig::with`] for the node `name`, wherever it was added; an unknown one is left
+    /// for the daemon to refuse.
+    #[must_use]
+    pub fn with_of(mut self, name: &str, key: &str, value: impl Into<Toml>) -> Self {
+        let name = Toml::from(name).0;
+        let is_named = |node: &&mut Keys| node.get("name").is_some_and(|found| found.0 == name);
+        if let Some(node) = self.nodes.iter_mut().find(is_named) {
+            node.insert(key.to_owned(), value.into());
+        }
+        self
+    }
+
     /// The event log's directory.
     #[must_use]
     pub fn log_dir(&self) -> &Path {

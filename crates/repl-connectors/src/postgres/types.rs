@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use sqlx::{PgConnection, Row};
 
-use super::ddl::{guarded, literal, texts};
 use super::catalog_error::from_sqlx;
+use super::ddl::{guarded, literal, texts};
 use crate::seam::Result;
 
 /// One type, in the catalog's words.
@@ -48,14 +48,15 @@ async fn column_types(connection: &mut PgConnection, relation: i64) -> Result<Ve
     .map_err(|e| from_sqlx(&e, "describing types"))
 }
 
-/// The user type behind `oid`, through arrays and multiranges; none for built-in types.
+/// The user type behind `oid`, through arrays and multiranges; none for built-in types. A domain
+/// over an array has the array's category, but is a type of its own.
 async fn lookup(connection: &mut PgConnection, oid: i64) -> Result<Option<UserType>> {
     let row = sqlx::query(
         "WITH RECURSIVE base AS (
              SELECT t.oid, t.typtype, t.typelem, t.typcategory FROM pg_type t WHERE t.oid = $1::oid
              UNION
              SELECT t.oid, t.typtype, t.typelem, t.typcategory FROM base b JOIN pg_type t ON t.oid =
-                 CASE WHEN b.typcategory = 'A' THEN b.typelem
+                 CASE WHEN b.typcategory = 'A' AND b.typtype = 'b' THEN b.typelem
                       WHEN b.typtype = 'm' THEN (SELECT r.rngtypid FROM pg_range r
                                                   WHERE r.rngmultitypid = b.oid)
                  END)
@@ -67,7 +68,7 @@ async fn lookup(connection: &mut PgConnection, oid: i64) -> Result<Option<UserTy
                   LIMIT 1) AS extension
            FROM base b JOIN pg_type t ON t.oid = b.oid
            JOIN pg_namespace n ON n.oid = t.typnamespace
-          WHERE b.typcategory <> 'A' AND b.typtype <> 'm'
+          WHERE NOT (b.typcategory = 'A' AND b.typtype = 'b') AND b.typtype <> 'm'
             AND n.nspname NOT IN ('pg_catalog', 'information_schema')
           LIMIT 1",
     )
@@ -92,7 +93,9 @@ async fn add(
     seen: &mut HashSet<i64>,
     statements: &mut Vec<String>,
 ) -> Result<()> {
-    let Some(found) = lookup(connection, oid).await? else { return Ok(()) };
+    let Some(found) = lookup(connection, oid).await? else {
+        return Ok(());
+    };
     if !seen.insert(found.oid) {
         return Ok(());
     }
@@ -105,7 +108,10 @@ async fn add(
         );
         statements.push(guarded(
             &absent,
-            &format!("RAISE EXCEPTION USING MESSAGE = {}, ERRCODE = '42704'", literal(&text)),
+            &format!(
+                "RAISE EXCEPTION USING MESSAGE = {}, ERRCODE = '42704'",
+                literal(&text)
+            ),
         ));
         return Ok(());
     }
@@ -135,7 +141,11 @@ async fn create_enum(connection: &mut PgConnection, of: &UserType) -> Result<Str
     .fetch_all(connection)
     .await
     .map_err(|e| from_sqlx(&e, "describing an enum"))?;
-    Ok(format!("CREATE TYPE {} AS ENUM ({})", of.name, texts(&rows, "label")?.join(", ")))
+    Ok(format!(
+        "CREATE TYPE {} AS ENUM ({})",
+        of.name,
+        texts(&rows, "label")?.join(", ")
+    ))
 }
 
 async fn create_domain(
@@ -189,11 +199,16 @@ async fn create_composite(
     .await
     .map_err(|e| from_sqlx(&e, "describing a composite type"))?;
     for row in &rows {
-        let part: i64 =
-            row.try_get("type_id").map_err(|e| from_sqlx(&e, "describing a composite type"))?;
+        let part: i64 = row
+            .try_get("type_id")
+            .map_err(|e| from_sqlx(&e, "describing a composite type"))?;
         Box::pin(add(connection, part, seen, statements)).await?;
     }
-    Ok(format!("CREATE TYPE {} AS ({})", of.name, texts(&rows, "definition")?.join(", ")))
+    Ok(format!(
+        "CREATE TYPE {} AS ({})",
+        of.name,
+        texts(&rows, "definition")?.join(", ")
+    ))
 }
 
 async fn create_range(

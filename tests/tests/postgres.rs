@@ -1,0 +1,18 @@
+//! The daemon between PostgreSQL servers: what arrives on the replicas, what is refused and how it
+//! is mended, what a broken or absent replica does to the others, and what all of it costs.
+
+mod postgres {
+    pub mod group;
+
+    mod availability;
+    mod changes;
+    mod copy;
+    mod large;
+    mod partitions;
+    mod refusals;
+    mod replica_errors;
+    mod schema;
+    mod selection;
+    mod tls;
+    mod types;
+}

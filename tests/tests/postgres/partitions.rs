@@ -1,0 +1,44 @@
+//! Partitioned tables: each leaf is a table of its own in the stream.
+
+use anyhow::Result;
+
+use super::group::Group;
+
+const PARTITIONED: &str = "
+CREATE TABLE events (id bigint GENERATED ALWAYS AS IDENTITY, day int NOT NULL, kind text, note text,
+    PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM (0) TO (10);
+CREATE TABLE events_2 PARTITION OF events FOR VALUES FROM (10) TO (20) PARTITION BY LIST (kind);
+CREATE TABLE events_2a PARTITION OF events_2 FOR VALUES IN ('a');
+CREATE TABLE events_2x PARTITION OF events_2 DEFAULT;
+CREATE INDEX events_kind ON events (kind);
+INSERT INTO events (day, kind) SELECT n % 20, CASE WHEN n % 3 = 0 THEN 'a' ELSE 'b' END FROM generate_series(1, 200) n;
+";
+
+#[test]
+fn partitions_are_followed_through_moves_and_new_ones() -> Result<()> {
+    let group = Group::start(1, |primary| primary.execute(PARTITIONED))?;
+    group.equal()?;
+    let placed = "SELECT tableoid::regclass, count(*) FROM events GROUP BY 1 ORDER BY 1::text";
+    assert_eq!(group.primary.query(placed)?, group.replica().query(placed)?);
+    group.primary.execute(
+        "UPDATE events SET day = day + 10 WHERE day < 5;
+         UPDATE events SET kind = 'a' WHERE id % 7 = 0;
+         UPDATE events SET note = 'n' WHERE id % 5 = 0;
+         DELETE FROM events WHERE id % 11 = 0",
+    )?;
+    group.equal()?;
+    assert_eq!(group.primary.query(placed)?, group.replica().query(placed)?);
+    group.primary.execute(
+        "CREATE TABLE events_3 PARTITION OF events FOR VALUES FROM (20) TO (30);
+         INSERT INTO events (day, kind) SELECT 20 + n % 10, 'new' FROM generate_series(1, 50) n;
+         UPDATE events SET day = 25 WHERE day = 19",
+    )?;
+    group.equal()?;
+    assert_eq!(group.primary.query(placed)?, group.replica().query(placed)?);
+    group.primary.execute("TRUNCATE events_2; INSERT INTO events (day, kind) VALUES (11, 'a'), (12, 'z')")?;
+    group.equal()?;
+    group.primary.execute("TRUNCATE events; INSERT INTO events (day, kind) VALUES (3, 'last')")?;
+    group.equal()?;
+    group.daemon.finish()
+}

@@ -1,0 +1,120 @@
+//! Tables that change their shape while they are followed.
+
+use anyhow::Result;
+use repl_api::{ErrorKind, Membership};
+
+use super::group::{Group, PATIENCE, assert_contains};
+
+#[test]
+fn added_columns_are_followed() -> Result<()> {
+    let group = Group::start(2, |primary| {
+        primary.execute("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT n, 'v' FROM generate_series(1, 50) n")
+    })?;
+    group.equal()?;
+    group.replctl(&["pause", "replica-2"])?;
+    group.primary.execute(
+        "UPDATE t SET v = 'before' WHERE id = 1;
+         ALTER TABLE t ADD COLUMN plain int;
+         UPDATE t SET plain = 1 WHERE id = 2;
+         ALTER TABLE t ADD COLUMN filled text NOT NULL DEFAULT 'it''s \"old\"';
+         INSERT INTO t (id, v) VALUES (51, 'new'); UPDATE t SET filled = 'changed' WHERE id = 3;
+         CREATE TYPE color AS ENUM ('red'); ALTER TABLE t ADD COLUMN c color DEFAULT 'red', ADD COLUMN a int[] DEFAULT '{1,2}';
+         UPDATE t SET a = a || 3 WHERE id < 10",
+    )?;
+    group.replctl(&["resume", "replica-2"])?;
+    group.equal()?;
+    group.daemon.finish()
+}
+
+/// What the stream cannot carry stops the replica before the first row it concerns; after the
+/// statement it names, the replica goes on.
+fn stops_and_goes_on(change: &str, rows: &str, complaint: &str, mend: &str) -> Result<()> {
+    let mut group = Group::start(1, |primary| {
+        primary.execute(
+            "CREATE TABLE t (id int PRIMARY KEY, v varchar(10), n int NOT NULL DEFAULT 7);
+             INSERT INTO t SELECT n, 'v' || n FROM generate_series(1, 20) n;
+             CREATE TABLE other (id int PRIMARY KEY)",
+        )
+    })?;
+    group.equal()?;
+    group.daemon.allow_log("replica paused until the operator decides");
+    group.primary.execute(&format!("INSERT INTO other VALUES (1); {change}; {rows}; INSERT INTO other VALUES (2)"))?;
+    let error = group.paused_by_error(1)?;
+    assert_eq!(error.kind, ErrorKind::Schema, "{error:?}");
+    assert_contains(&error.message, complaint);
+    assert_eq!(error.table.as_deref(), Some("public.t"));
+    assert!(error.transaction.is_some(), "{error:?}");
+    assert_eq!(group.replica().query("SELECT string_agg(id::text, ',') FROM other")?, "1");
+    let statement = error.advice.split(';').next().unwrap_or_default().split(',').next().unwrap_or_default();
+    if mend.is_empty() {
+        group.replica().execute(statement)?;
+    } else {
+        group.replica().execute(mend)?;
+    }
+    group.replctl(&["retry", "replica-1"])?;
+    group.equal()?;
+    group.daemon.finish()
+}
+
+#[test]
+fn a_volatile_default_stops_before_its_first_row() -> Result<()> {
+    stops_and_goes_on(
+        "ALTER TABLE t ADD COLUMN r double precision DEFAULT random()",
+        "UPDATE t SET r = id; INSERT INTO t (id, r) VALUES (100, 0.5)",
+        "has no column \"r\"",
+        "",
+    )
+}
+
+#[test]
+fn a_renamed_column_stops_before_its_first_row() -> Result<()> {
+    stops_and_goes_on(
+        "ALTER TABLE t RENAME v TO w",
+        "UPDATE t SET w = 'x' WHERE id < 5",
+        "has no column \"w\"",
+        "ALTER TABLE t RENAME v TO w",
+    )
+}
+
+#[test]
+fn a_retyped_column_stops_before_its_first_row() -> Result<()> {
+    stops_and_goes_on(
+        "ALTER TABLE t ALTER n TYPE text USING 'n' || n",
+        "UPDATE t SET n = 'all'",
+        "has column \"n\" as integer, the primary has it as text",
+        "",
+    )
+}
+
+#[test]
+fn a_dropped_not_null_stops_before_its_first_row() -> Result<()> {
+    stops_and_goes_on(
+        "ALTER TABLE t ALTER n DROP NOT NULL",
+        "UPDATE t SET n = NULL WHERE id = 1",
+        "NULL",
+        "ALTER TABLE t ALTER n DROP NOT NULL",
+    )
+}
+
+#[test]
+fn a_dropped_column_and_a_wider_replica_need_no_one() -> Result<()> {
+    let group = Group::start(1, |primary| {
+        primary.execute(
+            "CREATE TABLE t (id int PRIMARY KEY, gone int, kept text); INSERT INTO t VALUES (1, 1, 'a');
+             CREATE TABLE back (b text, a int PRIMARY KEY)",
+        )
+    })?;
+    group.equal()?;
+    group.replica().execute("ALTER TABLE back ADD COLUMN local timestamptz DEFAULT now(), ADD COLUMN more int")?;
+    group.primary.execute(
+        "ALTER TABLE t DROP COLUMN gone; INSERT INTO t VALUES (2, 'b'); UPDATE t SET kept = 'c' WHERE id = 1;
+         INSERT INTO back SELECT 'b' || n, n FROM generate_series(1, 20) n; UPDATE back SET b = 'x' WHERE a < 9",
+    )?;
+    group.caught_up()?;
+    let rows = "SELECT id, kept FROM t ORDER BY 1; SELECT a, b FROM back ORDER BY 1";
+    assert_eq!(group.primary.query(rows)?, group.replica().query(rows)?);
+    assert_eq!(group.state(1)?.membership, Membership::Streaming);
+    let waited = group.daemon.wait_replica("replica-1", "no error", PATIENCE, |one| one.last_error.is_none());
+    waited?;
+    group.daemon.finish()
+}
