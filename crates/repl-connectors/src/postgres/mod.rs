@@ -5,6 +5,7 @@
 //! or bound.
 
 pub mod admin;
+pub mod apply;
 pub mod capture;
 mod catalog;
 mod catalog_error;

@@ -89,7 +89,8 @@ pub(super) fn check(route: &Route, catalog: &Catalog) -> Result<()> {
             "replace it by a table, or exclude it from this replica's selection".into(),
         );
     }
-    for column in &route.schema.columns {
+    let key = route.schema.key_columns();
+    for (at, column) in route.schema.columns.iter().enumerate() {
         let name = quote_identifier(&column.name);
         let Some(found) = catalog.column(&column.name) else {
             return refuse(
@@ -121,7 +122,7 @@ pub(super) fn check(route: &Route, catalog: &Catalog) -> Result<()> {
                 ),
             );
         }
-        if column.nullable && found.not_null {
+        if column.nullable && found.not_null && !key.contains(&at) {
             return refuse(
                 format!("forbids NULL in column {name}, the primary allows it"),
                 format!(

@@ -91,6 +91,9 @@ impl Session {
         let copying = !target.columns.is_empty();
         if copying {
             self.start_copy(target)?;
+            // Under way before the source's first rows are waited for: a session in COPY is not
+            // idle, however slow the source.
+            self.write_now().await?;
         }
         loop {
             let rows = load.rows.next_rows().await?;

@@ -226,6 +226,9 @@ fn deferrables(rows: &[TextRow]) -> Vec<Deferrable> {
     found
 }
 
+/// Texts of statements by what they do and which columns they write.
+type Statements = HashMap<(super::sql::Kind, Vec<bool>), Arc<str>>;
+
 /// A table of the replica together with the source's shape of it: all that is needed to write.
 #[derive(Debug)]
 pub(super) struct Target {
@@ -246,7 +249,7 @@ pub(super) struct Target {
     pub(super) partitioned: bool,
     pub(super) deferrable: Vec<Deferrable>,
     /// Statements by the columns they write.
-    pub(super) statements: Mutex<HashMap<(super::sql::Kind, Vec<bool>), Arc<str>>>,
+    pub(super) statements: Mutex<Statements>,
 }
 
 impl Target {

@@ -5,6 +5,9 @@
 //! server skips the rest, COMMIT included. Whatever must hold (the checkpoint's value, the number
 //! of rows touched, deferrable constraints) is verified by the statements themselves.
 
+// Errors are rare, and made for people: their size does not matter.
+#![allow(clippy::result_large_err)]
+
 mod fit;
 mod load;
 mod metadata;
@@ -58,21 +61,15 @@ impl PgApplier {
         }
     }
 
-    fn session(&mut self) -> Result<&mut Session> {
-        self.session.as_mut().ok_or_else(|| {
+    /// Takes the session out for one call. It comes back only when the call succeeds: after an
+    /// error, or when the caller gave up waiting, what it was doing is not known any more.
+    fn take(&mut self) -> Result<Session> {
+        self.session.take().ok_or_else(|| {
             ConnectorError::new(
                 ErrorKind::Connection,
                 "the session to the replica is closed",
             )
         })
-    }
-
-    /// After any error the session is given up: what it was doing is not known any more.
-    fn settle<T>(&mut self, outcome: Result<T>) -> Result<T> {
-        if outcome.is_err() {
-            self.session = None;
-        }
-        outcome
     }
 }
 
@@ -90,43 +87,59 @@ impl Applier for PgApplier {
         expected: Option<&Checkpoint>,
         next: &Checkpoint,
     ) -> Result<()> {
-        let outcome = self.session()?.set_checkpoint(expected, next).await;
-        self.settle(outcome)
+        let mut session = self.take()?;
+        let done = session.set_checkpoint(expected, next).await?;
+        self.session = Some(session);
+        Ok(done)
     }
 
     async fn begin(&mut self, expected: &Checkpoint) -> Result<()> {
-        let outcome = self.session()?.begin(expected);
-        self.settle(outcome)
+        let mut session = self.take()?;
+        let done = session.begin(expected)?;
+        self.session = Some(session);
+        Ok(done)
     }
 
     async fn apply(&mut self, step: &Step, style: Style) -> Result<()> {
-        let outcome = self.session()?.apply(step, style).await;
-        self.settle(outcome)
+        let mut session = self.take()?;
+        let done = session.apply(step, style).await?;
+        self.session = Some(session);
+        Ok(done)
     }
 
     async fn commit(&mut self, next: &Checkpoint, joined: &[TableName]) -> Result<()> {
-        let outcome = self.session()?.commit(next, joined).await;
-        self.settle(outcome)
+        let mut session = self.take()?;
+        let done = session.commit(next, joined).await?;
+        self.session = Some(session);
+        Ok(done)
     }
 
     async fn fit(&mut self, route: &Route, ddl: Option<&TableDdl>) -> Result<()> {
-        let outcome = self.session()?.fit(route, ddl).await;
-        self.settle(outcome)
+        let mut session = self.take()?;
+        let done = session.fit(route, ddl).await?;
+        self.session = Some(session);
+        Ok(done)
     }
 
     async fn load(&mut self, load: Load<'_>) -> Result<u64> {
-        let outcome = self.session()?.load(load).await;
-        self.settle(outcome)
+        let mut session = self.take()?;
+        let done = session.load(load).await?;
+        self.session = Some(session);
+        Ok(done)
     }
 
     async fn add_foreign_keys(&mut self, statements: &[String]) -> Result<()> {
-        let outcome = self.session()?.add_foreign_keys(statements).await;
-        self.settle(outcome)
+        let mut session = self.take()?;
+        let done = session.add_foreign_keys(statements).await?;
+        self.session = Some(session);
+        Ok(done)
     }
 
     async fn forget_tables(&mut self, tables: &[TableName]) -> Result<()> {
-        let outcome = self.session()?.forget_tables(tables).await;
-        self.settle(outcome)
+        let mut session = self.take()?;
+        let done = session.forget_tables(tables).await?;
+        self.session = Some(session);
+        Ok(done)
     }
 
     async fn close(&mut self) {

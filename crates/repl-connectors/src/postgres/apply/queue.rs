@@ -70,6 +70,11 @@ impl Session {
         if self.client.queued_bytes() < QUEUED_BYTES {
             return Ok(());
         }
+        self.write_now().await
+    }
+
+    /// Writes what is queued.
+    pub(super) async fn write_now(&mut self) -> Result<()> {
         let outcome = self.client.write_queued().await;
         outcome.map_err(|error| self.explain(error))?;
         self.labels.drop_before(self.client.completed());

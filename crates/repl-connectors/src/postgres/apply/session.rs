@@ -31,8 +31,8 @@ const SETTINGS: &str = "\
     SET default_transaction_isolation = 'read committed'; \
     SET default_transaction_read_only = off; SET row_security = off; \
     SET check_function_bodies = off; SET statement_timeout = 0; SET lock_timeout = '10s'; \
-    SET idle_in_transaction_session_timeout = '60s'; SET tcp_keepalives_idle = 15; \
-    SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; SET tcp_user_timeout = '30s'; \
+    SET idle_in_transaction_session_timeout = '60s'; SET idle_session_timeout = 0; \
+    SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; SET tcp_user_timeout = '30s'; \
     SET jit = off; SET enable_seqscan = off; SET enable_hashjoin = off; \
     SET enable_mergejoin = off; SET plan_cache_mode = auto; \
     SELECT pg_catalog.set_config('synchronous_commit', 'on', false) \

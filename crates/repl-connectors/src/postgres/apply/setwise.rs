@@ -248,8 +248,7 @@ impl Session {
         if rows.iter().all(|(_, count)| *count >= 0) {
             return Ok(());
         }
-        // Only by hashing are the images of a whole table matched in one pass.
-        self.push("SET LOCAL enable_hashjoin = on", &[], Label::Other)?;
+        self.plan_by_hash(true)?;
         let sql = target.statement(Kind::DeleteCopies, &[]);
         let label = Label::Rows("delete", Arc::clone(target), None);
         let all: Vec<usize> = (0..target.columns.len()).collect();
@@ -270,8 +269,23 @@ impl Session {
         if self.arrays.rows() > 0 {
             self.push_arrays(&sql, Some(deleted), &label)?;
         }
-        self.push("SET LOCAL enable_hashjoin = off", &[], Label::Other)?;
+        self.plan_by_hash(false)?;
         self.relieve().await
+    }
+
+    /// Switches the plans of the statements that follow from "few rows by index" to "whole tables
+    /// by hash", and back. For rows without a key a table must be read anyway, but only once.
+    pub(super) fn plan_by_hash(&mut self, by_hash: bool) -> Result<()> {
+        let (hash, nested) = if by_hash {
+            ("on", "off")
+        } else {
+            ("off", "on")
+        };
+        let sql = format!(
+            "SELECT pg_catalog.set_config('enable_hashjoin', '{hash}', true), \
+             pg_catalog.set_config('enable_nestloop', '{nested}', true)"
+        );
+        self.push(&sql, &[], Label::Other)
     }
 }
 

@@ -54,9 +54,11 @@ impl Session {
         if text(&rows, 0, 0) == "2" {
             return Ok(());
         }
+        // IF NOT EXISTS would demand the right to create schemas even where there is one.
         let create = format!(
             "BEGIN; SELECT pg_catalog.pg_advisory_xact_lock({LOCK}); \
-             CREATE SCHEMA IF NOT EXISTS repl; {CHECKPOINT_TABLE}; {TABLES_TABLE}; COMMIT"
+             DO $$ BEGIN IF pg_catalog.to_regnamespace('repl') IS NULL THEN \
+             CREATE SCHEMA repl; END IF; END $$; {CHECKPOINT_TABLE}; {TABLES_TABLE}; COMMIT"
         );
         let outcome = self.client.simple(&create).await;
         outcome.map(|_| ()).map_err(|mut error| {

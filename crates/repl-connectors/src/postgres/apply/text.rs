@@ -8,6 +8,9 @@ use repl_core::row::{Row, Value};
 
 use crate::seam::{ConnectorError, Result};
 
+/// Capacity kept from one use to the next, bytes per column.
+const KEPT_BYTES: usize = 1024 * 1024;
+
 /// A value's text form; none is NULL.
 ///
 /// # Errors
@@ -70,6 +73,7 @@ impl Arrays {
         }
         for column in &mut self.columns[..columns] {
             column.clear();
+            column.shrink_to(KEPT_BYTES);
             column.push(b'{');
         }
         self.used = columns;

@@ -65,9 +65,9 @@ impl Session {
     ) -> Result<()> {
         let label = Label::Constraint(Arc::clone(target), constraint.name.clone());
         let Some((columns, equals)) = lookup(target, constraint, rows)? else {
-            self.push("SET LOCAL enable_hashjoin = on", &[], Label::Other)?;
+            self.plan_by_hash(true)?;
             self.push(&target.constraint_holds(constraint, None), &[], label)?;
-            return self.push("SET LOCAL enable_hashjoin = off", &[], Label::Other);
+            return self.plan_by_hash(false);
         };
         let sql = target.constraint_holds(constraint, Some((&columns, equals)));
         self.arrays.start(columns.len());

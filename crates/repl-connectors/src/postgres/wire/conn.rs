@@ -23,6 +23,9 @@ const DEFAULT_LIMIT: usize = 1 << 30;
 /// than this without reading is waited for.
 const WAITING_BYTES: usize = 4 * 1024 * 1024;
 
+/// Capacity kept of an empty buffer, bytes: a huge row must not stay paid for.
+const KEPT_BYTES: usize = 4 * 1024 * 1024;
+
 /// How long a broken connection is listened to for the server's reason.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -120,6 +123,9 @@ impl Conn {
     /// Room for a read. The rest of a large message is not reserved at once, so that a length
     /// alone makes nobody allocate; doubling keeps the copying linear.
     fn make_room(&mut self) {
+        if self.inbound.is_empty() && self.inbound.capacity() > KEPT_BYTES {
+            self.inbound = BytesMut::new();
+        }
         if self.inbound.capacity() - self.inbound.len() < READ_ROOM / 4 {
             self.inbound.reserve(READ_ROOM.max(self.inbound.len()));
         }
@@ -175,7 +181,12 @@ impl Conn {
         })
         .await;
         match pumped {
-            Ok(pumped) => Ok(pumped),
+            Ok(pumped) => {
+                if self.outbound.is_empty() && self.outbound.capacity() > KEPT_BYTES {
+                    self.outbound = BytesMut::new();
+                }
+                Ok(pumped)
+            }
             Err(error) => Err(self.why_broken(error).await),
         }
     }

@@ -5,6 +5,9 @@
 //! malformed message is an error. Protocol facts are from the "Frontend/Backend Protocol" chapter
 //! of PostgreSQL's documentation.
 
+// Errors are rare, and made for people: their size does not matter.
+#![allow(clippy::result_large_err)]
+
 mod auth;
 mod conn;
 mod copy;
