@@ -86,7 +86,7 @@ pub struct TableSchema {
     pub table: TableName,
     /// Changes when the table is dropped and made again under its name (PostgreSQL: OID); empty
     /// where the engine carries such a change through the stream itself.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub incarnation: String,
     /// Columns in the order of the row images.
     pub columns: Vec<Column>,

@@ -11,6 +11,7 @@ mod catalog;
 mod catalog_error;
 mod ddl;
 pub mod error;
+mod images;
 pub mod lsn;
 mod pgoutput;
 pub mod snapshot;

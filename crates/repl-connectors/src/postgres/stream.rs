@@ -4,19 +4,19 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use repl_core::ErrorKind;
-use repl_core::change::{ChangeWriter, RowOp};
+use repl_core::change::RowOp;
 use repl_core::failpoint;
 use repl_core::log::LogOffset;
 use repl_core::record::TxHeader;
-use repl_core::row::Value;
-use repl_core::schema::{Column, Identity, SchemaId, TableName, TableSchema};
+use repl_core::schema::{SchemaId, TableName};
 use tokio::time::Instant;
 
 use super::admin::Admin;
 use super::capture::{Housekeeping, PgCapture};
-use super::catalog::{self, CatalogTable};
+use super::catalog;
+use super::images::{announced, put_tuple, same_columns};
 use super::lsn::Lsn;
-use super::pgoutput::{self, Field, Frame, Message, OldTuple, Relation, Tuple};
+use super::pgoutput::{self, Frame, Message, OldTuple, Relation, Tuple};
 use super::verify::Overlap;
 use super::wire::{CopyBoth, PgClient};
 use crate::seam::{CapturePort, CaptureState, ConnectorError, Result};
@@ -555,58 +555,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 pub(super) const SESSION_OPTIONS: &str = "-c TimeZone=UTC -c DateStyle=ISO -c \
     IntervalStyle=postgres -c extra_float_digits=1 -c bytea_output=hex -c lc_monetary=C -c \
     statement_timeout=0 -c search_path= -c xmloption=content";
-
-fn put_tuple(change: &mut ChangeWriter<'_>, tuple: Tuple<'_>) {
-    let mut row = change.row(tuple.columns());
-    for field in tuple.fields() {
-        row.put(match field {
-            Field::Null => Value::Null,
-            Field::Unchanged => Value::Unchanged,
-            Field::Text(text) => Value::Text(text),
-        });
-    }
-    row.finish();
-}
-
-fn same_columns(table: &CatalogTable, relation: &Relation<'_>) -> bool {
-    table.schema.table.schema == relation.schema
-        && table.schema.table.name == relation.name
-        && table.schema.columns.len() == relation.columns.len()
-        && table
-            .schema
-            .columns
-            .iter()
-            .zip(&relation.columns)
-            .all(|(ours, theirs)| ours.name == theirs.name && ours.type_id == theirs.type_id)
-}
-
-/// The shape as far as the stream alone tells it.
-fn announced(relation: &Relation<'_>) -> TableSchema {
-    let key: Vec<usize> = (0..relation.columns.len())
-        .filter(|&index| relation.columns[index].key && relation.replica_identity != b'f')
-        .collect();
-    TableSchema {
-        id: SchemaId(0),
-        engine: "postgres".into(),
-        table: TableName::new(relation.schema, relation.name),
-        incarnation: relation.oid.to_string(),
-        columns: relation
-            .columns
-            .iter()
-            .map(|column| Column {
-                name: column.name.to_owned(),
-                type_name: String::new(),
-                type_id: column.type_id,
-                nullable: !column.key,
-            })
-            .collect(),
-        identity: if key.is_empty() {
-            Identity::FullRow
-        } else {
-            Identity::Key(key)
-        },
-    }
-}
 
 /// A publication name as an element of the option's comma-separated list of identifiers.
 fn quote_publication(name: &str) -> String {

@@ -1,0 +1,62 @@
+//! From the stream's row images and table shapes to the log's.
+
+use repl_core::change::ChangeWriter;
+use repl_core::row::Value;
+use repl_core::schema::{Column, Identity, SchemaId, TableName, TableSchema};
+
+use super::catalog::CatalogTable;
+use super::pgoutput::{Field, Relation, Tuple};
+
+/// Writes one row image behind the change being built.
+pub(super) fn put_tuple(change: &mut ChangeWriter<'_>, tuple: Tuple<'_>) {
+    let mut row = change.row(tuple.columns());
+    for field in tuple.fields() {
+        row.put(match field {
+            Field::Null => Value::Null,
+            Field::Unchanged => Value::Unchanged,
+            Field::Text(text) => Value::Text(text),
+        });
+    }
+    row.finish();
+}
+
+/// Whether the catalog's present shape is the one the stream announced.
+pub(super) fn same_columns(table: &CatalogTable, relation: &Relation<'_>) -> bool {
+    table.schema.table.schema == relation.schema
+        && table.schema.table.name == relation.name
+        && table.schema.columns.len() == relation.columns.len()
+        && table
+            .schema
+            .columns
+            .iter()
+            .zip(&relation.columns)
+            .all(|(ours, theirs)| ours.name == theirs.name && ours.type_id == theirs.type_id)
+}
+
+/// The shape as far as the stream alone tells it.
+pub(super) fn announced(relation: &Relation<'_>) -> TableSchema {
+    let key: Vec<usize> = (0..relation.columns.len())
+        .filter(|&index| relation.columns[index].key && relation.replica_identity != b'f')
+        .collect();
+    TableSchema {
+        id: SchemaId(0),
+        engine: "postgres".into(),
+        table: TableName::new(relation.schema, relation.name),
+        incarnation: relation.oid.to_string(),
+        columns: relation
+            .columns
+            .iter()
+            .map(|column| Column {
+                name: column.name.to_owned(),
+                type_name: String::new(),
+                type_id: column.type_id,
+                nullable: !column.key,
+            })
+            .collect(),
+        identity: if key.is_empty() {
+            Identity::FullRow
+        } else {
+            Identity::Key(key)
+        },
+    }
+}
