@@ -1,6 +1,7 @@
 //! Starts everything in order and stops it in reverse.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use repl_connectors::seam::{CaptureBoard, CaptureLimits, CapturePort};
@@ -193,13 +194,11 @@ impl Host {
         let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
         self.stop_capture.send_replace(true);
         self.stop.send_replace(true);
-        self.workers.join_all().await;
+        end(&mut self.workers, "worker").await?;
         let flusher = self.flusher;
         tokio::task::spawn_blocking(move || flusher.stop()).await?;
         self.admin.send_replace(true);
-        while let Some(ended) = self.tasks.join_next().await {
-            ended.context("a task of the daemon panicked")?;
-        }
+        end(&mut self.tasks, "task").await?;
         if let Some(why) = self
             .broken
             .lock()
@@ -210,6 +209,30 @@ impl Host {
         }
         info!("stopped");
         Ok(())
+    }
+}
+
+/// How long tasks may take to stop by themselves. One that waits for a dead server is then cut off,
+/// which is no worse than a crash: the log and the replicas' checkpoints decide what was done.
+const STOP_WAIT: Duration = Duration::from_secs(5);
+
+async fn end(tasks: &mut JoinSet<()>, what: &str) -> anyhow::Result<()> {
+    let all = async {
+        while let Some(ended) = tasks.join_next().await {
+            ended.with_context(|| format!("a {what} of the daemon panicked"))?;
+        }
+        Ok(())
+    };
+    match tokio::time::timeout(STOP_WAIT, all).await {
+        Ok(result) => result,
+        Err(_) => {
+            info!(
+                left = tasks.len(),
+                "cutting off {what}s that wait for a server"
+            );
+            tasks.shutdown().await;
+            Ok(())
+        }
     }
 }
 
