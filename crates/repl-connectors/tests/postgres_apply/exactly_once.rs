@@ -211,6 +211,13 @@ async fn missing_privileges_name_the_grant() {
             .contains("GRANT SET ON PARAMETER session_replication_role TO \"weak\"")
     );
     let mut admin = shared().client(&replica.database).await;
+    if admin
+        .parameter("server_version")
+        .unwrap()
+        .starts_with("14.")
+    {
+        return;
+    }
     admin
         .simple("GRANT SET ON PARAMETER session_replication_role TO weak; DROP SCHEMA repl CASCADE")
         .await

@@ -1,8 +1,9 @@
 //! A PostgreSQL server for this test binary, and databases in it.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::LazyLock;
@@ -144,16 +145,27 @@ impl Server {
     fn await_start(&self) {
         let until = Instant::now() + Duration::from_secs(30);
         while Instant::now() < until {
-            let status = Command::new(bin().join("pg_isready"))
-                .args(["-h", "127.0.0.1", "-p", &self.port.to_string()])
-                .output()
-                .unwrap();
-            if status.status.success() {
+            if self.greets() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(50));
         }
         panic!("the server did not start; see {}", self.dir.display());
+    }
+
+    /// Whether a login is let in: while starting up, the server answers with an error.
+    fn greets(&self) -> bool {
+        let login = b"\0\x03\0\0user\0postgres\0database\0postgres\0\0";
+        let length = (login.len() as u32 + 4).to_be_bytes();
+        let file = self.dir.join(format!("data/.s.PGSQL.{}", self.port));
+        let mut answer = [0];
+        UnixStream::connect(file).is_ok_and(|mut socket| {
+            socket
+                .write_all(&[&length, login.as_slice()].concat())
+                .is_ok()
+                && socket.read_exact(&mut answer).is_ok()
+                && answer == *b"R"
+        })
     }
 
     /// Over the Unix socket, as superuser.
