@@ -76,6 +76,7 @@ impl Server {
     fn start() -> Server {
         let dir = tempfile::tempdir().unwrap().keep();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+        give(&dir);
         let data = dir.join("data");
         fs::create_dir(&data).unwrap();
         give(&data);
@@ -123,7 +124,7 @@ impl Server {
             .arg("-c")
             .arg(format!(
                 "'{}/postgres' -D '{}' >'{1}/log' 2>&1 </dev/null & \
-                 read line; kill -QUIT $!; wait $!; rm -rf '{1}'/*",
+                 read line; kill -QUIT $!; wait $!; cd /; rm -rf '{1}'",
                 bin().display(),
                 data.display()
             ))
