@@ -18,6 +18,10 @@ use crate::seam::{ConnectorError, Result};
 pub struct Overlap {
     reader: Option<Box<dyn Reader>>,
     txid: u64,
+    /// Everything up to here was logged, applied by every replica and trimmed: it cannot be
+    /// compared any more. The slot may stand before it, since a server that crashed forgets the
+    /// acknowledgements since its last checkpoint.
+    trimmed: Lsn,
     /// End of what the log holds.
     end: Lsn,
 }
@@ -28,8 +32,17 @@ impl Overlap {
     /// # Errors
     /// When the log cannot be read.
     pub fn new(log: &dyn EventLog, from: Lsn, end: Lsn) -> Result<Overlap> {
-        let reader = if from < end { Some(log.reader(seek(log, from)?)?) } else { None };
-        Ok(Overlap { reader, txid: 0, end })
+        let reader = if from < end {
+            Some(log.reader(seek(log, from)?)?)
+        } else {
+            None
+        };
+        Ok(Overlap {
+            reader,
+            txid: 0,
+            trimmed: Lsn::from_position(&log.bounds().before_first).unwrap_or_default(),
+            end,
+        })
     }
 
     /// True until the log's end was passed.
@@ -38,11 +51,14 @@ impl Overlap {
     }
 
     /// A transaction was delivered that begins its commit before the log's end: the log must hold
-    /// exactly this one next.
+    /// exactly this one next, unless it was trimmed.
     ///
     /// # Errors
     /// [`ErrorKind::History`] when the log holds something else.
     pub fn matches(&mut self, xid: u32, end: Lsn) -> Result<()> {
+        if end <= self.trimmed {
+            return Ok(());
+        }
         match self.next()? {
             Some(logged)
                 if logged.txid == u64::from(xid)
@@ -84,15 +100,24 @@ impl Overlap {
     }
 
     fn next(&mut self) -> Result<Option<TxPoint>> {
-        let Some(reader) = &mut self.reader else { return Ok(None) };
+        let Some(reader) = &mut self.reader else {
+            return Ok(None);
+        };
         while let Some(record) = reader.next()? {
-            let Body::Fragment(fragment) = record.body else { continue };
+            let Body::Fragment(fragment) = record.body else {
+                continue;
+            };
             if let Some(header) = fragment.header {
                 self.txid = header.txid;
             }
             if let Some(position) = fragment.position {
                 let (epoch, seq) = (record.epoch, record.seq);
-                return Ok(Some(TxPoint { epoch, seq, txid: self.txid, position }));
+                return Ok(Some(TxPoint {
+                    epoch,
+                    seq,
+                    txid: self.txid,
+                    position,
+                }));
             }
         }
         Ok(None)
@@ -107,7 +132,9 @@ fn seek(log: &dyn EventLog, from: Lsn) -> Result<Seq, LogError> {
     let mut high = bounds.durable.seq.0;
     while low < high {
         let middle = low + (high - low).div_ceil(2);
-        let at = log.point(Seq(middle))?.and_then(|point| Lsn::from_position(&point.position));
+        let at = log
+            .point(Seq(middle))?
+            .and_then(|point| Lsn::from_position(&point.position));
         match at {
             Some(lsn) if lsn <= from => low = middle,
             _ => high = middle - 1,
