@@ -3,8 +3,8 @@
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use repl_connectors::seam::{Applier, CopiedTable, Load, Result, Snapshot, TableDdl};
-use repl_core::batch::Route;
+use repl_connectors::seam::{Applier, CopiedTable, Load, Result, Snapshot, Style, TableDdl};
+use repl_core::batch::{Route, Step};
 use repl_core::cut::Cut;
 use repl_core::row::Row;
 use repl_core::schema::{TableName, TableSchema};
@@ -153,7 +153,6 @@ async fn tables_fit_or_the_mending_statement_is_named() {
         let error = replica.applier.fit(route, None).await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::Schema);
         assert!(error.advice.contains(advice), "{error:?}");
-        replica.reopen().await;
     };
     let good = route("t", &["*id integer", "a character varying(2)"]);
     replica.applier.fit(&good, None).await.unwrap();
@@ -196,6 +195,59 @@ async fn tables_fit_or_the_mending_statement_is_named() {
     replica.applier.fit(&more, Some(&ddl)).await.unwrap();
     replica.applier.fit(&more, Some(&ddl)).await.unwrap();
     assert_eq!(replica.rows("SELECT * FROM t").await, ["1|x|1|5"]);
+}
+
+#[tokio::test]
+async fn a_new_shape_within_a_transaction_is_part_of_it() {
+    let mut replica = Replica::new("CREATE TABLE t (id int PRIMARY KEY, a text)").await;
+    let narrow = route("t", &["*id integer", "a text"]);
+    let wide = route("t", &["*id integer", "a text", "z integer"]);
+    let ddl = TableDdl {
+        create: vec!["ALTER TABLE public.t ADD COLUMN z int DEFAULT 5".into()],
+        ..TableDdl::default()
+    };
+    let (now, next) = (replica.checkpoint(), checkpoint(replica.log, 1));
+    for commit in [false, true] {
+        let before = Step::Net(vec![net(&narrow, &[], &[], &[&["1", "x"]])]);
+        let after = Step::Net(vec![net(
+            &wide,
+            &[],
+            &[&["1", "?", "6"]],
+            &[&["2", "y", "7"]],
+        )]);
+        replica.applier.begin(&now).await.unwrap();
+        replica
+            .applier
+            .apply(&before, Style::SetWise)
+            .await
+            .unwrap();
+        // Refused without the statement; the transaction goes on.
+        assert!(replica.applier.fit(&wide, None).await.is_err());
+        replica.applier.fit(&wide, Some(&ddl)).await.unwrap();
+        replica.applier.apply(&after, Style::SetWise).await.unwrap();
+        if commit {
+            replica.applier.commit(&next, &[]).await.unwrap();
+        } else {
+            replica.reopen().await;
+        }
+        let expected: &[&str] = if commit { &["1|x|6", "2|y|7"] } else { &[] };
+        assert_eq!(replica.rows("SELECT * FROM t ORDER BY id").await, expected);
+    }
+    // A failure of what was queued before shows as what it is.
+    let (now, wider) = (
+        next,
+        route("t", &["*id integer", "a text", "z integer", "y integer"]),
+    );
+    let duplicate = Step::Net(vec![net(&wide, &[], &[], &[&["1", "x", "1"]])]);
+    replica.applier.begin(&now).await.unwrap();
+    replica
+        .applier
+        .apply(&duplicate, Style::SetWise)
+        .await
+        .unwrap();
+    let error = replica.applier.fit(&wider, None).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Constraint);
+    assert!(error.key.unwrap().starts_with("id=1"));
 }
 
 #[tokio::test]

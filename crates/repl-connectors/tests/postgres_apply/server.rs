@@ -123,10 +123,10 @@ impl Server {
         let mut keeper = as_postgres(Path::new("/bin/sh"))
             .arg("-c")
             .arg(format!(
-                "'{}/postgres' -D '{}' >'{1}/log' 2>&1 </dev/null & \
+                "'{0}/postgres' -D '{1}/data' >'{1}/log' 2>&1 </dev/null & \
                  read line; kill -QUIT $!; wait $!; cd /; rm -rf '{1}'",
                 bin().display(),
-                data.display()
+                dir.display()
             ))
             .current_dir(&dir)
             .stdin(Stdio::piped())

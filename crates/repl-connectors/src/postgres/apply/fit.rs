@@ -13,6 +13,10 @@ use crate::seam::{ConnectorError, Result, TableDdl};
 impl Session {
     pub(super) async fn fit(&mut self, route: &Route, ddl: Option<&TableDdl>) -> Result<()> {
         self.forget_targets();
+        if self.batch.is_some() {
+            // What is queued comes before the table's new shape, and fails under its own name.
+            self.sync().await?;
+        }
         let catalog = self.catalog(&route.target).await?;
         let mut catalog = catalog.ok_or_else(|| missing_table(&route.target))?;
         let added = ddl.map(additions).unwrap_or_default();
@@ -22,11 +26,17 @@ impl Session {
             .iter()
             .any(|c| catalog.column(&c.name).is_none());
         if lacks && !added.is_empty() {
-            self.client.simple("BEGIN").await?;
+            // Inside a transaction that is applied in parts the columns are part of it.
+            let alone = self.batch.is_none();
+            if alone {
+                self.client.simple("BEGIN").await?;
+            }
             for statement in added {
                 self.client.simple(statement).await?;
             }
-            self.client.simple("COMMIT").await?;
+            if alone {
+                self.client.simple("COMMIT").await?;
+            }
             let read = self.catalog(&route.target).await?;
             catalog = read.ok_or_else(|| missing_table(&route.target))?;
         }

@@ -116,9 +116,15 @@ impl Applier for PgApplier {
 
     async fn fit(&mut self, route: &Route, ddl: Option<&TableDdl>) -> Result<()> {
         let mut session = self.take()?;
-        let done = session.fit(route, ddl).await?;
-        self.session = Some(session);
-        Ok(done)
+        let outcome = session.fit(route, ddl).await;
+        // A refusal comes from comparing shapes, not from the server: nothing is under way, and
+        // the caller may come back with the statements that mend it.
+        let kept = outcome
+            .as_ref()
+            .err()
+            .is_none_or(|error| error.kind == ErrorKind::Schema && error.code.is_none());
+        self.session = kept.then_some(session);
+        outcome
     }
 
     async fn load(&mut self, load: Load<'_>) -> Result<u64> {

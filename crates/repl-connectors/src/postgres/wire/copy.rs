@@ -24,6 +24,7 @@ impl PgClient {
     /// # Errors
     /// What the server reports; the session stays usable.
     pub async fn copy_out(&mut self, sql: &str) -> Result<()> {
+        self.end_pipeline().await?;
         let outcome = self.start_copy_out(sql).await;
         outcome.map_err(|error| error.into_connector(self.server()))
     }
@@ -84,6 +85,7 @@ impl PgClient {
     /// # Errors
     /// What the server reports.
     pub async fn copy_both(mut self, sql: &str) -> Result<CopyBoth> {
+        self.end_pipeline().await?;
         match self.start_copy_both(sql).await {
             Ok(()) => Ok(CopyBoth {
                 conn: self.conn,

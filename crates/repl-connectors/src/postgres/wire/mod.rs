@@ -141,11 +141,14 @@ impl PgClient {
 
     /// Runs SQL text by the simple protocol, several statements if it holds them, and returns the
     /// rows of the last statement that gave any. The session stays usable after an error of the
-    /// server.
+    /// server. An open pipeline is ended first: a server that skips to the next Sync would skip
+    /// the query too.
     ///
     /// # Errors
     /// What the server reports, by its SQLSTATE; [`ErrorKind::Connection`] when the session broke.
+    /// The failure of an earlier statement of the pipeline.
     pub async fn simple(&mut self, sql: &str) -> Result<Vec<TextRow>> {
+        self.end_pipeline().await?;
         let outcome = self.run_simple(sql).await;
         outcome.map_err(|error| error.into_connector(&self.server))
     }

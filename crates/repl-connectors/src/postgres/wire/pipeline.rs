@@ -238,6 +238,15 @@ impl PgClient {
         }
     }
 
+    /// Ends a pipeline that is open, for what must not be sent within one.
+    pub(super) async fn end_pipeline(&mut self) -> Result<()> {
+        if !self.pipeline.open {
+            return Ok(());
+        }
+        let outcome = self.sync().await;
+        outcome.map_err(|error| self.explain(error))
+    }
+
     /// Runs one statement and returns its rows: within an open pipeline as a part of it, at the
     /// cost of one round trip, otherwise as a transaction of its own.
     ///
