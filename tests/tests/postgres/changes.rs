@@ -41,9 +41,14 @@ fn rows_without_a_key_keep_their_number() -> Result<()> {
     group.equal()?;
     // What was inserted was inserted once: two rows came, others were rewritten as full images.
     let before = keyless::audited(group.replica(), "public.loose", "INSERT")?;
-    group.primary.execute("INSERT INTO loose SELECT 7 FROM generate_series(1, 10)")?;
+    group
+        .primary
+        .execute("INSERT INTO loose SELECT 7 FROM generate_series(1, 10)")?;
     group.equal()?;
-    assert_eq!(keyless::audited(group.replica(), "public.loose", "INSERT")?, before + 10);
+    assert_eq!(
+        keyless::audited(group.replica(), "public.loose", "INSERT")?,
+        before + 10
+    );
     group.daemon.finish()
 }
 
@@ -107,7 +112,9 @@ fn a_replica_whose_constraints_are_checked_at_once_takes_swaps_too() -> Result<(
         |config| config,
     );
     let mut group = group?;
-    group.replica().execute("CREATE TABLE swapped (id int PRIMARY KEY, u int UNIQUE, v text)")?;
+    group
+        .replica()
+        .execute("CREATE TABLE swapped (id int PRIMARY KEY, u int UNIQUE, v text)")?;
     group.daemon.start()?;
     group.equal()?;
     group.primary.execute(
@@ -135,7 +142,9 @@ fn truncation_is_a_barrier() -> Result<()> {
         )
     })?;
     group.equal()?;
-    group.replica().execute("SELECT setval('parent_id_seq', 500)")?;
+    group
+        .replica()
+        .execute("SELECT setval('parent_id_seq', 500)")?;
     group.replctl(&["pause", "replica-2"])?;
     group.primary.execute(
         "BEGIN; INSERT INTO parent (id) VALUES (100); INSERT INTO child VALUES (100, 100);
@@ -146,8 +155,15 @@ fn truncation_is_a_barrier() -> Result<()> {
     )?;
     group.replctl(&["resume", "replica-2"])?;
     group.equal()?;
-    assert_eq!(group.replica().query_i64("SELECT last_value FROM parent_id_seq")?, 500);
-    group.primary.execute("TRUNCATE parent RESTART IDENTITY CASCADE; INSERT INTO parent (v) VALUES ('first')")?;
+    assert_eq!(
+        group
+            .replica()
+            .query_i64("SELECT last_value FROM parent_id_seq")?,
+        500
+    );
+    group.primary.execute(
+        "TRUNCATE parent RESTART IDENTITY CASCADE; INSERT INTO parent (v) VALUES ('first')",
+    )?;
     group.equal()?;
     let restarted = "SELECT last_value || '|' || is_called FROM parent_id_seq";
     assert_eq!(group.replica().query(restarted)?, "1|false");
@@ -157,7 +173,9 @@ fn truncation_is_a_barrier() -> Result<()> {
 #[test]
 fn only_what_was_committed_arrives() -> Result<()> {
     let group = Group::start(1, |primary| {
-        primary.execute("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (0, 'copied')")
+        primary.execute(
+            "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (0, 'copied')",
+        )
     })?;
     group.equal()?;
     group.primary.execute(
@@ -170,10 +188,21 @@ fn only_what_was_committed_arrives() -> Result<()> {
          BEGIN; INSERT INTO t VALUES (6, 'lost'); PREPARE TRANSACTION 'lost';
          INSERT INTO t VALUES (7, 'after')",
     )?;
-    wait_query(group.replica(), "SELECT string_agg(id::text, ',' ORDER BY id) FROM t", "0,1,3,7")?;
-    group.primary.execute("ROLLBACK PREPARED 'lost'; COMMIT PREPARED 'kept'")?;
+    wait_query(
+        group.replica(),
+        "SELECT string_agg(id::text, ',' ORDER BY id) FROM t",
+        "0,1,3,7",
+    )?;
+    group
+        .primary
+        .execute("ROLLBACK PREPARED 'lost'; COMMIT PREPARED 'kept'")?;
     group.equal()?;
-    assert_eq!(group.replica().query("SELECT v FROM t WHERE id IN (0, 5)")?, "prepared\nprepared");
+    assert_eq!(
+        group
+            .replica()
+            .query("SELECT v FROM t WHERE id IN (0, 5)")?,
+        "prepared\nprepared"
+    );
     group.daemon.finish()
 }
 
@@ -206,7 +235,8 @@ fn triggers_and_foreign_keys_of_the_replica_have_no_double_effects() -> Result<(
     group.equal()?;
     // The ordinary trigger stayed silent (the tables are equal), the ENABLE ALWAYS one did not.
     assert!(keyless::audited(replica, "public.parent", "INSERT")? >= 4);
-    let foreign = "SELECT count(*) FROM pg_constraint WHERE conrelid = 'child'::regclass AND contype = 'f'";
+    let foreign =
+        "SELECT count(*) FROM pg_constraint WHERE conrelid = 'child'::regclass AND contype = 'f'";
     assert_eq!(replica.query_i64(foreign)?, 1);
     group.daemon.finish()
 }

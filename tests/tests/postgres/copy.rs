@@ -24,16 +24,24 @@ fn rows_are_copied_and_followed_under_load() -> Result<()> {
     let tpcb = tpcb::spawn(&group.primary, Load::new(3, Until::Seconds(10)))?;
     let mut shop = shop::spawn(&group.primary, Load::new(4, Until::Seconds(10)))?;
     wait_until("orders", PATIENCE, || {
-        Ok(group.primary.query_i64("SELECT count(*) FROM shop.orders")? > 50)
+        Ok(group
+            .primary
+            .query_i64("SELECT count(*) FROM shop.orders")?
+            > 50)
     })?;
     group.daemon.start()?;
     for number in 1..=2 {
         let name = format!("replica-{number}");
-        group.daemon.wait_replica(&name, "streaming", PATIENCE, |replica| {
-            replica.membership == Membership::Streaming
-        })?;
+        group
+            .daemon
+            .wait_replica(&name, "streaming", PATIENCE, |replica| {
+                replica.membership == Membership::Streaming
+            })?;
     }
-    assert!(shop.is_running()?, "the copy outlasted the load: nothing was joined under load");
+    assert!(
+        shop.is_running()?,
+        "the copy outlasted the load: nothing was joined under load"
+    );
     while shop.is_running()? {
         for replica in &group.replicas {
             shop::check_snapshot(replica)?;
@@ -45,7 +53,10 @@ fn rows_are_copied_and_followed_under_load() -> Result<()> {
     group.equal()?;
     let replica = group.state(1)?;
     assert!(replica.applied_transactions > 500, "{replica:?}");
-    assert_eq!((replica.queue_transactions, replica.failed, replica.skipped), (0, 0, 0));
+    assert_eq!(
+        (replica.queue_transactions, replica.failed, replica.skipped),
+        (0, 0, 0)
+    );
     Ok(())
 }
 
@@ -95,16 +106,27 @@ fn tables_come_with_their_types_keys_indexes_and_sequences() -> Result<()> {
         FROM information_schema.columns WHERE table_schema IN ('one', 'two') ORDER BY 1, 2;
         SELECT sequencename, increment_by, min_value, max_value, data_type FROM pg_sequences ORDER BY 1;
         SELECT enumlabel FROM pg_enum ORDER BY enumsortorder";
-    pretty_equal(&group.primary.query(catalog)?, &group.replica().query(catalog)?);
+    pretty_equal(
+        &group.primary.query(catalog)?,
+        &group.replica().query(catalog)?,
+    );
     // The copy is usable on its own: keys are enforced for whoever writes to it.
-    let refused = group.replica().execute("INSERT INTO two.child OVERRIDING SYSTEM VALUE VALUES (1000, 4711, 'x')");
-    assert!(format!("{refused:?}").contains("foreign key"), "{refused:?}");
+    let refused = group
+        .replica()
+        .execute("INSERT INTO two.child OVERRIDING SYSTEM VALUE VALUES (1000, 4711, 'x')");
+    assert!(
+        format!("{refused:?}").contains("foreign key"),
+        "{refused:?}"
+    );
     Ok(())
 }
 
 fn pretty_equal(left: &str, right: &str) {
     let only = |a: &str, b: &str| -> Vec<String> {
-        a.lines().filter(|line| !b.lines().any(|other| other == *line)).map(str::to_owned).collect()
+        a.lines()
+            .filter(|line| !b.lines().any(|other| other == *line))
+            .map(str::to_owned)
+            .collect()
     };
     let (missing, extra) = (only(left, right), only(right, left));
     assert!(

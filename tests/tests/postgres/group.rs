@@ -57,7 +57,12 @@ impl Group {
         }
         seed(&primary)?;
         let daemon = Daemon::new(change(config))?;
-        Ok(Self { daemon, primary, replicas: servers, scratch })
+        Ok(Self {
+            daemon,
+            primary,
+            replicas: servers,
+            scratch,
+        })
     }
 
     /// The first replica's server.
@@ -83,9 +88,11 @@ impl Group {
     /// Waits until replica `number` (from 1) is paused by an error, and returns the error.
     pub fn paused_by_error(&self, number: usize) -> Result<ErrorInfo> {
         let name = format!("replica-{number}");
-        let status = self.daemon.wait_replica(&name, "paused by an error", PATIENCE, |replica| {
-            replica.membership == Membership::Paused && replica.last_error.is_some()
-        })?;
+        let status =
+            self.daemon
+                .wait_replica(&name, "paused by an error", PATIENCE, |replica| {
+                    replica.membership == Membership::Paused && replica.last_error.is_some()
+                })?;
         status.last_error.context("asked for above")
     }
 
@@ -93,25 +100,30 @@ impl Group {
     pub fn state(&self, number: usize) -> Result<ReplicaStatus> {
         let status = self.daemon.status()?;
         let name = format!("replica-{number}");
-        status.replica(&name).cloned().with_context(|| format!("{name} is not in the status"))
+        status
+            .replica(&name)
+            .cloned()
+            .with_context(|| format!("{name} is not in the status"))
     }
 
     /// Waits until the status shows `table` (schema.name) in `state`.
     pub fn table_becomes(&self, table: &str, state: TableState) -> Result<TableStatus> {
-        self.daemon.wait_status(&format!("{table} to be {state}"), PATIENCE, |status| {
-            status
-                .tables
-                .iter()
-                .find(|one| one.source == table && one.state == state)
-                .cloned()
-        })
+        self.daemon
+            .wait_status(&format!("{table} to be {state}"), PATIENCE, |status| {
+                status
+                    .tables
+                    .iter()
+                    .find(|one| one.source == table && one.state == state)
+                    .cloned()
+            })
     }
 
     /// Waits until capture is refused, and returns why.
     pub fn refusal(&self) -> Result<ErrorInfo> {
-        self.daemon.wait_status("capture to be refused", PATIENCE, |status| {
-            status.primary.refusal.clone()
-        })
+        self.daemon
+            .wait_status("capture to be refused", PATIENCE, |status| {
+                status.primary.refusal.clone()
+            })
     }
 
     /// Waits until the primary streams, which ends a refusal.

@@ -36,9 +36,13 @@ fn partitions_are_followed_through_moves_and_new_ones() -> Result<()> {
     )?;
     group.equal()?;
     assert_eq!(group.primary.query(placed)?, group.replica().query(placed)?);
-    group.primary.execute("TRUNCATE events_2; INSERT INTO events (day, kind) VALUES (11, 'a'), (12, 'z')")?;
+    group
+        .primary
+        .execute("TRUNCATE events_2; INSERT INTO events (day, kind) VALUES (11, 'a'), (12, 'z')")?;
     group.equal()?;
-    group.primary.execute("TRUNCATE events; INSERT INTO events (day, kind) VALUES (3, 'last')")?;
+    group
+        .primary
+        .execute("TRUNCATE events; INSERT INTO events (day, kind) VALUES (3, 'last')")?;
     group.equal()?;
     group.daemon.finish()
 }

@@ -37,15 +37,31 @@ fn stops_and_goes_on(change: &str, rows: &str, complaint: &str, mend: &str) -> R
         )
     })?;
     group.equal()?;
-    group.daemon.allow_log("replica paused until the operator decides");
-    group.primary.execute(&format!("INSERT INTO other VALUES (1); {change}; {rows}; INSERT INTO other VALUES (2)"))?;
+    group
+        .daemon
+        .allow_log("replica paused until the operator decides");
+    group.primary.execute(&format!(
+        "INSERT INTO other VALUES (1); {change}; {rows}; INSERT INTO other VALUES (2)"
+    ))?;
     let error = group.paused_by_error(1)?;
     assert_eq!(error.kind, ErrorKind::Schema, "{error:?}");
     assert_contains(&error.message, complaint);
     assert_eq!(error.table.as_deref(), Some("public.t"));
     assert!(error.transaction.is_some(), "{error:?}");
-    assert_eq!(group.replica().query("SELECT string_agg(id::text, ',') FROM other")?, "1");
-    let statement = error.advice.split(';').next().unwrap_or_default().split(',').next().unwrap_or_default();
+    assert_eq!(
+        group
+            .replica()
+            .query("SELECT string_agg(id::text, ',') FROM other")?,
+        "1"
+    );
+    let statement = error
+        .advice
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .split(',')
+        .next()
+        .unwrap_or_default();
     if mend.is_empty() {
         group.replica().execute(statement)?;
     } else {
@@ -105,7 +121,9 @@ fn a_dropped_column_and_a_wider_replica_need_no_one() -> Result<()> {
         )
     })?;
     group.equal()?;
-    group.replica().execute("ALTER TABLE back ADD COLUMN local timestamptz DEFAULT now(), ADD COLUMN more int")?;
+    group.replica().execute(
+        "ALTER TABLE back ADD COLUMN local timestamptz DEFAULT now(), ADD COLUMN more int",
+    )?;
     group.primary.execute(
         "ALTER TABLE t DROP COLUMN gone; INSERT INTO t VALUES (2, 'b'); UPDATE t SET kept = 'c' WHERE id = 1;
          INSERT INTO back SELECT 'b' || n, n FROM generate_series(1, 20) n; UPDATE back SET b = 'x' WHERE a < 9",
@@ -114,7 +132,11 @@ fn a_dropped_column_and_a_wider_replica_need_no_one() -> Result<()> {
     let rows = "SELECT id, kept FROM t ORDER BY 1; SELECT a, b FROM back ORDER BY 1";
     assert_eq!(group.primary.query(rows)?, group.replica().query(rows)?);
     assert_eq!(group.state(1)?.membership, Membership::Streaming);
-    let waited = group.daemon.wait_replica("replica-1", "no error", PATIENCE, |one| one.last_error.is_none());
+    let waited = group
+        .daemon
+        .wait_replica("replica-1", "no error", PATIENCE, |one| {
+            one.last_error.is_none()
+        });
     waited?;
     group.daemon.finish()
 }

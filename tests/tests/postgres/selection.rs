@@ -51,14 +51,21 @@ fn tables_are_selected_and_renamed_for_the_group_and_for_each_replica() -> Resul
         group.caught_up()?;
         let primary = content::pg(&group.primary, DATABASE);
         let expected: [&[(&str, &str)]; 3] = [
-            &[("public.users", "app.customers"), ("sales.orders", "sales.orders"), ("sales.items", "sales.items")],
+            &[
+                ("public.users", "app.customers"),
+                ("sales.orders", "sales.orders"),
+                ("sales.items", "sales.items"),
+            ],
             &[
                 ("public.users", "people.\"Users\""),
                 ("public.secrets", "public.secrets"),
                 ("sales.orders", "archive.orders"),
                 ("sales.items", "archive.items"),
             ],
-            &[("public.users", "app.customers"), ("sales.orders", "sales.orders")],
+            &[
+                ("public.users", "app.customers"),
+                ("sales.orders", "sales.orders"),
+            ],
         ];
         for (server, expected) in group.replicas.iter().zip(expected) {
             let replica = content::pg(server, DATABASE);
@@ -86,14 +93,20 @@ fn tables_are_selected_and_renamed_for_the_group_and_for_each_replica() -> Resul
 #[test]
 fn tables_that_appear_vanish_and_come_again_are_followed() -> Result<()> {
     let group = Group::start(2, |primary| {
-        primary.execute("CREATE TABLE first (id int PRIMARY KEY, v text); INSERT INTO first VALUES (1, 'a')")
+        primary.execute(
+            "CREATE TABLE first (id int PRIMARY KEY, v text); INSERT INTO first VALUES (1, 'a')",
+        )
     })?;
     group.equal()?;
     group.primary.execute(
         "CREATE SCHEMA late; CREATE TABLE late.second (id int PRIMARY KEY, v text);
          INSERT INTO late.second SELECT n, 'before' FROM generate_series(1, 1000) n",
     )?;
-    wait_query(group.replica(), "SELECT to_regclass('late.second') IS NOT NULL", "t")?;
+    wait_query(
+        group.replica(),
+        "SELECT to_regclass('late.second') IS NOT NULL",
+        "t",
+    )?;
     group.primary.execute("UPDATE late.second SET v = 'after' WHERE id % 2 = 0; DELETE FROM late.second WHERE id % 3 = 0")?;
     group.equal()?;
     group.table_becomes("late.second", TableState::Replicated)?;
@@ -107,7 +120,9 @@ fn tables_that_appear_vanish_and_come_again_are_followed() -> Result<()> {
         wait_query(server, "SELECT string_agg(attname, ',' ORDER BY attnum) FROM pg_attribute
                             WHERE attrelid = to_regclass('first') AND attnum > 0 AND NOT attisdropped", "code,id,extra")?;
     }
-    group.primary.execute("UPDATE first SET extra = extra || 3; INSERT INTO first VALUES ('z', 3, '{}')")?;
+    group
+        .primary
+        .execute("UPDATE first SET extra = extra || 3; INSERT INTO first VALUES ('z', 3, '{}')")?;
     group.equal()?;
     group.daemon.finish()
 }
@@ -125,26 +140,49 @@ fn a_table_without_a_replica_identity_is_refused_and_picked_up_once_mended() -> 
     })?;
     group.caught_up()?;
     let mut remedies = Vec::new();
-    for table in ["public.loose", "public.with_index", "public.Nothing", "public.volatile_one"] {
+    for table in [
+        "public.loose",
+        "public.with_index",
+        "public.Nothing",
+        "public.volatile_one",
+    ] {
         let status = group.daemon.wait_status(table, PATIENCE, |status| {
-            status.tables.iter().find(|one| one.source.replace('"', "") == table && one.state == TableState::Refused).cloned()
+            status
+                .tables
+                .iter()
+                .find(|one| {
+                    one.source.replace('"', "") == table && one.state == TableState::Refused
+                })
+                .cloned()
         })?;
         remedies.push(status.remedy.unwrap_or_default());
         assert!(!status.reason.unwrap_or_default().is_empty());
     }
-    assert_contains(&remedies[0], "ALTER TABLE \"public\".\"loose\" REPLICA IDENTITY FULL;");
-    assert_contains(&remedies[1], "REPLICA IDENTITY USING INDEX \"with_index_a_key\";");
+    assert_contains(
+        &remedies[0],
+        "ALTER TABLE \"public\".\"loose\" REPLICA IDENTITY FULL;",
+    );
+    assert_contains(
+        &remedies[1],
+        "REPLICA IDENTITY USING INDEX \"with_index_a_key\";",
+    );
     assert_contains(&remedies[2], "REPLICA IDENTITY DEFAULT;");
     assert_contains(&remedies[3], "SET LOGGED;");
     let shown = group.replctl(&["tables"])?;
     assert_contains(&shown, "REPLICA IDENTITY FULL");
     // The application is not hurt by being refused.
-    group.primary.execute("UPDATE loose SET b = 'y'; DELETE FROM loose WHERE ctid = (SELECT min(ctid) FROM loose)")?;
+    group.primary.execute(
+        "UPDATE loose SET b = 'y'; DELETE FROM loose WHERE ctid = (SELECT min(ctid) FROM loose)",
+    )?;
     for remedy in &remedies {
         group.primary.execute(remedy)?;
     }
     for table in ["loose", "with_index", "\"Nothing\"", "volatile_one"] {
-        wait_query(group.replica(), &format!("SELECT to_regclass('{table}') IS NOT NULL"), "t")?;
+        wait_query(
+            group.replica(),
+            &format!("SELECT to_regclass('{table}') IS NOT NULL"),
+            "t",
+        )?;
     }
     group.primary.execute(
         "INSERT INTO loose VALUES (2, 'new'), (2, 'new'); UPDATE loose SET b = 'z' WHERE a = 1;

@@ -42,17 +42,20 @@ const TABLES: &str = "
     SELECT c.oid::int8 AS oid, n.nspname::text AS schema, c.relname::text AS name,
            c.relpersistence::text AS persistence, c.relreplident::text AS identity,
            pg_get_replica_identity_index(c.oid)::oid::int8 AS identity_index,
-           (SELECT i.indexrelid::int8 FROM pg_index i
+           u.oid AS unique_index, u.name AS unique_index_name,
+           (SELECT e.extname::text FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+             WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+             LIMIT 1) AS extension
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+      LEFT JOIN LATERAL (
+            SELECT i.indexrelid::int8 AS oid, x.relname::text AS name
+              FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
              WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate
                AND i.indpred IS NULL AND i.indexprs IS NULL
                AND NOT EXISTS (SELECT FROM unnest(i.indkey[0:i.indnkeyatts - 1]) k
                                JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k
                                WHERE NOT a.attnotnull)
-             ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid LIMIT 1) AS unique_index,
-           (SELECT e.extname::text FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
-             WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
-             LIMIT 1) AS extension
-      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+             ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid LIMIT 1) u ON true
      WHERE c.relkind = 'r' AND c.relpersistence <> 't'
        AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
        AND ($1::int8 IS NULL OR c.oid = $1::int8)
@@ -80,6 +83,7 @@ struct RawTable {
     identity: String,
     identity_index: Option<i64>,
     unique_index: Option<i64>,
+    unique_index_name: Option<String>,
     extension: Option<String>,
 }
 
@@ -144,6 +148,7 @@ async fn raw_tables(connection: &mut PgConnection, only: Option<u32>) -> Result<
             identity: row.try_get("identity")?,
             identity_index: row.try_get("identity_index")?,
             unique_index: row.try_get("unique_index")?,
+            unique_index_name: row.try_get("unique_index_name")?,
             extension: row.try_get("extension")?,
         })
     };
@@ -240,10 +245,10 @@ fn refusal(table: &RawTable, identified: bool) -> (String, String) {
             "no primary key or other replica identity: once published, PostgreSQL would refuse \
              the application's UPDATE and DELETE on it"
                 .into(),
-            match table.unique_index {
-                Some(_) => format!(
-                    "ALTER TABLE {name} REPLICA IDENTITY USING INDEX <its unique index>;  -- or ADD \
-                     PRIMARY KEY"
+            match &table.unique_index_name {
+                Some(index) => format!(
+                    "ALTER TABLE {name} REPLICA IDENTITY USING INDEX {};  -- or ADD PRIMARY KEY",
+                    repl_core::schema::quote_identifier(index)
                 ),
                 None => format!("ALTER TABLE {name} REPLICA IDENTITY FULL;  -- or ADD PRIMARY KEY"),
             },
