@@ -7,7 +7,7 @@ use repl_core::select::Selection;
 use rusqlite::Connection;
 
 use super::error::During;
-use super::meta::{self, Place};
+use super::meta::{self, Installed, Place};
 use super::schema::{end_transaction, install};
 use super::triggers::TRIGGER_PREFIX;
 use super::{ENGINE, SqliteTarget, connect};
@@ -27,7 +27,8 @@ pub(super) fn begin_history(
 ) -> Result<(SourceIdentity, Place)> {
     let db = connect::keeper(&target.path)?;
     // Unlike pruning, this must not be lost once the log builds on it.
-    db.execute_batch("PRAGMA synchronous=FULL").during("prepare the session")?;
+    db.execute_batch("PRAGMA synchronous=FULL")
+        .during("prepare the session")?;
     lock(&db)?;
     let outcome = begin_locked(&db, target, selection);
     end_transaction(&db, "COMMIT", &outcome)?;
@@ -58,7 +59,10 @@ fn lock(db: &Connection) -> Result<()> {
     let mut attempt = 0;
     loop {
         attempt += 1;
-        match db.execute_batch("BEGIN IMMEDIATE").during("lock the primary") {
+        match db
+            .execute_batch("BEGIN IMMEDIATE")
+            .during("lock the primary")
+        {
             Err(error) if error.kind == ErrorKind::Transient && attempt < LOCK_ATTEMPTS => {}
             outcome => return outcome,
         }
@@ -71,20 +75,25 @@ fn lock(db: &Connection) -> Result<()> {
 /// When another group owns them or the primary stays locked.
 pub(super) fn uninstall(target: &SqliteTarget) -> Result<Vec<String>> {
     let db = connect::keeper(&target.path)?;
-    if !meta::exists(&db)? {
-        return Ok(vec!["nothing of the daemon is installed in the primary".to_owned()]);
+    if meta::installed(&db)? == Installed::Nothing {
+        return Ok(vec![
+            "nothing of the daemon is installed in the primary".to_owned(),
+        ]);
     }
-    meta::check_owner(&db, &target.group)?;
     lock(&db)?;
-    let outcome = uninstall_locked(&db);
+    let outcome = uninstall_locked(&db, &target.group);
     end_transaction(&db, "COMMIT", &outcome)?;
     outcome
 }
 
-fn uninstall_locked(db: &Connection) -> Result<Vec<String>> {
+fn uninstall_locked(db: &Connection, group: &str) -> Result<Vec<String>> {
+    if meta::installed(db)? == Installed::Completely {
+        meta::check_owner(db, group)?;
+    }
     let doing = "read the capture's triggers";
-    let mut statement =
-        db.prepare("SELECT name FROM sqlite_schema WHERE type = 'trigger'").during(doing)?;
+    let mut statement = db
+        .prepare("SELECT name FROM sqlite_schema WHERE type = 'trigger'")
+        .during(doing)?;
     let names: Vec<String> = statement
         .query_map([], |row| row.get(0))
         .and_then(Iterator::collect)
@@ -95,8 +104,14 @@ fn uninstall_locked(db: &Connection) -> Result<Vec<String>> {
         db.execute_batch(&sql).during("drop a trigger")?;
         done.push(format!("dropped trigger {name}"));
     }
-    for table in ["_repl_changes", "_repl_reloads", "_repl_layouts", "_repl_meta"] {
-        db.execute_batch(&format!("DROP TABLE IF EXISTS {table}")).during("drop a table")?;
+    for table in [
+        "_repl_changes",
+        "_repl_reloads",
+        "_repl_layouts",
+        "_repl_meta",
+    ] {
+        db.execute_batch(&format!("DROP TABLE IF EXISTS {table}"))
+            .during("drop a table")?;
         done.push(format!("dropped table {table}"));
     }
     Ok(done)

@@ -3,7 +3,7 @@
 //! All work on the connection happens in blocking tasks. Small steps are kept until the commit, so
 //! that a short transaction costs one change of threads.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use async_trait::async_trait;
 use repl_core::ErrorKind;
@@ -37,7 +37,13 @@ pub struct SqliteApplier {
 impl SqliteApplier {
     /// An applier for this database; nothing is opened yet. With `create` an absent file is made.
     pub fn new(target: SqliteTarget, create: bool) -> Self {
-        SqliteApplier { target, create, session: None, kept: Vec::new(), kept_rows: 0 }
+        SqliteApplier {
+            target,
+            create,
+            session: None,
+            kept: Vec::new(),
+            kept_rows: 0,
+        }
     }
 
     /// Runs work on the session. After an error the session is closed, which rolls back.
@@ -46,7 +52,10 @@ impl SqliteApplier {
         work: impl FnOnce(&mut Session) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let Some(mut session) = self.session.take() else {
-            return Err(ConnectorError::new(ErrorKind::Connection, "the replica is not open"));
+            return Err(ConnectorError::new(
+                ErrorKind::Connection,
+                "the replica is not open",
+            ));
         };
         let ended = tokio::task::spawn_blocking(move || {
             let outcome = work(&mut session);
@@ -76,7 +85,8 @@ impl SqliteApplier {
             }
             loaded += rows.len() as u64;
             let route = load.route.clone();
-            self.with(move |session| session.writer.insert(&session.db, &route, &rows)).await?;
+            self.with(move |session| session.writer.insert(&session.db, &route, &rows))
+                .await?;
             (load.progress)(loaded);
         }
     }
@@ -86,10 +96,12 @@ impl SqliteApplier {
 impl Applier for SqliteApplier {
     async fn open(&mut self) -> Result<ReplicaState> {
         self.close().await;
-        let (path, group, create) =
-            (self.target.path.clone(), self.target.group.clone(), self.create);
-        let opened =
-            super::capture::blocking(move || Session::open(&path, group, create)).await;
+        let (path, group, create) = (
+            self.target.path.clone(),
+            self.target.group.clone(),
+            self.create,
+        );
+        let opened = super::capture::blocking(move || Session::open(&path, group, create)).await;
         let (session, state) = located(opened, &self.target)?;
         self.session = Some(Box::new(session));
         Ok(state)
@@ -112,7 +124,10 @@ impl Applier for SqliteApplier {
     async fn begin(&mut self, expected: &Checkpoint) -> Result<()> {
         self.take_kept();
         let Some(session) = &mut self.session else {
-            return Err(ConnectorError::new(ErrorKind::Connection, "the replica is not open"));
+            return Err(ConnectorError::new(
+                ErrorKind::Connection,
+                "the replica is not open",
+            ));
         };
         session.expected = Some(expected.clone());
         session.started = false;
@@ -162,8 +177,13 @@ impl Applier for SqliteApplier {
             }
         };
         let (source, copied) = (load.route.schema.table.clone(), load.copied.clone());
-        let after = if made { load.ddl.after.clone() } else { Vec::new() };
-        self.with(move |session| session.end_load(&source, &copied, &after)).await?;
+        let after = if made {
+            load.ddl.after.clone()
+        } else {
+            Vec::new()
+        };
+        self.with(move |session| session.end_load(&source, &copied, &after))
+            .await?;
         Ok(loaded)
     }
 
@@ -215,11 +235,20 @@ struct Session {
 }
 
 impl Session {
-    fn open(path: &PathBuf, group: String, create: bool) -> Result<(Session, ReplicaState)> {
+    fn open(path: &Path, group: String, create: bool) -> Result<(Session, ReplicaState)> {
         let db = connect::replica(path, create)?;
         registry::create(&db)?;
         let state = registry::state(&db, &group)?;
-        Ok((Session { db, group, writer: Writer::default(), expected: None, started: false }, state))
+        Ok((
+            Session {
+                db,
+                group,
+                writer: Writer::default(),
+                expected: None,
+                started: false,
+            },
+            state,
+        ))
     }
 
     /// Begins a transaction. One that is still open belongs to a call that was given up.
@@ -227,7 +256,9 @@ impl Session {
         if !self.db.is_autocommit() {
             self.db.execute_batch("ROLLBACK").during("roll back")?;
         }
-        self.db.execute_batch("BEGIN IMMEDIATE").during("begin a transaction")
+        self.db
+            .execute_batch("BEGIN IMMEDIATE")
+            .during("begin a transaction")
     }
 
     fn in_transaction(&self, work: impl FnOnce(&Connection, &str) -> Result<()>) -> Result<()> {
@@ -268,7 +299,10 @@ impl Session {
                         self.writer.change(&self.db, route, change)?;
                     }
                 }
-                Step::Truncate { tables, restart_identity } => {
+                Step::Truncate {
+                    tables,
+                    restart_identity,
+                } => {
                     for route in tables {
                         truncate(&self.db, &route.target, *restart_identity)?;
                     }
@@ -316,16 +350,20 @@ impl Session {
                 return fit(&self.db, route, Some(ddl)).map(|_| false);
             }
             for sql in ddl.before.iter().chain(&ddl.create) {
-                self.db.execute_batch(sql).during(format!("make the table {table}"))?;
+                self.db
+                    .execute_batch(sql)
+                    .during(format!("make the table {table}"))?;
             }
             return Ok(true);
         }
         fit(&self.db, route, Some(ddl))?;
         let filled: bool = self
             .db
-            .query_row(&format!("SELECT EXISTS (SELECT 1 FROM {})", table.quoted()), [], |row| {
-                row.get(0)
-            })
+            .query_row(
+                &format!("SELECT EXISTS (SELECT 1 FROM {})", table.quoted()),
+                [],
+                |row| row.get(0),
+            )
             .during(format!("look into the table {table}"))?;
         if filled && !replace {
             return Err(ConnectorError::new(
@@ -351,7 +389,9 @@ impl Session {
         after: &[String],
     ) -> Result<()> {
         for sql in after {
-            self.db.execute_batch(sql).during(format!("make an index of the table {source}"))?;
+            self.db
+                .execute_batch(sql)
+                .during(format!("make an index of the table {source}"))?;
         }
         registry::copied(&self.db, &self.group, source, copied)?;
         failpoint("sqlite.load.before_commit")?;

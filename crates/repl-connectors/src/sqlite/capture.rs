@@ -52,11 +52,13 @@ impl SqliteCapture {
 #[async_trait]
 impl Capture for SqliteCapture {
     async fn run(&mut self, port: &mut CapturePort) -> Result<()> {
-        port.board.update(|status| status.state = CaptureState::Connecting);
+        port.board
+            .update(|status| status.state = CaptureState::Connecting);
         let outcome = run(&self.target, port).await;
         // Whatever ended it: the log is left at the end of a transaction.
         let abandoned = port.writer.abandon();
-        port.board.update(|status| status.state = CaptureState::Disconnected);
+        port.board
+            .update(|status| status.state = CaptureState::Disconnected);
         located(outcome, &self.target)?;
         Ok(abandoned?)
     }
@@ -87,7 +89,10 @@ impl Capture for SqliteCapture {
 
     async fn uninstall(&mut self) -> Result<Vec<String>> {
         let target = self.target.clone();
-        located(blocking(move || admin::uninstall(&target)).await, &self.target)
+        located(
+            blocking(move || admin::uninstall(&target)).await,
+            &self.target,
+        )
     }
 }
 
@@ -96,7 +101,10 @@ pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|error| {
-        ConnectorError::new(ErrorKind::Internal, format!("a worker thread ended early: {error}"))
+        ConnectorError::new(
+            ErrorKind::Internal,
+            format!("a worker thread ended early: {error}"),
+        )
     })?
 }
 
@@ -142,7 +150,10 @@ async fn run(target: &SqliteTarget, port: &mut CapturePort) -> Result<()> {
     drop(session);
     let followed = blocking(move || {
         thread.join().unwrap_or_else(|_| {
-            Err(ConnectorError::new(ErrorKind::Internal, "the capture thread panicked"))
+            Err(ConnectorError::new(
+                ErrorKind::Internal,
+                "the capture thread panicked",
+            ))
         })
     })
     .await;
@@ -150,17 +161,23 @@ async fn run(target: &SqliteTarget, port: &mut CapturePort) -> Result<()> {
     followed
 }
 
-/// Waits until the log holds durably all that was appended before, so that its durable end is
-/// where to go on; false when told to stop first.
+/// Waits until reading is allowed and the log holds durably all that was appended before, so that
+/// its durable end is where to go on; false when told to stop first.
 async fn settle(port: &mut CapturePort) -> bool {
     loop {
-        if !wanted(port) {
+        if *port.shutdown.borrow_and_update() {
             return false;
         }
-        if port.writer.pending_bytes() == 0 {
+        if !*port.ingest_allowed.borrow_and_update() {
+            tokio::select! {
+                changed = port.shutdown.changed() => if changed.is_err() { return false },
+                changed = port.ingest_allowed.changed() => if changed.is_err() { return false },
+            }
+        } else if port.writer.pending_bytes() == 0 {
             return true;
+        } else {
+            tokio::time::sleep(DISK_POLL).await;
         }
-        tokio::time::sleep(DISK_POLL).await;
     }
 }
 
@@ -173,10 +190,15 @@ fn resume_point(port: &CapturePort) -> Result<(String, Place)> {
     let bounds = port.writer.log().bounds();
     let history = |what: String| ConnectorError::new(ErrorKind::History, what);
     let Some(begun) = bounds.history else {
-        return Err(history("the log holds no history of this primary yet".to_owned()));
+        return Err(history(
+            "the log holds no history of this primary yet".to_owned(),
+        ));
     };
     if begun.source.engine != super::ENGINE {
-        return Err(history(format!("the log's history comes from {}", begun.source.engine)));
+        return Err(history(format!(
+            "the log's history comes from {}",
+            begun.source.engine
+        )));
     }
     let position = bounds.durable.position;
     let last = Place::parse(&position)
@@ -240,8 +262,12 @@ impl Session {
 
     fn note_durable(&self, port: &CapturePort, durable: &Durable) {
         if let Some(place) = Place::parse(&durable.position) {
-            self.stop.0.logged.fetch_max(place.id, atomic::Ordering::AcqRel);
-            port.board.update(|status| status.acknowledged.clone_from(&durable.position.0));
+            self.stop
+                .0
+                .logged
+                .fetch_max(place.id, atomic::Ordering::AcqRel);
+            port.board
+                .update(|status| status.acknowledged.clone_from(&durable.position.0));
         }
     }
 
@@ -301,8 +327,12 @@ impl Session {
             .collect();
         for stored in known.current() {
             let id = self.schema(port, layout_number(stored.id))?;
-            let schema = Arc::new(TableSchema { id, ..stored.layout.schema() });
-            self.tables.insert(schema.table.clone(), Arc::clone(&schema));
+            let schema = Arc::new(TableSchema {
+                id,
+                ..stored.layout.schema()
+            });
+            self.tables
+                .insert(schema.table.clone(), Arc::clone(&schema));
             published.push(SourceTable {
                 name: schema.table.clone(),
                 incarnation: stored.incarnation.clone(),
@@ -322,7 +352,8 @@ impl Session {
         }
         published.sort_by(|a, b| a.name.cmp(&b.name));
         port.board.set_tables(published);
-        port.board.update(|status| status.state = CaptureState::Streaming);
+        port.board
+            .update(|status| status.state = CaptureState::Streaming);
         Ok(())
     }
 

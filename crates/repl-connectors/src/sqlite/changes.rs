@@ -196,7 +196,11 @@ fn put_row(row: &Row, width: usize, writer: &mut ChangeWriter<'_>) -> Result<()>
 
 fn put_delete(telling: &Telling, old: &Row, out: &mut Vec<u8>) {
     let full = telling.recorded.layout.key.is_empty();
-    let op = if full { RowOp::DeleteByFull } else { RowOp::DeleteByKey };
+    let op = if full {
+        RowOp::DeleteByFull
+    } else {
+        RowOp::DeleteByKey
+    };
     let mut writer = ChangeWriter::new(out);
     writer.row_op(op, schema_of(telling));
     // The row was encoded by ourselves a moment ago.
@@ -243,9 +247,16 @@ impl Announcements {
         if self.young.count >= ANNOUNCEMENTS {
             self.old = std::mem::take(&mut self.young);
         }
-        let announced = Rc::new(Announced { pending: Cell::new(true), old });
+        let announced = Rc::new(Announced {
+            pending: Cell::new(true),
+            old,
+        });
         let by_row = row_key(telling, &announced.old);
-        self.young.by_row.entry(by_row).or_default().push(Rc::clone(&announced));
+        self.young
+            .by_row
+            .entry(by_row)
+            .or_default()
+            .push(Rc::clone(&announced));
         self.young.by_new.entry(new).or_default().push(announced);
         self.young.count += 1;
         Ok(())

@@ -24,11 +24,14 @@ fn open(path: &Path, create: bool) -> Result<Connection> {
     if create {
         flags |= OpenFlags::SQLITE_OPEN_CREATE;
     } else if !path.exists() {
-        return Err(ConnectorError::new(ErrorKind::Connection, "the database file does not exist")
-            .advice("check the node's url, or restore the file"));
+        return Err(
+            ConnectorError::new(ErrorKind::Connection, "the database file does not exist")
+                .advice("check the node's url, or restore the file"),
+        );
     }
     let db = Connection::open_with_flags(path, flags).during("open the database")?;
-    db.busy_timeout(BUSY_TIMEOUT).during("set the busy timeout")?;
+    db.busy_timeout(BUSY_TIMEOUT)
+        .during("set the busy timeout")?;
     db.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
     Ok(db)
 }
@@ -70,7 +73,8 @@ pub(super) fn primary(path: &Path) -> Result<Connection> {
 /// As [`primary`].
 pub(super) fn keeper(path: &Path) -> Result<Connection> {
     let db = primary(path)?;
-    db.busy_timeout(SHORT_BUSY_TIMEOUT).during("set the busy timeout")?;
+    db.busy_timeout(SHORT_BUSY_TIMEOUT)
+        .during("set the busy timeout")?;
     // In WAL mode NORMAL never breaks the file; a lost deletion of recorded changes is made again.
     db.execute_batch("PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=OFF;")
         .during("prepare the session")?;

@@ -41,7 +41,9 @@ impl Token {
     }
 
     fn names(&self, name: &str) -> bool {
-        self.name.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(name))
+        self.name
+            .as_deref()
+            .is_some_and(|own| own.eq_ignore_ascii_case(name))
     }
 }
 
@@ -64,9 +66,16 @@ pub(super) fn table_for(sql: &str, source: &str, target: &str) -> Option<String>
 pub(super) fn index_for(sql: &str, source: &str, index: &str, target: &str) -> Option<String> {
     let tokens = tokens(sql)?;
     let at = after_word(sql, &tokens, "INDEX")?;
-    let on = tokens.iter().position(|token| token.is(sql, "ON")).filter(|&on| on > at)?;
+    let on = tokens
+        .iter()
+        .position(|token| token.is(sql, "ON"))
+        .filter(|&on| on > at)?;
     let table = tokens.get(on + 1).filter(|token| token.names(source))?;
-    let name = if source == target { index.to_owned() } else { format!("{target}_{index}") };
+    let name = if source == target {
+        index.to_owned()
+    } else {
+        format!("{target}_{index}")
+    };
     Some(replace(
         sql,
         vec![
@@ -128,7 +137,11 @@ pub(super) fn add_column(target: &TableName, definition: &str) -> String {
 
 /// Index of the token after the object word, past `IF NOT EXISTS`.
 fn after_word(sql: &str, tokens: &[Token], word: &str) -> Option<usize> {
-    let at = tokens.iter().take(4).position(|token| token.is(sql, word))? + 1;
+    let at = tokens
+        .iter()
+        .take(4)
+        .position(|token| token.is(sql, word))?
+        + 1;
     let skipped = ["IF", "NOT", "EXISTS"]
         .iter()
         .enumerate()
@@ -158,20 +171,32 @@ fn tokens(sql: &str) -> Option<Vec<Token>> {
             at += 1;
         } else if rest.starts_with("--") {
             at += rest.find('\n').map_or(rest.len(), |end| end + 1);
-        } else if rest.starts_with("/*") {
-            at += rest[2..].find("*/").map_or(rest.len(), |end| end + 4);
+        } else if let Some(comment) = rest.strip_prefix("/*") {
+            at += comment.find("*/").map_or(rest.len(), |end| end + 4);
         } else if matches!(byte, b'"' | b'`' | b'\'' | b'[') {
             let close = if byte == b'[' { b']' } else { byte };
             let name;
             (at, name) = quoted(sql, at, close)?;
-            tokens.push(Token { span: start..at, name: Some(name), sign: None });
+            tokens.push(Token {
+                span: start..at,
+                name: Some(name),
+                sign: None,
+            });
         } else if is_word(byte) {
             at += bytes[at..].iter().take_while(|&&b| is_word(b)).count();
             let name = Some(sql[start..at].to_owned());
-            tokens.push(Token { span: start..at, name, sign: None });
+            tokens.push(Token {
+                span: start..at,
+                name,
+                sign: None,
+            });
         } else {
             at += 1;
-            tokens.push(Token { span: start..at, name: None, sign: Some(char::from(byte)) });
+            tokens.push(Token {
+                span: start..at,
+                name: None,
+                sign: Some(char::from(byte)),
+            });
         }
     }
     Some(tokens)
@@ -212,7 +237,10 @@ mod tests {
              q TEXT DEFAULT 'a\"b' REFERENCES other)"
         );
         assert_eq!(table_for("CREATE TABLE t(x)", "u", "v"), None);
-        assert_eq!(table_for("CREATE TABLE [t x](x)", "t x", "v").unwrap(), "CREATE TABLE \"v\"(x)");
+        assert_eq!(
+            table_for("CREATE TABLE [t x](x)", "t x", "v").unwrap(),
+            "CREATE TABLE \"v\"(x)"
+        );
     }
 
     #[test]
@@ -222,7 +250,11 @@ mod tests {
             index_for(sql, "t", "on x", "t").unwrap(),
             "CREATE UNIQUE INDEX \"on x\" ON \"t\" (a, \"ON\") WHERE a > 0"
         );
-        assert!(index_for(sql, "t", "on x", "u").unwrap().contains("\"u_on x\" ON \"u\""));
+        assert!(
+            index_for(sql, "t", "on x", "u")
+                .unwrap()
+                .contains("\"u_on x\" ON \"u\"")
+        );
     }
 
     #[test]
@@ -236,7 +268,10 @@ mod tests {
         assert_eq!(column_definition(sql, "d").unwrap(), "d");
         assert_eq!(column_definition(sql, "x"), None);
         let add = add_column(&TableName::new("main", "t"), "\"b,c\" INT DEFAULT 3");
-        assert_eq!(definition_for(&add, "b,c").unwrap(), "\"b,c\" INT DEFAULT 3");
+        assert_eq!(
+            definition_for(&add, "b,c").unwrap(),
+            "\"b,c\" INT DEFAULT 3"
+        );
         assert_eq!(definition_for(&add, "b"), None);
         assert_eq!(definition_for(sql, "a").unwrap(), "a INT");
     }

@@ -31,7 +31,12 @@ impl<T> During<T> for std::io::Result<T> {
 /// Names the database in an error.
 pub(super) fn located<T>(result: Result<T>, target: &SqliteTarget) -> Result<T> {
     result.map_err(|mut error| {
-        error.message = format!("{} ({}): {}", target.node, target.path.display(), error.message);
+        error.message = format!(
+            "{} ({}): {}",
+            target.node,
+            target.path.display(),
+            error.message
+        );
         error
     })
 }
@@ -44,9 +49,10 @@ pub(super) fn failpoint(name: &str) -> Result<()> {
 
 fn describe(error: &rusqlite::Error, what: &impl Display) -> ConnectorError {
     let (kind, advice) = classify(error);
-    let mut described =
-        ConnectorError::new(kind, format!("cannot {what}: {error}")).advice(advice);
-    described.code = error.sqlite_error().map(|code| code_name(code.extended_code));
+    let mut described = ConnectorError::new(kind, format!("cannot {what}: {error}")).advice(advice);
+    described.code = error
+        .sqlite_error()
+        .map(|code| code_name(code.extended_code));
     described
 }
 
@@ -55,13 +61,15 @@ fn classify(error: &rusqlite::Error) -> (ErrorKind, &'static str) {
         return (ErrorKind::Internal, "");
     };
     match code {
-        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
-            (ErrorKind::Transient, "another connection holds the write lock; nothing to do if it ends")
-        }
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => (
+            ErrorKind::Transient,
+            "another connection holds the write lock; nothing to do if it ends",
+        ),
         ErrorCode::DiskFull => (ErrorKind::Transient, "free space on the database's disk"),
-        ErrorCode::SystemIoFailure => {
-            (ErrorKind::Transient, "check the disk and the file system of the database")
-        }
+        ErrorCode::SystemIoFailure => (
+            ErrorKind::Transient,
+            "check the disk and the file system of the database",
+        ),
         ErrorCode::OutOfMemory | ErrorCode::SchemaChanged | ErrorCode::OperationInterrupted => {
             (ErrorKind::Transient, "")
         }

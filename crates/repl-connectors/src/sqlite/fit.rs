@@ -34,13 +34,18 @@ impl TargetTable {
         if self.without_rowid {
             return None;
         }
-        ["rowid", "_rowid_", "oid"]
-            .into_iter()
-            .find(|name| !self.columns.iter().any(|c| c.name.eq_ignore_ascii_case(name)))
+        ["rowid", "_rowid_", "oid"].into_iter().find(|name| {
+            !self
+                .columns
+                .iter()
+                .any(|c| c.name.eq_ignore_ascii_case(name))
+        })
     }
 
     fn column(&self, name: &str) -> Option<&TargetColumn> {
-        self.columns.iter().find(|column| column.name.eq_ignore_ascii_case(name))
+        self.columns
+            .iter()
+            .find(|column| column.name.eq_ignore_ascii_case(name))
     }
 }
 
@@ -61,7 +66,10 @@ pub(super) fn target_table(db: &Connection, table: &TableName) -> Result<Option<
         let mut rows = statement.query(params![table.name]).during(&doing)?;
         while let Some(row) = rows.next().during(&doing)? {
             let name: String = row.get(0).during(&doing)?;
-            kinds.insert(name, (row.get(1).during(&doing)?, row.get(2).during(&doing)?));
+            kinds.insert(
+                name,
+                (row.get(1).during(&doing)?, row.get(2).during(&doing)?),
+            );
         }
     }
     let Some((kind, without_rowid)) = kinds.into_values().next() else {
@@ -71,7 +79,11 @@ pub(super) fn target_table(db: &Connection, table: &TableName) -> Result<Option<
         return Err(schema_error(
             table,
             format!("the replica has a {kind} called {table} where a table is needed"),
-            format!("rename or drop it at the replica: DROP {} {};", kind.to_uppercase(), table.quoted()),
+            format!(
+                "rename or drop it at the replica: DROP {} {};",
+                kind.to_uppercase(),
+                table.quoted()
+            ),
         ));
     }
     let mut statement = db
@@ -91,11 +103,16 @@ pub(super) fn target_table(db: &Connection, table: &TableName) -> Result<Option<
         })
         .and_then(Iterator::collect)
         .during(&doing)?;
-    Ok(Some(TargetTable { columns, without_rowid }))
+    Ok(Some(TargetTable {
+        columns,
+        without_rowid,
+    }))
 }
 
 fn schema_error(table: &TableName, message: String, advice: String) -> ConnectorError {
-    ConnectorError::new(ErrorKind::Schema, message).advice(advice).table(table.to_string())
+    ConnectorError::new(ErrorKind::Schema, message)
+        .advice(advice)
+        .table(table.to_string())
 }
 
 /// Adapts the table to the route's schema; see [`crate::seam::Applier::fit`]. Returns whether
@@ -117,7 +134,13 @@ pub(super) fn fit(db: &Connection, route: &Route, ddl: Option<&TableDdl>) -> Res
         .columns
         .iter()
         .filter(|own| !own.generated)
-        .filter(|own| !route.schema.columns.iter().any(|c| c.name.eq_ignore_ascii_case(&own.name)))
+        .filter(|own| {
+            !route
+                .schema
+                .columns
+                .iter()
+                .any(|c| c.name.eq_ignore_ascii_case(&own.name))
+        })
         .collect();
     if let Some(needed) = gone.iter().find(|own| !own.optional) {
         return Err(schema_error(
@@ -127,7 +150,11 @@ pub(super) fn fit(db: &Connection, route: &Route, ddl: Option<&TableDdl>) -> Res
                  cannot be inserted without it",
                 needed.name
             ),
-            format!("ALTER TABLE {} DROP COLUMN {};", table.quoted(), quote_identifier(&needed.name)),
+            format!(
+                "ALTER TABLE {} DROP COLUMN {};",
+                table.quoted(),
+                quote_identifier(&needed.name)
+            ),
         ));
     }
     if added.is_empty() {
@@ -135,7 +162,9 @@ pub(super) fn fit(db: &Connection, route: &Route, ddl: Option<&TableDdl>) -> Res
     }
     for column in added {
         let definition = ddl.and_then(|ddl| {
-            ddl.create.iter().find_map(|sql| ddl::definition_for(sql, &column.name))
+            ddl.create
+                .iter()
+                .find_map(|sql| ddl::definition_for(sql, &column.name))
         });
         match definition {
             Some(definition) => add_column(db, table, column, &definition)?,
@@ -160,7 +189,10 @@ fn check_column(table: &TableName, source: &Column, own: &TargetColumn) -> Resul
     if own.generated {
         return Err(schema_error(
             table,
-            format!("the column {} of the replica's table {table} is generated; at the source it is not", own.name),
+            format!(
+                "the column {} of the replica's table {table} is generated; at the source it is not",
+                own.name
+            ),
             format!("ALTER TABLE {} DROP COLUMN {quoted};", table.quoted()),
         ));
     }
@@ -193,8 +225,13 @@ fn same_type(a: &str, b: &str) -> bool {
 /// What rows written earlier hold in the column is not known, so the operator decides.
 fn missing_column(table: &TableName, missing: &Column, gone: &[&TargetColumn]) -> ConnectorError {
     let (target, new) = (table.quoted(), quote_identifier(&missing.name));
-    let add = format!("ALTER TABLE {target} ADD COLUMN {new} {};", missing.type_name);
-    let renamed = gone.iter().find(|own| same_type(&missing.type_name, &own.type_name));
+    let add = format!(
+        "ALTER TABLE {target} ADD COLUMN {new} {};",
+        missing.type_name
+    );
+    let renamed = gone
+        .iter()
+        .find(|own| same_type(&missing.type_name, &own.type_name));
     let advice = match renamed {
         Some(former) => format!(
             "if it was renamed: ALTER TABLE {target} RENAME COLUMN {} TO {new}; if it is another: \
@@ -210,20 +247,17 @@ fn missing_column(table: &TableName, missing: &Column, gone: &[&TargetColumn]) -
     )
 }
 
-fn add_column(
-    db: &Connection,
-    table: &TableName,
-    column: &Column,
-    definition: &str,
-) -> Result<()> {
+fn add_column(db: &Connection, table: &TableName, column: &Column, definition: &str) -> Result<()> {
     let sql = ddl::add_column(table, definition);
-    db.execute_batch(&sql).during(format!("add the column {} to {table}", column.name)).map_err(
-        |error| {
+    db.execute_batch(&sql)
+        .during(format!("add the column {} to {table}", column.name))
+        .map_err(|error| {
             schema_error(
                 table,
                 error.message,
-                format!("rebuild the replica's table with the column, or copy it again; tried: {sql};"),
+                format!(
+                    "rebuild the replica's table with the column, or copy it again; tried: {sql};"
+                ),
             )
-        },
-    )
+        })
 }

@@ -25,7 +25,7 @@ use tokio::sync::mpsc::Sender;
 use super::changes::{Translator, too_large};
 use super::connect;
 use super::error::{During, failpoint};
-use super::meta::{self, Place, StoredLayout};
+use super::meta::{self, Installed, Place, StoredLayout};
 use super::schema::{self, Known};
 use super::value::from_sqlite;
 use crate::seam::{CaptureLimits, ConnectorError, Result};
@@ -127,6 +127,8 @@ struct Follower {
     file: (u64, u64),
     file_checked: Instant,
     pruned: Instant,
+    /// Everything before was deleted.
+    pruned_before: i64,
     data_version: Option<i64>,
 }
 
@@ -149,6 +151,7 @@ impl Follower {
             file,
             file_checked: now,
             pruned: now,
+            pruned_before: 0,
             data_version: None,
         };
         follower.send(Event::Known(Arc::clone(&follower.known)))?;
@@ -167,7 +170,11 @@ impl Follower {
             }
             self.keep_up()?;
             let longest = self.start.limits.poll_interval_max.max(BUSY_POLL);
-            pause = if active.elapsed() < STAYS_BUSY { BUSY_POLL } else { (pause * 3 / 2).min(longest) };
+            pause = if active.elapsed() < STAYS_BUSY {
+                BUSY_POLL
+            } else {
+                (pause * 3 / 2).min(longest)
+            };
             match commands.recv_timeout(pause) {
                 Ok(Command::Snapshot) => {
                     self.capture(true)?;
@@ -180,7 +187,10 @@ impl Follower {
     }
 
     fn send(&self, event: Event) -> Result<(), Halt> {
-        self.start.events.blocking_send(event).map_err(|_| Halt::Stopped)
+        self.start
+            .events
+            .blocking_send(event)
+            .map_err(|_| Halt::Stopped)
     }
 
     /// Whether anything was committed since the last call.
@@ -197,13 +207,17 @@ impl Follower {
     /// stays open.
     fn capture(&mut self, hold: bool) -> Result<bool, Halt> {
         loop {
-            self.reader.execute_batch("BEGIN").during("begin a read transaction")?;
+            self.reader
+                .execute_batch("BEGIN")
+                .during("begin a read transaction")?;
             if schema::version(&self.reader)? == self.known.version {
                 break;
             }
             // Changes may be recorded in layouts, or tables be without triggers, that are not
             // known yet. What is installed now is part of the next read transaction.
-            self.reader.execute_batch("ROLLBACK").during("end a read transaction")?;
+            self.reader
+                .execute_batch("ROLLBACK")
+                .during("end a read transaction")?;
             let known = reconcile(&self.keeper, &self.start)?;
             failpoint("sqlite.capture.after_triggers")?;
             self.known = Arc::new(known);
@@ -228,7 +242,12 @@ impl Follower {
         if end == self.last {
             return Ok(None);
         }
-        let mut outlet = Outlet { events: &self.start.events, header: Some(header), chunk: Vec::new(), rows: 0 };
+        let mut outlet = Outlet {
+            events: &self.start.events,
+            header: Some(header),
+            chunk: Vec::new(),
+            rows: 0,
+        };
         let reloads = self.reloads()?;
         self.changes(reloads.clone(), &mut outlet)?;
         for tab in reloads {
@@ -248,15 +267,16 @@ impl Follower {
             .reader
             .prepare_cached("SELECT DISTINCT tab FROM _repl_reloads WHERE id > ?1")
             .during(doing)?;
-        let rows = statement.query_map([self.last.id], |row| row.get(0)).during(doing)?;
+        let rows = statement
+            .query_map([self.last.id], |row| row.get(0))
+            .during(doing)?;
         rows.collect::<rusqlite::Result<_>>().during(doing)
     }
 
     fn changes(&self, reloads: HashSet<i64>, outlet: &mut Outlet<'_>) -> Result<(), Halt> {
         let values: String = (0..self.known.width).map(|at| format!(", v{at}")).collect();
-        let sql = format!(
-            "SELECT id, layout, op{values} FROM _repl_changes WHERE id > ?1 ORDER BY id"
-        );
+        let sql =
+            format!("SELECT id, layout, op{values} FROM _repl_changes WHERE id > ?1 ORDER BY id");
         let doing = "read the recorded changes";
         let limit = self.start.limits.max_row_bytes;
         let mut translator = Translator::new(&self.reader, &self.known, reloads, limit);
@@ -282,8 +302,11 @@ impl Follower {
         tracing::info!(%table, "capture was interrupted for this table; sending it whole");
         let schema = SchemaId(u32::try_from(stored.id).unwrap_or(u32::MAX));
         ChangeWriter::new(&mut outlet.chunk).truncate(&[schema], false);
-        let columns: Vec<String> =
-            layout.columns.iter().map(|column| quote_identifier(&column.name)).collect();
+        let columns: Vec<String> = layout
+            .columns
+            .iter()
+            .map(|column| quote_identifier(&column.name))
+            .collect();
         let doing = format!("read the table {table}");
         let sql = format!("SELECT {} FROM {}", columns.join(", "), table.quoted());
         let mut statement = self.reader.prepare(&sql).during(&doing)?;
@@ -299,7 +322,9 @@ impl Follower {
             image.finish();
             let bytes = outlet.chunk.len() - start;
             if bytes as u64 > self.start.limits.max_row_bytes {
-                return Err(too_large(bytes, self.start.limits.max_row_bytes, table.to_string()).into());
+                return Err(
+                    too_large(bytes, self.start.limits.max_row_bytes, table.to_string()).into(),
+                );
             }
             outlet.rows += 1;
             outlet.pass_on_if_full()?;
@@ -336,19 +361,27 @@ impl Follower {
     }
 
     /// Deletes a batch of changes that are durable in the log, never the last logged one.
-    fn prune(&self) -> Result<(), Halt> {
+    fn prune(&mut self) -> Result<(), Halt> {
         let logged = self.start.shared.logged.load(Ordering::Acquire);
+        if logged <= self.pruned_before {
+            return Ok(());
+        }
         let oldest: Option<i64> = self
             .keeper
             .prepare_cached("SELECT min(id) FROM _repl_changes")
             .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
             .during("read the oldest recorded change")?;
         let Some(oldest) = oldest.filter(|&oldest| oldest < logged) else {
+            self.pruned_before = logged;
             return Ok(());
         };
         failpoint("sqlite.capture.before_prune")?;
         let waiting = logged - oldest;
-        let batch = if waiting > 10 * PRUNE_ROWS { PRUNE_ROWS_BEHIND } else { PRUNE_ROWS };
+        let batch = if waiting > 10 * PRUNE_ROWS {
+            PRUNE_ROWS_BEHIND
+        } else {
+            PRUNE_ROWS
+        };
         let before = logged.min(oldest + batch);
         match delete_before(&self.keeper, before) {
             // The application comes first; there is a next time.
@@ -382,7 +415,11 @@ struct Outlet<'a> {
 
 impl Outlet<'_> {
     fn pass_on_if_full(&mut self) -> Result<(), Halt> {
-        if self.chunk.len() >= CHUNK_BYTES { self.pass_on() } else { Ok(()) }
+        if self.chunk.len() >= CHUNK_BYTES {
+            self.pass_on()
+        } else {
+            Ok(())
+        }
     }
 
     fn pass_on(&mut self) -> Result<(), Halt> {
@@ -394,7 +431,10 @@ impl Outlet<'_> {
             send(Event::Begin(header))?;
         }
         let chunk = std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK_BYTES + 4096));
-        send(Event::Changes(Bytes::from(chunk), std::mem::take(&mut self.rows)))
+        send(Event::Changes(
+            Bytes::from(chunk),
+            std::mem::take(&mut self.rows),
+        ))
     }
 }
 
@@ -421,12 +461,16 @@ fn file_identity(start: &Start) -> Result<(u64, u64)> {
 
 /// Checks that the database is the one the log followed, and not an older state of it.
 fn verify(db: &Connection, start: &Start) -> Result<()> {
-    if !meta::exists(db)? {
-        return Err(history("the tables of the capture are gone: the file was replaced, or they were dropped"));
+    if meta::installed(db)? != Installed::Completely {
+        return Err(history(
+            "the tables of the capture are gone: the file was replaced, or they were dropped",
+        ));
     }
     meta::check_owner(db, &start.group)?;
     if meta::incarnation(db)?.as_deref() != Some(start.incarnation.as_str()) {
-        return Err(history("the file is not the one the log followed (its incarnation differs)"));
+        return Err(history(
+            "the file is not the one the log followed (its incarnation differs)",
+        ));
     }
     verify_place(db, &start.last)
 }
@@ -472,7 +516,10 @@ fn newest(db: &Connection) -> Result<(Place, TxHeader)> {
     )
     .and_then(|mut statement| {
         statement.query_row([], |row| {
-            let place = Place { id: row.get(0)?, token: row.get(1)? };
+            let place = Place {
+                id: row.get(0)?,
+                token: row.get(1)?,
+            };
             let at_ms: i64 = row.get(2)?;
             let header = TxHeader {
                 txid: u64::try_from(place.id).unwrap_or_default(),

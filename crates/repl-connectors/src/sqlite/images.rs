@@ -40,7 +40,11 @@ impl Telling {
     ///
     /// # Errors
     /// When a default cannot be evaluated.
-    pub(super) fn new(db: &Connection, known: &Known, recorded: &Arc<StoredLayout>) -> Result<Self> {
+    pub(super) fn new(
+        db: &Connection,
+        known: &Known,
+        recorded: &Arc<StoredLayout>,
+    ) -> Result<Self> {
         let told = match known.current_of(recorded.tab) {
             Some(now)
                 if now.layout.extends(&recorded.layout)
@@ -55,7 +59,11 @@ impl Telling {
         } else {
             None
         };
-        Ok(Telling { recorded: Arc::clone(recorded), told, fill })
+        Ok(Telling {
+            recorded: Arc::clone(recorded),
+            told,
+            fill,
+        })
     }
 
     /// Number of columns of the images told.
@@ -128,8 +136,10 @@ impl Fill {
                 format!("{name} = ?{0} AND {name} = ?{0} COLLATE BINARY", index + 1)
             })
             .collect();
-        let defaults: Vec<&str> =
-            appended.iter().map(|column| column.default.as_deref().unwrap_or("NULL")).collect();
+        let defaults: Vec<&str> = appended
+            .iter()
+            .map(|column| column.default.as_deref().unwrap_or("NULL"))
+            .collect();
         let defaults = db
             .query_row(&format!("SELECT {}", defaults.join(", ")), [], |row| {
                 image(row, appended.len())
@@ -148,7 +158,9 @@ impl Fill {
         let doing = "read the columns that were added";
         let mut statement = db.prepare_cached(&self.sql).during(doing)?;
         for (index, value) in key.iter().enumerate() {
-            statement.raw_bind_parameter(index + 1, Bound(*value)).during(doing)?;
+            statement
+                .raw_bind_parameter(index + 1, Bound(*value))
+                .during(doing)?;
         }
         let mut rows = statement.raw_query();
         match rows.next().during(doing)? {
@@ -160,8 +172,9 @@ impl Fill {
 
 /// The first columns of a statement's row.
 fn image(row: &SqlRow<'_>, columns: usize) -> rusqlite::Result<Row> {
-    let values: Vec<Value<'_>> =
-        (0..columns).map(|at| row.get_ref(at).map(from_sqlite)).collect::<Result<_, _>>()?;
+    let values: Vec<Value<'_>> = (0..columns)
+        .map(|at| row.get_ref(at).map(from_sqlite))
+        .collect::<Result<_, _>>()?;
     Ok(Row::from_values(values.into_iter()))
 }
 
@@ -171,5 +184,7 @@ pub(super) const FIRST_VALUE: usize = 3;
 /// Value column `v<at>` of a row of `_repl_changes`.
 #[inline]
 pub(super) fn value<'r>(row: &'r SqlRow<'_>, at: usize) -> Result<Value<'r>> {
-    row.get_ref(FIRST_VALUE + at).map(from_sqlite).during("read a recorded value")
+    row.get_ref(FIRST_VALUE + at)
+        .map(from_sqlite)
+        .during("read a recorded value")
 }

@@ -56,7 +56,10 @@ pub(super) fn selected_tables(db: &Connection, selection: &Selection) -> Result<
 /// Views hold no rows of their own; one is reported only when the selection asks for it by name.
 fn named_by(selection: &Selection, name: &str) -> bool {
     let name = TableName::new(MAIN, name);
-    selection.include.iter().any(|pattern| pattern.is_literal() && pattern.matches(&name))
+    selection
+        .include
+        .iter()
+        .any(|pattern| pattern.is_literal() && pattern.matches(&name))
 }
 
 fn not_a_table(kind: &str) -> Refusal {
@@ -66,7 +69,10 @@ fn not_a_table(kind: &str) -> Refusal {
         "shadow" => "the table belongs to a virtual table, which cannot be captured".to_owned(),
         other => format!("it is a {other}, which cannot have triggers"),
     };
-    Refusal { reason, remedy: "exclude it in the table selection".to_owned() }
+    Refusal {
+        reason,
+        remedy: "exclude it in the table selection".to_owned(),
+    }
 }
 
 fn table_list(db: &Connection) -> Result<Vec<(String, String, bool)>> {
@@ -106,7 +112,13 @@ fn layout_of(
     let columns = raw_columns(db, table)?;
     let indexes = unique_indexes(db, table)?;
     let cascades_to_itself = cascades_to_itself(db, table)?;
-    Ok(build_layout(table, without_rowid, &columns, &indexes, cascades_to_itself))
+    Ok(build_layout(
+        table,
+        without_rowid,
+        &columns,
+        &indexes,
+        cascades_to_itself,
+    ))
 }
 
 fn build_layout(
@@ -133,14 +145,20 @@ fn build_layout(
         .collect();
     if columns.is_empty() {
         let reason = "all its columns are generated".to_owned();
-        return Err(Refusal { reason, remedy: "exclude it in the table selection".to_owned() });
+        return Err(Refusal {
+            reason,
+            remedy: "exclude it in the table selection".to_owned(),
+        });
     }
     let row_match = row_match(raw, indexes, without_rowid)?;
     let hidden_rowid = match (&row_match, alias) {
         (RowMatch::Rowid(name), None) => Some(name.clone()),
         _ => None,
     };
-    let positions = Positions { raw, columns: &columns };
+    let positions = Positions {
+        raw,
+        columns: &columns,
+    };
     let layout = Layout {
         table: table.to_owned(),
         key: positions.key(alias, indexes),
@@ -165,7 +183,10 @@ fn build_layout(
 
 fn check_collations(indexes: &[RawIndex]) -> std::result::Result<(), Refusal> {
     for (_, column, collation) in indexes.iter().flat_map(|index| &index.terms) {
-        if !BUILT_IN_COLLATIONS.iter().any(|known| known.eq_ignore_ascii_case(collation)) {
+        if !BUILT_IN_COLLATIONS
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(collation))
+        {
             return Err(Refusal {
                 reason: format!(
                     "a unique index uses the application's own collation {collation} on {column}, \
@@ -185,9 +206,10 @@ fn alias_of(raw: &[RawColumn], indexes: &[RawIndex], without_rowid: bool) -> Opt
     let (first, second) = (keys.next(), keys.next());
     let indexed = indexes.iter().any(|index| index.origin == "pk");
     match (first, second) {
-        (Some(only), None) if !without_rowid && !indexed => {
-            only.type_name.eq_ignore_ascii_case("INTEGER").then_some(only.cid)
-        }
+        (Some(only), None) if !without_rowid && !indexed => only
+            .type_name
+            .eq_ignore_ascii_case("INTEGER")
+            .then_some(only.cid),
         _ => None,
     }
 }
@@ -200,13 +222,20 @@ fn row_match(
     if without_rowid {
         let primary = indexes.iter().find(|index| index.origin == "pk");
         let columns = primary.map(|index| {
-            index.terms.iter().map(|(_, name, coll)| (name.clone(), coll.clone())).collect()
+            index
+                .terms
+                .iter()
+                .map(|(_, name, coll)| (name.clone(), coll.clone()))
+                .collect()
         });
         return Ok(RowMatch::Columns(columns.unwrap_or_default()));
     }
     ["rowid", "_rowid_", "oid"]
         .into_iter()
-        .find(|name| !raw.iter().any(|column| column.name.eq_ignore_ascii_case(name)))
+        .find(|name| {
+            !raw.iter()
+                .any(|column| column.name.eq_ignore_ascii_case(name))
+        })
         .map(|name| RowMatch::Rowid(name.to_owned()))
         .ok_or_else(|| Refusal {
             reason: "columns named rowid, _rowid_ and oid hide the row number".to_owned(),
@@ -244,7 +273,11 @@ impl Positions<'_> {
                 candidates.push((index.origin != "pk", positions.len(), positions));
             }
         }
-        candidates.into_iter().min().map(|(.., positions)| positions).unwrap_or_default()
+        candidates
+            .into_iter()
+            .min()
+            .map(|(.., positions)| positions)
+            .unwrap_or_default()
     }
 
     fn uniques(
@@ -255,7 +288,11 @@ impl Positions<'_> {
     ) -> Vec<Unique> {
         let mut uniques = Vec::new();
         let rowid = |column: String, at: usize| Unique {
-            terms: vec![UniqueTerm { column, collation: None, instead_of_null: None }],
+            terms: vec![UniqueTerm {
+                column,
+                collation: None,
+                instead_of_null: None,
+            }],
             announced_by: vec![at],
         };
         if let Some(at) = alias.and_then(|cid| self.of(cid)) {
@@ -263,7 +300,12 @@ impl Positions<'_> {
         } else if let Some(name) = hidden_rowid {
             uniques.push(rowid(name.to_owned(), self.columns.len()));
         }
-        uniques.extend(indexes.iter().filter(|index| index.plain).map(|index| self.unique(index)));
+        uniques.extend(
+            indexes
+                .iter()
+                .filter(|index| index.plain)
+                .map(|index| self.unique(index)),
+        );
         uniques
     }
 
@@ -273,7 +315,9 @@ impl Positions<'_> {
             .iter()
             .map(|(cid, name, collation)| {
                 let raw = self.raw.iter().find(|column| column.cid == *cid);
-                let default = raw.filter(|c| c.not_null && !c.generated).and_then(|c| c.default.clone());
+                let default = raw
+                    .filter(|c| c.not_null && !c.generated)
+                    .and_then(|c| c.default.clone());
                 UniqueTerm {
                     column: name.clone(),
                     collation: Some(collation.clone()),
@@ -285,13 +329,22 @@ impl Positions<'_> {
             index.terms.iter().map(|(cid, ..)| self.of(*cid)).collect();
         // An alias of the row number is not known yet when a row is announced, so where a
         // generated column is part of the index the row is recognised by all other columns.
-        let all = || (0..self.columns.len()).filter(|&at| !self.is_alias(at)).collect();
-        Unique { terms, announced_by: positions.unwrap_or_else(all) }
+        let all = || {
+            (0..self.columns.len())
+                .filter(|&at| !self.is_alias(at))
+                .collect()
+        };
+        Unique {
+            terms,
+            announced_by: positions.unwrap_or_else(all),
+        }
     }
 
     fn is_alias(&self, at: usize) -> bool {
         let name = &self.columns[at].name;
-        self.raw.iter().any(|c| c.name == *name && c.pk > 0 && c.type_name.eq_ignore_ascii_case("INTEGER"))
+        self.raw
+            .iter()
+            .any(|c| c.name == *name && c.pk > 0 && c.type_name.eq_ignore_ascii_case("INTEGER"))
     }
 }
 
@@ -310,13 +363,37 @@ fn raw_columns(db: &Connection, table: &str) -> Result<Vec<RawColumn>> {
                 name: row.get(1)?,
                 type_name: row.get(2)?,
                 not_null: row.get(3)?,
-                default: row.get(4)?,
+                default: row.get::<_, Option<String>>(4)?.map(default_expression),
                 pk: row.get(5)?,
                 generated: row.get::<_, i64>(6)? != 0,
             })
         })
         .during(&doing)?;
     rows.collect::<rusqlite::Result<_>>().during(&doing)
+}
+
+/// A default as an expression that means the same anywhere: SQLite takes a bare or double-quoted
+/// word after DEFAULT as a string, elsewhere it would be a column.
+fn default_expression(text: String) -> String {
+    const WORDS: [&str; 6] = [
+        "NULL",
+        "TRUE",
+        "FALSE",
+        "CURRENT_TIME",
+        "CURRENT_DATE",
+        "CURRENT_TIMESTAMP",
+    ];
+    let quoted = text
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
+    let bare = text.starts_with(|c: char| c.is_alphabetic() || c == '_')
+        && text.chars().all(|c| c.is_alphanumeric() || c == '_')
+        && !WORDS.iter().any(|word| text.eq_ignore_ascii_case(word));
+    match quoted {
+        Some(inner) => format!("'{}'", inner.replace("\"\"", "\"").replace('\'', "''")),
+        None if bare => format!("'{text}'"),
+        None => text,
+    }
 }
 
 fn unique_indexes(db: &Connection, table: &str) -> Result<Vec<RawIndex>> {
@@ -329,7 +406,11 @@ fn unique_indexes(db: &Connection, table: &str) -> Result<Vec<RawIndex>> {
         .during(&doing)?;
     let rows = statement
         .query_map(params![table], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, bool>(2)?))
+            Ok((
+                row.get::<_, String>(0)?,
+                row.get::<_, String>(1)?,
+                row.get::<_, bool>(2)?,
+            ))
         })
         .during(&doing)?;
     let mut indexes = Vec::new();
@@ -337,7 +418,11 @@ fn unique_indexes(db: &Connection, table: &str) -> Result<Vec<RawIndex>> {
         let (name, origin, partial) = row.during(&doing)?;
         let terms = index_terms(db, &name)?;
         let plain = !partial && terms.iter().all(|(cid, ..)| *cid >= 0);
-        indexes.push(RawIndex { origin, plain, terms });
+        indexes.push(RawIndex {
+            origin,
+            plain,
+            terms,
+        });
     }
     Ok(indexes)
 }
@@ -351,7 +436,9 @@ fn index_terms(db: &Connection, index: &str) -> Result<Vec<(i64, String, String)
         )
         .during(&doing)?;
     let rows = statement
-        .query_map(params![index], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .query_map(params![index], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
         .during(&doing)?;
     rows.collect::<rusqlite::Result<_>>().during(&doing)
 }
@@ -365,4 +452,25 @@ fn cascades_to_itself(db: &Connection, table: &str) -> Result<bool> {
     .during(&doing)?
     .query_row(params![table], |row| row.get(0))
     .during(&doing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_mean_the_same_in_a_trigger() {
+        for (written, meant) in [
+            ("abc", "'abc'"),
+            ("\"it's \"\"so\"\"\"", "'it''s \"so\"'"),
+            ("'abc'", "'abc'"),
+            ("null", "null"),
+            ("CURRENT_TIMESTAMP", "CURRENT_TIMESTAMP"),
+            ("-1.5", "-1.5"),
+            ("x'00'", "x'00'"),
+            ("abs(-1)", "abs(-1)"),
+        ] {
+            assert_eq!(default_expression(written.into()), meant);
+        }
+    }
 }

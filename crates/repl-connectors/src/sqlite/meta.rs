@@ -69,7 +69,10 @@ impl Place {
         let (id, token) = position.as_str().split_once('-')?;
         let id: i64 = id.parse().ok().filter(|&id| id > 0)?;
         let well_formed = token.len() == 16 && token.bytes().all(|b| b.is_ascii_hexdigit());
-        well_formed.then(|| Place { id, token: token.to_owned() })
+        well_formed.then(|| Place {
+            id,
+            token: token.to_owned(),
+        })
     }
 }
 
@@ -90,14 +93,32 @@ pub(super) struct StoredLayout {
     pub(super) current: bool,
 }
 
-/// Whether the tables are there at all.
-pub(super) fn exists(db: &Connection) -> Result<bool> {
-    db.query_row(
-        "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = '_repl_meta'",
-        [],
-        |row| row.get(0),
-    )
-    .during("look for the change table")
+/// How much of the tables is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Installed {
+    /// Nothing: not installed, or another file.
+    Nothing,
+    /// Somebody dropped a part.
+    Partly,
+    /// Everything.
+    Completely,
+}
+
+/// Looks for the tables.
+pub(super) fn installed(db: &Connection) -> Result<Installed> {
+    let tables: i64 = db
+        .query_row(
+            "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN \
+             ('_repl_meta', '_repl_layouts', '_repl_changes', '_repl_reloads')",
+            [],
+            |row| row.get(0),
+        )
+        .during("look for the change table")?;
+    Ok(match tables {
+        0 => Installed::Nothing,
+        4 => Installed::Completely,
+        _ => Installed::Partly,
+    })
 }
 
 /// Makes the tables where absent. Inside a write transaction.
@@ -113,8 +134,11 @@ pub(super) fn create(db: &Connection, group: &str) -> Result<()> {
     )
     .during("make the change table")?;
     for (key, value) in [("format", FORMAT.to_string()), ("group", group.to_owned())] {
-        db.execute("INSERT OR IGNORE INTO _repl_meta VALUES (?1, ?2)", params![key, value])
-            .during("write the connector's settings")?;
+        db.execute(
+            "INSERT OR IGNORE INTO _repl_meta VALUES (?1, ?2)",
+            params![key, value],
+        )
+        .during("write the connector's settings")?;
     }
     Ok(())
 }
@@ -152,20 +176,28 @@ pub(super) fn incarnation(db: &Connection) -> Result<Option<String>> {
 /// Begins a new span of history. Inside a write transaction.
 pub(super) fn renew_incarnation(db: &Connection) -> Result<String> {
     let token = random_token(db)?;
-    db.execute("INSERT OR REPLACE INTO _repl_meta VALUES ('incarnation', ?1)", params![token])
-        .during("write the incarnation")?;
+    db.execute(
+        "INSERT OR REPLACE INTO _repl_meta VALUES ('incarnation', ?1)",
+        params![token],
+    )
+    .during("write the incarnation")?;
     Ok(token)
 }
 
 /// 16 random bytes, hexadecimal.
 pub(super) fn random_token(db: &Connection) -> Result<String> {
-    db.query_row("SELECT lower(hex(randomblob(16)))", [], |row| row.get(0)).during("make a token")
+    db.query_row("SELECT lower(hex(randomblob(16)))", [], |row| row.get(0))
+        .during("make a token")
 }
 
 fn get(db: &Connection, key: &str) -> Result<Option<String>> {
-    db.query_row("SELECT value FROM _repl_meta WHERE key = ?1", params![key], |row| row.get(0))
-        .optional()
-        .during("read the connector's settings")
+    db.query_row(
+        "SELECT value FROM _repl_meta WHERE key = ?1",
+        params![key],
+        |row| row.get(0),
+    )
+    .optional()
+    .during("read the connector's settings")
 }
 
 /// Records a place in history. Inside a write transaction.
@@ -175,7 +207,12 @@ pub(super) fn mark(db: &Connection) -> Result<Place> {
          CAST((julianday('now') - 2440587.5) * 86400000.0 AS INTEGER)) \
          RETURNING id, lower(hex(token))",
         [],
-        |row| Ok(Place { id: row.get(0)?, token: row.get(1)? }),
+        |row| {
+            Ok(Place {
+                id: row.get(0)?,
+                token: row.get(1)?,
+            })
+        },
     )
     .during("record a place in history")
 }
@@ -243,10 +280,20 @@ mod tests {
 
     #[test]
     fn positions_sort_by_identifier_and_damaged_ones_are_not_read() {
-        let place = |id| Place { id, token: "00112233445566ff".into() };
+        let place = |id| Place {
+            id,
+            token: "00112233445566ff".into(),
+        };
         assert!(place(9).position().as_str() < place(10).position().as_str());
         assert_eq!(Place::parse(&place(7).position()), Some(place(7)));
-        for bad in ["", "7", "7-", "x-00112233445566ff", "0-00112233445566ff", "7-zz"] {
+        for bad in [
+            "",
+            "7",
+            "7-",
+            "x-00112233445566ff",
+            "0-00112233445566ff",
+            "7-zz",
+        ] {
             assert_eq!(Place::parse(&SourcePosition(bad.into())), None, "{bad}");
         }
     }

@@ -35,7 +35,10 @@ pub(super) fn create(db: &Connection) -> Result<()> {
 
 /// Reads what the replica says of itself.
 pub(super) fn state(db: &Connection, group: &str) -> Result<ReplicaState> {
-    Ok(ReplicaState { checkpoint: checkpoint(db, group)?, tables: tables(db, group)? })
+    Ok(ReplicaState {
+        checkpoint: checkpoint(db, group)?,
+        tables: tables(db, group)?,
+    })
 }
 
 fn damaged(what: &str) -> ConnectorError {
@@ -88,19 +91,24 @@ fn tables(db: &Connection, group: &str) -> Result<HashMap<TableName, CopiedTable
             .transpose()
             .map_err(|_| damaged("_repl_tables"))?;
         let name = TableName::new(text(0)?, text(1)?);
-        tables.insert(name, CopiedTable { incarnation: text(2)?, cut });
+        tables.insert(
+            name,
+            CopiedTable {
+                incarnation: text(2)?,
+                cut,
+            },
+        );
     }
     Ok(tables)
 }
 
 /// The stored checkpoint is not the expected one.
-pub(super) fn moved(
-    db: &Connection,
-    group: &str,
-    expected: Option<&Checkpoint>,
-) -> ConnectorError {
+pub(super) fn moved(db: &Connection, group: &str, expected: Option<&Checkpoint>) -> ConnectorError {
     let tell = |checkpoint: Option<&Checkpoint>| match checkpoint {
-        Some(c) => format!("transaction {} of epoch {} in log {}", c.seq, c.epoch, c.log),
+        Some(c) => format!(
+            "transaction {} of epoch {} in log {}",
+            c.seq, c.epoch, c.log
+        ),
         None => "none".to_owned(),
     };
     let found = checkpoint(db, group).ok().flatten();
@@ -147,18 +155,32 @@ pub(super) fn compare_and_set(
                 let (now_log, now_seq) = (now.log.to_string(), number(now.seq.0));
                 let now_position = now.position.as_str();
                 statement.execute(params![
-                    log, epoch, seq, position, group, ORIGIN, now_log, now.epoch.0, now_seq,
+                    log,
+                    epoch,
+                    seq,
+                    position,
+                    group,
+                    ORIGIN,
+                    now_log,
+                    now.epoch.0,
+                    now_seq,
                     now_position
                 ])
             }),
         None => db
-            .prepare_cached("INSERT OR IGNORE INTO _repl_checkpoint VALUES (?1, ?2, ?3, ?4, ?5, ?6)")
+            .prepare_cached(
+                "INSERT OR IGNORE INTO _repl_checkpoint VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )
             .and_then(|mut statement| {
                 statement.execute(params![group, ORIGIN, log, epoch, seq, position])
             }),
     }
     .during(doing)?;
-    if changed == 1 { Ok(()) } else { Err(moved(db, group, expected)) }
+    if changed == 1 {
+        Ok(())
+    } else {
+        Err(moved(db, group, expected))
+    }
 }
 
 /// Clears the cut of tables that the stream has passed.

@@ -46,7 +46,11 @@ impl Writer {
     /// Applies the net change of one table.
     pub(super) fn net(&mut self, db: &Connection, net: &NetTable, style: Style) -> Result<()> {
         let table = self.table(db, &net.route)?;
-        let each = Each { db, route: &net.route, statements: &table };
+        let each = Each {
+            db,
+            route: &net.route,
+            statements: &table,
+        };
         each.all(&table.delete, &net.deletes, Columns::Key, Expect::Row)?;
         match style {
             Style::Rewrite => each.rewrite(&net.updates)?,
@@ -62,38 +66,53 @@ impl Writer {
         }
         for (row, count) in net.multiset.iter().filter(|(_, count)| *count > 0) {
             for _ in 0..*count {
-                each.all(&table.insert, std::slice::from_ref(row), Columns::All, Expect::New)?;
+                each.all(
+                    &table.insert,
+                    std::slice::from_ref(row),
+                    Columns::All,
+                    Expect::New,
+                )?;
             }
         }
         Ok(())
     }
 
     /// Applies one change as the source made it.
-    pub(super) fn change(
-        &mut self,
-        db: &Connection,
-        route: &Route,
-        change: &Change,
-    ) -> Result<()> {
+    pub(super) fn change(&mut self, db: &Connection, route: &Route, change: &Change) -> Result<()> {
         let table = self.table(db, route)?;
-        let each = Each { db, route, statements: &table };
+        let each = Each {
+            db,
+            route,
+            statements: &table,
+        };
         let one = std::slice::from_ref::<Row>;
         match change {
-            Change::Insert { new, .. } => each.all(&table.insert, one(new), Columns::All, Expect::New),
-            Change::Update { before: Before::Absent, new, .. } => each.update_all(one(new)),
-            Change::Update { before: Before::Key(old) | Before::Full(old), new, .. } => {
-                each.change_row(old, new)
+            Change::Insert { new, .. } => {
+                each.all(&table.insert, one(new), Columns::All, Expect::New)
             }
+            Change::Update {
+                before: Before::Absent,
+                new,
+                ..
+            } => each.update_all(one(new)),
+            Change::Update {
+                before: Before::Key(old) | Before::Full(old),
+                new,
+                ..
+            } => each.change_row(old, new),
             Change::Delete { before, .. } => match before.row() {
                 Some(old) if each.keyed() => {
                     each.all(&table.delete, one(old), Columns::Key, Expect::Row)
                 }
                 Some(old) => each.delete_equal(old, 1),
-                None => Err(ConnectorError::new(ErrorKind::Internal, "a delete without a row")),
+                None => Err(ConnectorError::new(
+                    ErrorKind::Internal,
+                    "a delete without a row",
+                )),
             },
-            Change::Truncate { restart_identity, .. } => {
-                truncate(db, &route.target, *restart_identity)
-            }
+            Change::Truncate {
+                restart_identity, ..
+            } => truncate(db, &route.target, *restart_identity),
             Change::Message { .. } => Ok(()),
         }
     }
@@ -111,7 +130,11 @@ impl Writer {
     /// Inserts rows of one table; for loading.
     pub(super) fn insert(&mut self, db: &Connection, route: &Route, rows: &[Row]) -> Result<()> {
         let table = self.table(db, route)?;
-        let each = Each { db, route, statements: &table };
+        let each = Each {
+            db,
+            route,
+            statements: &table,
+        };
         each.all(&table.insert, rows, Columns::All, Expect::New)
     }
 }
@@ -119,7 +142,8 @@ impl Writer {
 /// Empties a table.
 pub(super) fn truncate(db: &Connection, target: &TableName, restart_identity: bool) -> Result<()> {
     let doing = format!("empty the table {target}");
-    db.execute_batch(&format!("DELETE FROM {}", target.quoted())).during(&doing)?;
+    db.execute_batch(&format!("DELETE FROM {}", target.quoted()))
+        .during(&doing)?;
     let counted: bool = db
         .query_row(
             "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'sqlite_sequence')",
@@ -128,7 +152,11 @@ pub(super) fn truncate(db: &Connection, target: &TableName, restart_identity: bo
         )
         .during(&doing)?;
     if restart_identity && counted {
-        db.execute("DELETE FROM sqlite_sequence WHERE name = ?1", [&target.name]).during(&doing)?;
+        db.execute(
+            "DELETE FROM sqlite_sequence WHERE name = ?1",
+            [&target.name],
+        )
+        .during(&doing)?;
     }
     Ok(())
 }
@@ -143,17 +171,27 @@ impl Statements {
             .advice("copy the table again: replctl resync")
             .table(route.target.to_string())
         })?;
-        let names: Vec<String> =
-            route.schema.columns.iter().map(|column| quote_identifier(&column.name)).collect();
+        let names: Vec<String> = route
+            .schema
+            .columns
+            .iter()
+            .map(|column| quote_identifier(&column.name))
+            .collect();
         let table = route.target.quoted();
         let keys = route.schema.key_columns();
         let list = names.join(", ");
         let parameters: Vec<String> = (1..=names.len()).map(|n| format!("?{n}")).collect();
         let exact = |at: usize| {
             let (name, n) = (&names[at], at + 1);
-            format!("{name} = ?{n} AND {name} = ?{n} COLLATE BINARY AND typeof({name}) = typeof(?{n})")
+            format!(
+                "{name} = ?{n} AND {name} = ?{n} COLLATE BINARY AND typeof({name}) = typeof(?{n})"
+            )
         };
-        let by_key = keys.iter().map(|&at| exact(at)).collect::<Vec<_>>().join(" AND ");
+        let by_key = keys
+            .iter()
+            .map(|&at| exact(at))
+            .collect::<Vec<_>>()
+            .join(" AND ");
         let assignments: Vec<String> = (0..names.len())
             .filter(|at| !keys.contains(at))
             .map(|at| format!("{} = ?{}", names[at], at + 1))
@@ -170,7 +208,10 @@ impl Statements {
             .collect();
         let rowid = target.rowid();
         Ok(Statements {
-            insert: format!("INSERT OR ABORT INTO {table} ({list}) VALUES ({})", parameters.join(", ")),
+            insert: format!(
+                "INSERT OR ABORT INTO {table} ({list}) VALUES ({})",
+                parameters.join(", ")
+            ),
             delete: format!("DELETE FROM {table} WHERE {by_key}"),
             update: format!("UPDATE OR ABORT {table} SET {assignments} WHERE {by_key}"),
             find_equal: format!(
@@ -223,9 +264,7 @@ impl Each<'_> {
         let mut statement = self.db.prepare_cached(sql).during(self.doing())?;
         for row in rows {
             self.bind(&mut statement, row, columns)?;
-            let changed = statement
-                .raw_execute()
-                .during_row(self, row)?;
+            let changed = statement.raw_execute().during_row(self, row)?;
             if matches!(expect, Expect::Row) && changed != 1 {
                 return Err(self.absent(row));
             }
@@ -238,7 +277,9 @@ impl Each<'_> {
         for (at, value) in row.values()?.enumerate() {
             let value = value?;
             if columns == Columns::All || keys.contains(&at) {
-                statement.raw_bind_parameter(at + 1, Bound(value)).during(self.doing())?;
+                statement
+                    .raw_bind_parameter(at + 1, Bound(value))
+                    .during(self.doing())?;
             }
         }
         Ok(())
@@ -250,7 +291,12 @@ impl Each<'_> {
             if row.has_unchanged()? {
                 self.update_partly(row)?;
             } else {
-                self.all(&self.statements.update, std::slice::from_ref(row), Columns::All, Expect::Row)?;
+                self.all(
+                    &self.statements.update,
+                    std::slice::from_ref(row),
+                    Columns::All,
+                    Expect::Row,
+                )?;
             }
         }
         Ok(())
@@ -273,7 +319,11 @@ impl Each<'_> {
             merged.push(Row::from_values(merge(&stored, row)?.into_iter()));
         }
         self.all(&self.statements.delete, rows, Columns::Key, Expect::Row)?;
-        let names: Vec<String> = self.columns().iter().map(|name| quote_identifier(name)).collect();
+        let names: Vec<String> = self
+            .columns()
+            .iter()
+            .map(|name| quote_identifier(name))
+            .collect();
         let parameters: Vec<String> = (1..=names.len()).map(|n| format!("?{n}")).collect();
         let sql = format!(
             "INSERT OR ABORT INTO {} ({}) VALUES ({})",
@@ -325,12 +375,16 @@ impl Each<'_> {
         );
         let mut statement = self.db.prepare_cached(&sql).during(self.doing())?;
         for (at, value) in merge(&stored, new)?.into_iter().take(width).enumerate() {
-            statement.raw_bind_parameter(at + 1, Bound(value)).during(self.doing())?;
+            statement
+                .raw_bind_parameter(at + 1, Bound(value))
+                .during(self.doing())?;
         }
         for (at, value) in old.values()?.enumerate() {
             let value = value?;
             if keys.contains(&at) {
-                statement.raw_bind_parameter(width + at + 1, Bound(value)).during(self.doing())?;
+                statement
+                    .raw_bind_parameter(width + at + 1, Bound(value))
+                    .during(self.doing())?;
             }
         }
         if statement.raw_execute().during_row(self, new)? == 1 {
@@ -345,7 +399,10 @@ impl Each<'_> {
         let Some(rowid) = self.statements.rowid else {
             return Err(ConnectorError::new(
                 ErrorKind::Schema,
-                format!("the table {} has no row numbers at the replica", self.route.target),
+                format!(
+                    "the table {} has no row numbers at the replica",
+                    self.route.target
+                ),
             )
             .advice("make it at the replica as it is at the source")
             .table(self.route.target.to_string()));
@@ -353,8 +410,10 @@ impl Each<'_> {
         let wanted: Vec<Value<'_>> = row.to_vec()?;
         let mut found = Vec::new();
         {
-            let mut statement =
-                self.db.prepare_cached(&self.statements.find_equal).during(self.doing())?;
+            let mut statement = self
+                .db
+                .prepare_cached(&self.statements.find_equal)
+                .during(self.doing())?;
             self.bind(&mut statement, row, Columns::All)?;
             let mut rows = statement.raw_query();
             while (found.len() as u64) < count {
@@ -364,7 +423,10 @@ impl Each<'_> {
                 // SQL's equality knows neither 1 from 1.0 nor 0.0 from -0.0.
                 let mut equal = true;
                 for (at, value) in wanted.iter().enumerate() {
-                    equal &= same(from_sqlite(stored.get_ref(at + 1).during(self.doing())?), *value);
+                    equal &= same(
+                        from_sqlite(stored.get_ref(at + 1).during(self.doing())?),
+                        *value,
+                    );
                 }
                 if equal {
                     found.push(stored.get::<_, i64>(0).during(self.doing())?);
@@ -374,7 +436,10 @@ impl Each<'_> {
         if (found.len() as u64) < count {
             return Err(self.absent(row));
         }
-        let sql = format!("DELETE FROM {} WHERE {rowid} = ?1", self.route.target.quoted());
+        let sql = format!(
+            "DELETE FROM {} WHERE {rowid} = ?1",
+            self.route.target.quoted()
+        );
         let mut statement = self.db.prepare_cached(&sql).during(self.doing())?;
         for number in found {
             statement.execute([number]).during(self.doing())?;
@@ -386,21 +451,24 @@ impl Each<'_> {
     fn columns(&self) -> Vec<&str> {
         let own = &self.route.schema.columns;
         let extra = self.statements.target.columns.iter().filter(|column| {
-            !column.generated && !own.iter().any(|c| c.name.eq_ignore_ascii_case(&column.name))
+            !column.generated
+                && !own
+                    .iter()
+                    .any(|c| c.name.eq_ignore_ascii_case(&column.name))
         });
         let own = own.iter().map(|column| column.name.as_str());
-        own.chain(extra.map(|column| column.name.as_str())).collect()
+        own.chain(extra.map(|column| column.name.as_str()))
+            .collect()
     }
 
     /// The row as the replica holds it, in the order of [`Each::columns`].
     fn read(&self, row: &Row) -> Result<Option<Row>> {
         let columns = self.columns();
         let names: Vec<String> = columns.iter().map(|name| quote_identifier(name)).collect();
-        let sql = self.statements.delete.replacen(
-            "DELETE",
-            &format!("SELECT {}", names.join(", ")),
-            1,
-        );
+        let sql =
+            self.statements
+                .delete
+                .replacen("DELETE", &format!("SELECT {}", names.join(", ")), 1);
         let mut statement = self.db.prepare_cached(&sql).during(self.doing())?;
         self.bind(&mut statement, row, Columns::Key)?;
         let mut rows = statement.raw_query();
@@ -435,7 +503,10 @@ impl Each<'_> {
             .iter()
             .map(|&at| {
                 let name = &self.route.schema.columns[at].name;
-                format!("{name}={}", values.get(at).map_or_else(String::new, |v| shown(*v)))
+                format!(
+                    "{name}={}",
+                    values.get(at).map_or_else(String::new, |v| shown(*v))
+                )
             })
             .collect();
         (!shown.is_empty()).then(|| shown.join(", "))

@@ -34,12 +34,18 @@ pub(super) struct Known {
 impl Known {
     /// The present layout of the table with this number.
     pub(super) fn current_of(&self, tab: i64) -> Option<&Arc<StoredLayout>> {
-        self.layouts.values().find(|stored| stored.tab == tab && stored.current)
+        self.layouts
+            .values()
+            .find(|stored| stored.tab == tab && stored.current)
     }
 
     /// The present layouts, by table name.
     pub(super) fn current(&self) -> Vec<&Arc<StoredLayout>> {
-        let mut current: Vec<_> = self.layouts.values().filter(|stored| stored.current).collect();
+        let mut current: Vec<_> = self
+            .layouts
+            .values()
+            .filter(|stored| stored.current)
+            .collect();
         current.sort_by(|a, b| a.layout.table.cmp(&b.layout.table));
         current
     }
@@ -99,21 +105,27 @@ struct Trigger {
 /// # Errors
 /// [`repl_core::ErrorKind::Transient`] when the write lock is held by others for long.
 pub(super) fn reconcile(db: &Connection, selection: &Selection, logged: i64) -> Result<Known> {
-    db.execute_batch("BEGIN").during("begin a read transaction")?;
+    db.execute_batch("BEGIN")
+        .during("begin a read transaction")?;
     let outcome = plan(db, selection).and_then(|plan| known(db, plan));
     end_transaction(db, "COMMIT", &outcome)?;
     let (plan, known) = outcome?;
     if plan.actions.is_empty() && plan.strays.is_empty() {
         return Ok(known);
     }
-    db.execute_batch("BEGIN IMMEDIATE").during("lock the primary to install its triggers")?;
+    db.execute_batch("BEGIN IMMEDIATE")
+        .during("lock the primary to install its triggers")?;
     let outcome = install(db, selection, logged);
     end_transaction(db, "COMMIT", &outcome)?;
     outcome
 }
 
 /// Ends a transaction: as asked after success, by a rollback otherwise.
-pub(super) fn end_transaction<T>(db: &Connection, success: &str, outcome: &Result<T>) -> Result<()> {
+pub(super) fn end_transaction<T>(
+    db: &Connection,
+    success: &str,
+    outcome: &Result<T>,
+) -> Result<()> {
     if outcome.is_ok() {
         let ended = db.execute_batch(success).during("commit on the primary");
         if ended.is_err() && !db.is_autocommit() {
@@ -140,7 +152,10 @@ fn known(db: &Connection, mut plan: Plan) -> Result<(Plan, Known)> {
     let layouts = meta::layouts(db)?;
     let known = Known {
         version: version(db)?,
-        layouts: layouts.into_iter().map(|stored| (stored.id, Arc::new(stored))).collect(),
+        layouts: layouts
+            .into_iter()
+            .map(|stored| (stored.id, Arc::new(stored)))
+            .collect(),
         refused: std::mem::take(&mut plan.refused),
         width: meta::width(db)?,
     };
@@ -148,7 +163,10 @@ fn known(db: &Connection, mut plan: Plan) -> Result<(Plan, Known)> {
 }
 
 fn plan(db: &Connection, selection: &Selection) -> Result<Plan> {
-    let stored: Vec<StoredLayout> = meta::layouts(db)?.into_iter().filter(|s| s.current).collect();
+    let stored: Vec<StoredLayout> = meta::layouts(db)?
+        .into_iter()
+        .filter(|s| s.current)
+        .collect();
     let existing = existing_triggers(db)?;
     let mut refused = Vec::new();
     let mut tables: HashMap<String, Layout> = HashMap::new();
@@ -169,7 +187,11 @@ fn plan(db: &Connection, selection: &Selection) -> Result<Plan> {
         match (judge(former, now, &existing), now) {
             (Verdict::Keep, _) => drop(tables.remove(&former.layout.table)),
             (Verdict::Replace(reload), Some(layout)) => {
-                actions.push(Action::Replace { of: former.id, layout: layout.clone(), reload });
+                actions.push(Action::Replace {
+                    of: former.id,
+                    layout: layout.clone(),
+                    reload,
+                });
                 tables.remove(&former.layout.table);
             }
             _ => actions.push(Action::Retire(former.id)),
@@ -184,7 +206,11 @@ fn plan(db: &Connection, selection: &Selection) -> Result<Plan> {
     let mut fresh: Vec<Layout> = tables.into_values().collect();
     fresh.sort_by(|a, b| a.table.cmp(&b.table));
     actions.extend(fresh.into_iter().map(Action::Start));
-    Ok(Plan { actions, strays, refused })
+    Ok(Plan {
+        actions,
+        strays,
+        refused,
+    })
 }
 
 enum Verdict {
@@ -196,19 +222,31 @@ enum Verdict {
 
 /// Compares a captured table with what is there now.
 fn judge(former: &StoredLayout, now: Option<&Layout>, existing: &[Trigger]) -> Verdict {
-    let ours: Vec<&Trigger> =
-        existing.iter().filter(|trigger| former.triggers.contains_key(&trigger.name)).collect();
+    let ours: Vec<&Trigger> = existing
+        .iter()
+        .filter(|trigger| former.triggers.contains_key(&trigger.name))
+        .collect();
     let complete = ours.len() == former.triggers.len();
     let table = &former.layout.table;
-    if complete && ours.iter().any(|trigger| !trigger.table.eq_ignore_ascii_case(table)) {
+    if complete
+        && ours
+            .iter()
+            .any(|trigger| !trigger.table.eq_ignore_ascii_case(table))
+    {
         return Verdict::Gone; // SQLite moved them along with the renamed table.
     }
     let Some(now) = now else {
         return Verdict::Gone;
     };
-    let as_made = ours.iter().all(|t| former.triggers.get(&t.name) == Some(&t.sql));
+    let as_made = ours
+        .iter()
+        .all(|t| former.triggers.get(&t.name) == Some(&t.sql));
     let renamed_columns = now.columns.len() >= former.layout.columns.len()
-        && now.columns.iter().zip(&former.layout.columns).any(|(a, b)| a.name != b.name);
+        && now
+            .columns
+            .iter()
+            .zip(&former.layout.columns)
+            .any(|(a, b)| a.name != b.name);
     if !complete || !now.extends(&former.layout) || (!as_made && !renamed_columns) {
         return Verdict::Replace(Reload::Yes);
     }
@@ -223,14 +261,23 @@ fn judge(former: &StoredLayout, now: Option<&Layout>, existing: &[Trigger]) -> V
     }
     if *now == former.layout {
         let wanted = triggers(now, former.id);
-        let same_text = wanted.iter().all(|(name, sql)| former.triggers.get(name) == Some(sql));
-        return if same_text { Verdict::Keep } else { Verdict::Replace(Reload::No) };
+        let same_text = wanted
+            .iter()
+            .all(|(name, sql)| former.triggers.get(name) == Some(sql));
+        return if same_text {
+            Verdict::Keep
+        } else {
+            Verdict::Replace(Reload::No)
+        };
     }
     let widened = now.columns.len() > former.layout.columns.len();
     let filled_by_key = !now.key.is_empty() && now.key == former.layout.key;
     let renamed_key = renamed_columns && now.key != former.layout.key;
     // A REPLACE through an index that the old triggers did not know went unseen.
-    let new_index = now.uniques.iter().any(|unique| !former.layout.uniques.contains(unique));
+    let new_index = now
+        .uniques
+        .iter()
+        .any(|unique| !former.layout.uniques.contains(unique));
     if (widened && !filled_by_key) || renamed_key || new_index {
         Verdict::Replace(Reload::IfPending)
     } else {
@@ -241,7 +288,9 @@ fn judge(former: &StoredLayout, now: Option<&Layout>, existing: &[Trigger]) -> V
 fn existing_triggers(db: &Connection) -> Result<Vec<Trigger>> {
     let doing = "read the triggers";
     let mut statement = db
-        .prepare_cached("SELECT name, tbl_name, sql, rowid FROM sqlite_schema WHERE type = 'trigger'")
+        .prepare_cached(
+            "SELECT name, tbl_name, sql, rowid FROM sqlite_schema WHERE type = 'trigger'",
+        )
         .during(doing)?;
     let rows = statement
         .query_map([], |row| {
@@ -257,18 +306,25 @@ fn existing_triggers(db: &Connection) -> Result<Vec<Trigger>> {
 }
 
 fn carry_out(db: &Connection, plan: &Plan, logged: i64) -> Result<()> {
-    let stored: HashMap<i64, StoredLayout> =
-        meta::layouts(db)?.into_iter().map(|stored| (stored.id, stored)).collect();
+    let stored: HashMap<i64, StoredLayout> = meta::layouts(db)?
+        .into_iter()
+        .map(|stored| (stored.id, stored))
+        .collect();
     let former = |action: &Action| match action {
         Action::Retire(id) | Action::Replace { of: id, .. } => stored.get(id),
         Action::Start(_) => None,
     };
     // All old triggers go before any new one comes: after renames a table may need the names that
     // another one's triggers still have.
-    let names = plan.actions.iter().filter_map(former).flat_map(|s| s.triggers.keys());
+    let names = plan
+        .actions
+        .iter()
+        .filter_map(former)
+        .flat_map(|s| s.triggers.keys());
     for name in names.chain(&plan.strays) {
         let name = quote_identifier(name);
-        db.execute_batch(&format!("DROP TRIGGER IF EXISTS {name}")).during("drop a trigger")?;
+        db.execute_batch(&format!("DROP TRIGGER IF EXISTS {name}"))
+            .during("drop a trigger")?;
     }
     for action in &plan.actions {
         match action {
@@ -278,7 +334,9 @@ fn carry_out(db: &Connection, plan: &Plan, logged: i64) -> Result<()> {
                 start(db, layout, None, &incarnation)?;
             }
             Action::Replace { of, layout, reload } => {
-                let Some(former) = stored.get(of) else { continue };
+                let Some(former) = stored.get(of) else {
+                    continue;
+                };
                 retire(db, *of)?;
                 start(db, layout, Some(former.tab), &former.incarnation)?;
                 let reload = match reload {
@@ -308,8 +366,11 @@ fn pending(db: &Connection, tab: i64, logged: i64) -> Result<bool> {
 
 fn note_reload(db: &Connection, tab: i64) -> Result<()> {
     let place = meta::mark(db)?;
-    db.execute("INSERT INTO _repl_reloads VALUES (?1, ?2)", params![place.id, tab])
-        .during("note that a table must be sent whole")?;
+    db.execute(
+        "INSERT INTO _repl_reloads VALUES (?1, ?2)",
+        params![place.id, tab],
+    )
+    .during("note that a table must be sent whole")?;
     Ok(())
 }
 
@@ -349,7 +410,11 @@ fn start(db: &Connection, layout: &Layout, tab: Option<i64>, incarnation: &str) 
     }
     db.execute(
         "UPDATE _repl_layouts SET tab = ?2, triggers = ?3 WHERE id = ?1",
-        params![id, tab.unwrap_or(id), serde_json::Value::Object(stored).to_string()],
+        params![
+            id,
+            tab.unwrap_or(id),
+            serde_json::Value::Object(stored).to_string()
+        ],
     )
     .during(&doing)?;
     Ok(())

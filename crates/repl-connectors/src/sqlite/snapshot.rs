@@ -20,8 +20,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::capture::blocking;
 use super::error::{During, located};
-use super::{SqliteTarget, connect, ddl, meta};
 use super::value::from_sqlite;
+use super::{SqliteTarget, connect, ddl, meta};
 use crate::seam::{ConnectorError, Result, Snapshot, SnapshotSource, TableDdl};
 
 /// Size at which a batch of rows is handed over: bytes, and rows.
@@ -71,7 +71,9 @@ impl SnapshotSource for SqliteSnapshots {
 /// constant defaults there, so what earlier rows hold is known.
 fn added_columns(db: &Connection, schema: &TableSchema, target: &TableName) -> Result<TableDdl> {
     let layouts = meta::layouts(db)?;
-    let Some(stored) = layouts.iter().find(|s| s.current && s.layout.table == schema.table.name)
+    let Some(stored) = layouts
+        .iter()
+        .find(|s| s.current && s.layout.table == schema.table.name)
     else {
         return Ok(TableDdl::default());
     };
@@ -84,7 +86,10 @@ fn added_columns(db: &Connection, schema: &TableSchema, target: &TableName) -> R
         .filter_map(|column| ddl::column_definition(&sql, &column.name))
         .map(|definition| ddl::add_column(target, &definition))
         .collect();
-    Ok(TableDdl { create, ..TableDdl::default() })
+    Ok(TableDdl {
+        create,
+        ..TableDdl::default()
+    })
 }
 
 fn definition(db: &Connection, table: &TableName) -> Result<String> {
@@ -161,7 +166,8 @@ impl Snapshot for SqliteSnapshot {
 
     async fn ddl(&mut self, table: &TableName, target: &TableName) -> Result<TableDdl> {
         self.schema(table)?;
-        self.ask(|reply| Ask::Ddl(table.clone(), target.clone(), reply)).await
+        self.ask(|reply| Ask::Ddl(table.clone(), target.clone(), reply))
+            .await
     }
 
     async fn open(&mut self, table: &TableName) -> Result<(TableSchema, Option<u64>)> {
@@ -201,8 +207,16 @@ fn read_table(
     asked: &Receiver<Ask>,
 ) -> Option<Ask> {
     let doing = format!("read the table {}", schema.table);
-    let columns: Vec<String> = schema.columns.iter().map(|c| quote_identifier(&c.name)).collect();
-    let sql = format!("SELECT {} FROM {}", columns.join(", "), schema.table.quoted());
+    let columns: Vec<String> = schema
+        .columns
+        .iter()
+        .map(|c| quote_identifier(&c.name))
+        .collect();
+    let sql = format!(
+        "SELECT {} FROM {}",
+        columns.join(", "),
+        schema.table.quoted()
+    );
     let mut statement = match db.prepare(&sql).during(&doing) {
         Ok(statement) => statement,
         Err(error) => {
@@ -231,7 +245,9 @@ fn read_table(
 /// An upper bound of the row count that costs two look-ups; none for tables without row numbers.
 fn estimate(db: &Connection, table: &TableName) -> Option<u64> {
     let sql = format!("SELECT max(rowid) - min(rowid) + 1 FROM {}", table.quoted());
-    db.query_row(&sql, [], |row| row.get::<_, Option<u64>>(0)).ok().map(Option::unwrap_or_default)
+    db.query_row(&sql, [], |row| row.get::<_, Option<u64>>(0))
+        .ok()
+        .map(Option::unwrap_or_default)
 }
 
 /// The next rows, all in one buffer.
@@ -271,9 +287,12 @@ fn table_ddl(db: &Connection, table: &TableName, target: &TableName) -> Result<T
         .and_then(Iterator::collect)
         .during(&doing)?;
     let unreadable = |what: &str| {
-        ConnectorError::new(ErrorKind::Schema, format!("cannot understand the definition of {what}"))
-            .advice("create the table at the replica yourself")
-            .table(table.to_string())
+        ConnectorError::new(
+            ErrorKind::Schema,
+            format!("cannot understand the definition of {what}"),
+        )
+        .advice("create the table at the replica yourself")
+        .table(table.to_string())
     };
     let after = indexes
         .iter()
@@ -284,5 +303,9 @@ fn table_ddl(db: &Connection, table: &TableName, target: &TableName) -> Result<T
         .collect::<Result<_>>()?;
     let create = ddl::table_for(&create, &table.name, &target.name)
         .ok_or_else(|| unreadable(&format!("table {table}")))?;
-    Ok(TableDdl { create: vec![create], after, ..TableDdl::default() })
+    Ok(TableDdl {
+        create: vec![create],
+        after,
+        ..TableDdl::default()
+    })
 }

@@ -31,12 +31,27 @@ pub(super) fn triggers(layout: &Layout, id: i64) -> Vec<(String, String)> {
     if !layout.uniques.is_empty() {
         let on = format!("BEFORE INSERT ON {table}");
         add("before-insert", &on, writer.announcements(false));
-        let on = format!("BEFORE UPDATE ON {table} WHEN {}", writer.any_unique_changes());
+        let on = format!(
+            "BEFORE UPDATE ON {table} WHEN {}",
+            writer.any_unique_changes()
+        );
         add("before-update", &on, writer.announcements(true));
     }
-    add("insert", &format!("AFTER INSERT ON {table}"), writer.insert());
-    add("update", &format!("AFTER UPDATE ON {table}"), writer.update());
-    add("delete", &format!("AFTER DELETE ON {table}"), writer.delete());
+    add(
+        "insert",
+        &format!("AFTER INSERT ON {table}"),
+        writer.insert(),
+    );
+    add(
+        "update",
+        &format!("AFTER UPDATE ON {table}"),
+        writer.update(),
+    );
+    add(
+        "delete",
+        &format!("AFTER DELETE ON {table}"),
+        writer.delete(),
+    );
     made
 }
 
@@ -73,7 +88,10 @@ impl Writer<'_> {
             })
             .collect::<Vec<_>>()
             .join(" AND ");
-        let from = format!("FROM {} AS _r WHERE {row}", quote_identifier(&self.layout.table));
+        let from = format!(
+            "FROM {} AS _r WHERE {row}",
+            quote_identifier(&self.layout.table)
+        );
         self.record(Op::Update, &values, Some(&from))
     }
 
@@ -84,7 +102,12 @@ impl Writer<'_> {
         for (ordinal, unique) in self.layout.uniques.iter().enumerate() {
             let mut values = vec![ordinal.to_string()];
             values.extend(self.before("_r"));
-            values.extend(unique.announced_by.iter().map(|&at| self.announced(unique, at)));
+            values.extend(
+                unique
+                    .announced_by
+                    .iter()
+                    .map(|&at| self.announced(unique, at)),
+            );
             let mut conditions: Vec<String> = unique.terms.iter().map(collides).collect();
             if update {
                 conditions.push(self.not_the_row_itself());
@@ -98,13 +121,19 @@ impl Writer<'_> {
     /// One value of the new row as it will be stored.
     fn announced(&self, unique: &Unique, at: usize) -> String {
         let Some(column) = self.layout.columns.get(at) else {
-            return format!("NEW.{}", self.layout.hidden_rowid.as_deref().unwrap_or("rowid"));
+            return format!(
+                "NEW.{}",
+                self.layout.hidden_rowid.as_deref().unwrap_or("rowid")
+            );
         };
         unique
             .terms
             .iter()
             .find(|term| term.column == column.name)
-            .map_or_else(|| format!("NEW.{}", quote_identifier(&column.name)), new_value)
+            .map_or_else(
+                || format!("NEW.{}", quote_identifier(&column.name)),
+                new_value,
+            )
     }
 
     fn any_unique_changes(&self) -> String {
@@ -132,7 +161,10 @@ impl Writer<'_> {
                     .iter()
                     .map(|(name, collation)| {
                         let name = quote_identifier(name);
-                        format!("_r.{name} = OLD.{name} COLLATE {}", quote_identifier(collation))
+                        format!(
+                            "_r.{name} = OLD.{name} COLLATE {}",
+                            quote_identifier(collation)
+                        )
                     })
                     .collect::<Vec<_>>()
                     .join(" AND ");
@@ -151,8 +183,16 @@ impl Writer<'_> {
     }
 
     fn after(&self, row: &str) -> Vec<String> {
-        let columns = self.layout.columns.iter().map(|c| format!("{row}.{}", quote_identifier(&c.name)));
-        let rowid = self.layout.hidden_rowid.iter().map(|name| format!("{row}.{name}"));
+        let columns = self
+            .layout
+            .columns
+            .iter()
+            .map(|c| format!("{row}.{}", quote_identifier(&c.name)));
+        let rowid = self
+            .layout
+            .hidden_rowid
+            .iter()
+            .map(|name| format!("{row}.{name}"));
         columns.chain(rowid).collect()
     }
 

@@ -66,7 +66,11 @@ pub(super) fn shown(value: Value<'_>) -> String {
             format!("'{}'", cut(text))
         }
         Value::Blob(blob) => {
-            let hex: String = blob.iter().take(LONGEST).map(|b| format!("{b:02x}")).collect();
+            let hex: String = blob
+                .iter()
+                .take(LONGEST)
+                .map(|b| format!("{b:02x}"))
+                .collect();
             format!("x'{}'", cut(hex))
         }
     }
