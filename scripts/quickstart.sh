@@ -8,7 +8,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 here="$PWD/.quickstart"
-# `release` is what one would install; set REPL_PROFILE=dev to reuse a development build.
+# `release` is what one would install; the tests set REPL_PROFILE=dev REPL_QUICKSTART_BUILD=no to
+# use the binaries they have built.
 profile="${REPL_PROFILE:-release}"
 folder=$profile
 [ "$profile" = dev ] && folder=debug
@@ -70,7 +71,9 @@ command -v cargo >/dev/null 2>&1 ||
     fail "no Rust toolchain: \`cargo\` is not on the PATH. Install one from https://rustup.rs and run this again."
 
 say "1. Build (a few minutes the first time)"
-cargo build --profile "$profile" --bin repl-daemon --bin replctl
+if [ "${REPL_QUICKSTART_BUILD:-yes}" = yes ]; then
+    cargo build --profile "$profile" --bin repl-daemon --bin replctl
+fi
 
 say "2. A primary that already holds rows, and a configuration"
 stop_daemon

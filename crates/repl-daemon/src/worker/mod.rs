@@ -166,6 +166,7 @@ impl Worker {
                 return Ok(ended);
             }
             self.copy_missing_tables(&checkpoint).await?;
+            self.join_passed(&checkpoint).await?;
             self.settle_standing()?;
             match self.stream(&mut checkpoint).await? {
                 stream::Left::TablesChanged => {}

@@ -151,6 +151,27 @@ impl Worker {
         }
     }
 
+    /// Clears the cuts that the checkpoint has passed already: on an idle primary nothing follows
+    /// that would show it.
+    pub(super) async fn join_passed(&mut self, checkpoint: &Checkpoint) -> Result<(), Failure> {
+        let passed: Vec<TableName> = self
+            .state
+            .tables
+            .iter()
+            .filter(|(_, table)| {
+                let cut = table.cut.as_ref();
+                cut.is_some_and(|cut| cut.passed(checkpoint.seq, checkpoint.position.as_str()))
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        if !passed.is_empty() {
+            self.parts.applier.begin(checkpoint).await?;
+            self.parts.applier.commit(checkpoint, &passed).await?;
+            self.joined(&passed);
+        }
+        Ok(())
+    }
+
     fn joined(&mut self, tables: &[TableName]) -> bool {
         for table in tables {
             if let Some(copied) = self.state.tables.get_mut(table) {
