@@ -331,6 +331,7 @@ mod tests {
             type_name: "bigint".into(),
             type_id: 20,
             nullable: false,
+            detail: None,
         };
         Arc::new(Route {
             schema: Arc::new(TableSchema {

@@ -62,6 +62,69 @@ pub struct Column {
     pub type_id: u32,
     /// Whether NULL is allowed.
     pub nullable: bool,
+    /// What the type's name alone does not tell; none for the engine's own plain types, and in
+    /// records written before it was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<TypeDetail>,
+}
+
+impl Column {
+    /// A column whose type's name says everything.
+    pub fn new(
+        name: impl Into<String>,
+        type_name: impl Into<String>,
+        type_id: u32,
+        nullable: bool,
+    ) -> Self {
+        Column {
+            name: name.into(),
+            type_name: type_name.into(),
+            type_id,
+            nullable,
+            detail: None,
+        }
+    }
+
+    /// This column with what its type's name does not tell.
+    #[must_use]
+    pub fn with_detail(mut self, detail: TypeDetail) -> Self {
+        self.detail = Some(detail);
+        self
+    }
+}
+
+/// What stands behind the name of a type. Type names are the source's own words, with modifiers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TypeDetail {
+    /// One of these labels, in the type's order.
+    Enum {
+        /// The labels.
+        labels: Vec<String>,
+    },
+    /// Another type with constraints.
+    Domain {
+        /// Name of the type it stands on.
+        base: String,
+        /// What that type's name does not tell.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        detail: Option<Box<TypeDetail>>,
+    },
+    /// An array of any dimension.
+    Array {
+        /// Name of the element's type.
+        element: String,
+    },
+    /// Named fields.
+    Composite {
+        /// Name and type of each field.
+        fields: Vec<(String, String)>,
+    },
+    /// A range or multirange.
+    Range {
+        /// Name of the type of its bounds.
+        subtype: String,
+    },
 }
 
 /// How a row is found again.
@@ -116,6 +179,18 @@ impl TableSchema {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn columns_recorded_without_detail_are_read_and_written_as_they_were() {
+        let old = r#"{"name":"a","type_name":"text","type_id":25,"nullable":true}"#;
+        let column: Column = serde_json::from_str(old).unwrap();
+        assert_eq!(column, Column::new("a", "text", 25, true));
+        assert_eq!(serde_json::to_string(&column).unwrap(), old);
+        let labels = vec!["x".to_owned()];
+        let column = column.with_detail(TypeDetail::Enum { labels });
+        let text = serde_json::to_string(&column).unwrap();
+        assert_eq!(serde_json::from_str::<Column>(&text).unwrap(), column);
+    }
 
     #[test]
     fn identifiers_are_data() {

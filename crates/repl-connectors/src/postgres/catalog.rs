@@ -172,6 +172,7 @@ async fn raw_columns(connection: &mut PgConnection, oids: &[i64]) -> Result<Vec<
                 type_name: row.try_get("type_name")?,
                 type_id: row.try_get::<i64, _>("type_id")? as u32,
                 nullable: !row.try_get::<bool, _>("not_null")?,
+                detail: None,
             },
         })
     };

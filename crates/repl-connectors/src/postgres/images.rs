@@ -51,6 +51,7 @@ pub(super) fn announced(relation: &Relation<'_>) -> TableSchema {
                 type_name: String::new(),
                 type_id: column.type_id,
                 nullable: !column.key,
+                detail: None,
             })
             .collect(),
         identity: if key.is_empty() {

@@ -126,6 +126,7 @@ impl Layout {
                 type_name: column.type_name.clone(),
                 type_id: 0,
                 nullable: !column.not_null,
+                detail: None,
             })
             .collect();
         let identity = if self.key.is_empty() {

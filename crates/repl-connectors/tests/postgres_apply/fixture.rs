@@ -142,6 +142,7 @@ pub fn route_to(target: TableName, columns: &[&str]) -> Arc<Route> {
                 type_name: type_name.into(),
                 type_id: 0,
                 nullable: plain.len() == text.len(),
+                detail: None,
             }
         })
         .collect();

@@ -20,6 +20,7 @@ fn route(columns: &[&str], identity: Identity) -> Arc<Route> {
             type_name: String::new(),
             type_id: 0,
             nullable: true,
+            detail: None,
         })
         .collect();
     Arc::new(Route {

@@ -71,6 +71,7 @@ async fn inserts_in_transactions_of_a_thousand() {
         type_name: type_name.into(),
         type_id: 0,
         nullable: true,
+        detail: None,
     };
     let route = Arc::new(Route {
         schema: Arc::new(TableSchema {

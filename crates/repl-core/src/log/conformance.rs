@@ -91,6 +91,7 @@ pub fn table(table: &str, columns: usize) -> TableSchema {
                 type_name: "bigint".into(),
                 type_id: 20,
                 nullable: n > 0,
+                detail: None,
             })
             .collect(),
         identity: Identity::Key(vec![0]),
