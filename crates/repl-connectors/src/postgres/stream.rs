@@ -401,7 +401,10 @@ impl Stream {
             return Ok(());
         }
         if transaction.known {
-            return self.overlap.matches(transaction.xid, end);
+            let committed_us = transaction
+                .header
+                .map_or(0, |header| header.commit_time_us);
+            return self.overlap.matches(transaction.xid, committed_us, end);
         }
         failpoint::hit("pg.capture.before_append").map_err(injected)?;
         let (_, offset) = port.writer.commit(&end.position())?;
@@ -424,7 +427,15 @@ impl Stream {
         let schema = match found.into_iter().next() {
             Some(table) if same_columns(&table, relation) => table.schema,
             // Altered again (or dropped) since: what the stream says is what its rows look like.
-            _ => announced(relation),
+            altered => {
+                let types: Vec<(u32, i32)> = relation
+                    .columns
+                    .iter()
+                    .map(|column| (column.type_id, column.type_mod))
+                    .collect();
+                let names = catalog::type_names(&mut admin.connection, &types).await?;
+                announced(relation, names, altered.as_ref())
+            }
         };
         let name = schema.table.clone();
         let columns = schema.columns.len();

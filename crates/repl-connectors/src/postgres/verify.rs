@@ -18,6 +18,7 @@ use crate::seam::{ConnectorError, Result};
 pub struct Overlap {
     reader: Option<Box<dyn Reader>>,
     txid: u64,
+    committed_us: i64,
     /// Everything up to here was logged, applied by every replica and trimmed: it cannot be
     /// compared any more. The slot may stand before it, since a server that crashed forgets the
     /// acknowledgements since its last checkpoint.
@@ -40,7 +41,8 @@ impl Overlap {
         Ok(Overlap {
             reader,
             txid: 0,
-            trimmed: Lsn::from_position(&log.bounds().before_first).unwrap_or_default(),
+            committed_us: 0,
+            trimmed: trimmed(log)?,
             end,
         })
     }
@@ -51,25 +53,27 @@ impl Overlap {
     }
 
     /// A transaction was delivered that begins its commit before the log's end: the log must hold
-    /// exactly this one next, unless it was trimmed.
+    /// exactly this one next, unless it was trimmed. Id, end and time of the commit are compared: a
+    /// restored primary that repeats like work gives the same ids and positions to it.
     ///
     /// # Errors
     /// [`ErrorKind::History`] when the log holds something else.
-    pub fn matches(&mut self, xid: u32, end: Lsn) -> Result<()> {
+    pub fn matches(&mut self, xid: u32, committed_us: i64, end: Lsn) -> Result<()> {
         if end <= self.trimmed {
             return Ok(());
         }
         match self.next()? {
             Some(logged)
                 if logged.txid == u64::from(xid)
+                    && self.committed_us == committed_us
                     && Lsn::from_position(&logged.position) == Some(end) =>
             {
                 Ok(())
             }
             Some(logged) => Err(diverged(&format!(
-                "the primary delivers transaction {xid} ending at {end} where the log holds \
-                 transaction {} ending at {} (sequence {})",
-                logged.txid, logged.position, logged.seq
+                "the primary delivers transaction {xid} ending at {end}, committed at {committed_us}, \
+                 where the log holds transaction {} ending at {}, committed at {} (sequence {})",
+                logged.txid, logged.position, self.committed_us, logged.seq
             ))),
             None => Err(diverged(&format!(
                 "the primary delivers transaction {xid} ending at {end}, before the log's end {}, \
@@ -109,6 +113,7 @@ impl Overlap {
             };
             if let Some(header) = fragment.header {
                 self.txid = header.txid;
+                self.committed_us = header.commit_time_us;
             }
             if let Some(position) = fragment.position {
                 let (epoch, seq) = (record.epoch, record.seq);
@@ -124,20 +129,34 @@ impl Overlap {
     }
 }
 
-/// The last logged transaction that ends at or before `from`, found by bisection.
+/// Position before the oldest transaction held; zero when that began the present epoch, since
+/// positions of an epoch before say nothing about this one's.
+fn trimmed(log: &dyn EventLog) -> Result<Lsn, LogError> {
+    let bounds = log.bounds();
+    let before = log.point(Seq(bounds.first_seq.0.saturating_sub(1)))?;
+    Ok(before
+        .filter(|point| point.epoch == bounds.durable.epoch)
+        .and_then(|_| Lsn::from_position(&bounds.before_first))
+        .unwrap_or_default())
+}
+
+/// The last logged transaction that ends at or before `from` or belongs to an epoch before, found
+/// by bisection.
 fn seek(log: &dyn EventLog, from: Lsn) -> Result<Seq, LogError> {
     let bounds = log.bounds();
-    // Invariant: everything through `low` ends at or before `from`, everything above `high` after.
+    // Invariant: everything through `low` is before, everything above `high` is not.
     let mut low = bounds.first_seq.0.saturating_sub(1);
     let mut high = bounds.durable.seq.0;
     while low < high {
         let middle = low + (high - low).div_ceil(2);
-        let at = log
-            .point(Seq(middle))?
-            .and_then(|point| Lsn::from_position(&point.position));
-        match at {
-            Some(lsn) if lsn <= from => low = middle,
-            _ => high = middle - 1,
+        let before = log.point(Seq(middle))?.is_some_and(|point| {
+            point.epoch < bounds.durable.epoch
+                || Lsn::from_position(&point.position).is_some_and(|lsn| lsn <= from)
+        });
+        if before {
+            low = middle;
+        } else {
+            high = middle - 1;
         }
     }
     Ok(Seq(low))
