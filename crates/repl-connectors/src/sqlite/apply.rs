@@ -155,12 +155,12 @@ impl Applier for SqliteApplier {
     }
 
     async fn fit(&mut self, route: &Route, ddl: Option<&TableDdl>) -> Result<()> {
+        let steps = self.take_kept();
         let (route, ddl) = (route.clone(), ddl.cloned());
-        self.with(move |session| {
-            session.writer.forget_shapes();
-            session.in_transaction(|db, _| fit(db, &route, ddl.as_ref()).map(drop))
-        })
-        .await
+        let fitted = self
+            .with(move |session| session.fit(&steps, &route, ddl.as_ref()))
+            .await?;
+        located(fitted, &self.target)
     }
 
     async fn load(&mut self, mut load: Load<'_>) -> Result<u64> {
@@ -334,6 +334,39 @@ impl Session {
         Ok(())
     }
 
+    /// Adapts a table: within the open target transaction, after the steps that came before, or in
+    /// a transaction of its own. The inner error is a refusal, after which the session goes on: the
+    /// caller may come back with the statements that mend it.
+    fn fit(
+        &mut self,
+        steps: &[(Step, Style)],
+        route: &Route,
+        ddl: Option<&TableDdl>,
+    ) -> Result<Result<()>> {
+        let within = self.expected.is_some();
+        if within {
+            self.apply(steps)?;
+        } else {
+            self.lock()?;
+        }
+        self.writer.forget_shapes();
+        let doing = "adapt a table";
+        self.db.execute_batch("SAVEPOINT fit").during(doing)?;
+        let outcome = fit(&self.db, route, ddl).map(drop);
+        let refused = match &outcome {
+            Err(error) if error.kind != ErrorKind::Schema => return Err(error.clone()),
+            outcome => outcome.is_err(),
+        };
+        if refused {
+            self.db.execute_batch("ROLLBACK TO fit").during(doing)?;
+        }
+        self.db.execute_batch("RELEASE fit").during(doing)?;
+        if !within {
+            self.db.execute_batch("COMMIT").during("commit")?;
+        }
+        Ok(outcome)
+    }
+
     /// Makes or empties the table, in a transaction that stays open; returns whether it was made.
     fn begin_load(
         &mut self,
@@ -349,14 +382,18 @@ impl Session {
             if !create {
                 return fit(&self.db, route, Some(ddl)).map(|_| false);
             }
-            for sql in ddl.before.iter().chain(&ddl.create) {
-                self.db
-                    .execute_batch(sql)
-                    .during(format!("make the table {table}"))?;
-            }
-            return Ok(true);
+            return self.make_table(table, ddl);
         }
-        fit(&self.db, route, Some(ddl))?;
+        match fit(&self.db, route, Some(ddl)) {
+            // Its rows go anyway, and so does a shape that cannot hold the new ones.
+            Err(misfit) if misfit.kind == ErrorKind::Schema && create && replace => {
+                self.db
+                    .execute_batch(&format!("DROP TABLE {}", table.quoted()))
+                    .during(format!("drop the table {table}, whose shape is another"))?;
+                return self.make_table(table, ddl);
+            }
+            outcome => outcome?,
+        };
         let filled: bool = self
             .db
             .query_row(
@@ -380,6 +417,15 @@ impl Session {
             truncate(&self.db, table, true)?;
         }
         Ok(false)
+    }
+
+    fn make_table(&self, table: &TableName, ddl: &TableDdl) -> Result<bool> {
+        for sql in ddl.before.iter().chain(&ddl.create) {
+            self.db
+                .execute_batch(sql)
+                .during(format!("make the table {table}"))?;
+        }
+        Ok(true)
     }
 
     fn end_load(

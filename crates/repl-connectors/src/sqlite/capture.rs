@@ -323,13 +323,13 @@ impl Session {
         self.layouts = known
             .layouts
             .values()
-            .map(|stored| (layout_number(stored.id), stored.layout.schema()))
+            .map(|stored| (layout_number(stored.id), stored.schema()))
             .collect();
         for stored in known.current() {
             let id = self.schema(port, layout_number(stored.id))?;
             let schema = Arc::new(TableSchema {
                 id,
-                ..stored.layout.schema()
+                ..stored.schema()
             });
             self.tables
                 .insert(schema.table.clone(), Arc::clone(&schema));

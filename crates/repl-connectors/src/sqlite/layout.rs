@@ -117,17 +117,11 @@ impl Layout {
     }
 
     /// The neutral schema; its number is assigned by the log.
-    pub(super) fn schema(&self) -> TableSchema {
+    pub(super) fn schema(&self, incarnation: &str) -> TableSchema {
         let columns = self
             .columns
             .iter()
-            .map(|column| Column {
-                name: column.name.clone(),
-                type_name: column.type_name.clone(),
-                type_id: 0,
-                nullable: !column.not_null,
-                detail: None,
-            })
+            .map(|column| Column::new(&column.name, &column.type_name, 0, !column.not_null))
             .collect();
         let identity = if self.key.is_empty() {
             Identity::FullRow
@@ -138,7 +132,7 @@ impl Layout {
             id: SchemaId(0),
             engine: ENGINE.to_owned(),
             table: self.table_name(),
-            incarnation: String::new(),
+            incarnation: incarnation.to_owned(),
             columns,
             identity,
         }

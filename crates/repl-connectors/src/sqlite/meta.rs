@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 
+use repl_core::schema::TableSchema;
 use repl_core::{ErrorKind, SourcePosition};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -91,6 +92,13 @@ pub(super) struct StoredLayout {
     pub(super) triggers: HashMap<String, String>,
     /// Whether the triggers that write it are the present ones.
     pub(super) current: bool,
+}
+
+impl StoredLayout {
+    /// The neutral schema; its number is assigned by the log.
+    pub(super) fn schema(&self) -> TableSchema {
+        self.layout.schema(&self.incarnation)
+    }
 }
 
 /// How much of the tables is there.

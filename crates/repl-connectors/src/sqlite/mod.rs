@@ -17,7 +17,8 @@
 //!   `_repl_capture_<table>_…`: SQLite refuses to drop a column that a trigger uses. Rebuild the
 //!   table instead (create, copy, drop, rename), or exclude the table while dropping the column.
 //! - A captured table that lost its triggers (rebuilt, dropped and made again, triggers dropped) is
-//!   emptied and sent whole within the stream, at one exact point of it.
+//!   emptied and sent whole within the stream, at one exact point of it. If columns are gone or
+//!   have other types it counts as another table, which the replicas copy anew.
 //! - Writers that switch triggers off (`SQLITE_DBCONFIG_ENABLE_TRIGGER`) or write through
 //!   `PRAGMA writable_schema` are not seen; `TEMP` triggers that change the very row they fire for
 //!   run before ours and are recorded out of order.

@@ -216,7 +216,8 @@ fn plan(db: &Connection, selection: &Selection) -> Result<Plan> {
 enum Verdict {
     Keep,
     Replace(Reload),
-    /// The table is gone, renamed or no longer selected.
+    /// The table is gone, renamed, of another shape or no longer selected; one that has its name
+    /// now is another table.
     Gone,
 }
 
@@ -247,7 +248,10 @@ fn judge(former: &StoredLayout, now: Option<&Layout>, existing: &[Trigger]) -> V
             .iter()
             .zip(&former.layout.columns)
             .any(|(a, b)| a.name != b.name);
-    if !complete || !now.extends(&former.layout) || (!as_made && !renamed_columns) {
+    if !now.extends(&former.layout) {
+        return Verdict::Gone; // Rebuilt in another shape, which a copy takes over as it is.
+    }
+    if !complete || (!as_made && !renamed_columns) {
         return Verdict::Replace(Reload::Yes);
     }
     let youngest = existing

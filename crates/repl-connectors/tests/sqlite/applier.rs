@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use repl_connectors::seam::{Applier, Style};
+use repl_connectors::seam::{Applier, Style, TableDdl};
 use repl_connectors::sqlite::SqliteApplier;
 use repl_core::batch::{NetTable, Route, Step};
 use repl_core::checkpoint::Checkpoint;
@@ -286,6 +286,42 @@ async fn what_the_replica_cannot_hold_is_told_with_the_statement_that_mends_it()
             .message
             .contains("view")
     );
+}
+
+#[tokio::test]
+async fn a_table_is_fitted_within_the_open_transaction() {
+    let mut r = replica("CREATE TABLE t (k PRIMARY KEY)").await;
+    let narrow = route(&["k"], Identity::Key(vec![0]));
+    let mut wide = Route::clone(&route(&["k", "v"], Identity::Key(vec![0])));
+    Arc::make_mut(&mut wide.schema).id = SchemaId(2);
+    let wide = Arc::new(wide);
+    let insert = |route: &Arc<Route>, values: &[Value<'_>]| {
+        let mut net = NetTable::new(Arc::clone(route));
+        net.inserts = vec![row(values)];
+        Step::Net(vec![net])
+    };
+    let add = TableDdl {
+        create: vec!["ALTER TABLE \"main\".\"t\" ADD COLUMN \"v\" DEFAULT 'd'".into()],
+        ..TableDdl::default()
+    };
+    for commit in [false, true] {
+        r.applier.begin(&checkpoint(0)).await.unwrap();
+        let first = insert(&narrow, &[Value::Integer(1)]);
+        r.applier.apply(&first, Style::SetWise).await.unwrap();
+        // A refusal leaves session and transaction as they are.
+        let error = r.applier.fit(&wide, None).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Schema);
+        r.applier.fit(&wide, Some(&add)).await.unwrap();
+        let second = insert(&wide, &[Value::Integer(2), Value::Integer(5)]);
+        r.applier.apply(&second, Style::SetWise).await.unwrap();
+        if commit {
+            r.applier.commit(&checkpoint(1), &[]).await.unwrap();
+        } else {
+            r.applier.open().await.unwrap();
+            assert!(content(&open(&r.path))["t"].is_empty());
+        }
+    }
+    assert_eq!(content(&open(&r.path))["t"], [["i1", "td"], ["i2", "i5"]]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

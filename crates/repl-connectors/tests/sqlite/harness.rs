@@ -454,17 +454,13 @@ impl Replica {
         if !self.fitted.insert(route.schema.id) {
             return Ok(());
         }
-        // A session of its own: the applier's has a transaction open.
-        let mut side = SqliteApplier::new(target(&self.path), false);
-        side.open().await?;
-        match side.fit(route, None).await {
+        match self.applier.fit(route, None).await {
             Err(error) if error.kind == ErrorKind::Schema => {
                 let snapshots = &primary.ends().snapshots;
                 let ddl = snapshots
                     .added_columns(&route.schema, &route.target)
                     .await?;
-                side.open().await?;
-                side.fit(route, Some(&ddl)).await
+                self.applier.fit(route, Some(&ddl)).await
             }
             other => other,
         }

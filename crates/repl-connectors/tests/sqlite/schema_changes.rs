@@ -61,6 +61,7 @@ async fn a_renamed_column_needs_the_operator_at_the_replica() {
         "{}",
         error.advice
     );
+    replica.applier.close().await;
     open(&replica.path)
         .execute_batch("ALTER TABLE t RENAME COLUMN v TO w")
         .unwrap();
@@ -88,6 +89,34 @@ async fn a_rebuilt_table_is_sent_whole() {
     primary.check(&mut replica).await;
     primary.sql("UPDATE t SET v = 'seen'; DELETE FROM t WHERE id = 1;");
     primary.check(&mut replica).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_rebuilt_in_another_shape_is_copied_anew() {
+    let primary = Primary::start(T).await;
+    let mut replica = primary.replica("r").await;
+    let before = primary.tables(|t| t.len() == 1).await[0]
+        .incarnation
+        .clone();
+    primary.sql(
+        "BEGIN; CREATE TABLE new_t (id INTEGER PRIMARY KEY, other TEXT NOT NULL);
+         INSERT INTO new_t SELECT * FROM t; DROP TABLE t; ALTER TABLE new_t RENAME TO t;
+         CREATE INDEX t_other ON t (other); COMMIT;",
+    );
+    primary
+        .tables(|t| t.len() == 1 && t[0].incarnation != before)
+        .await;
+    replica.copy(&primary, "t").await;
+    primary.sql("INSERT INTO t VALUES (9, 'later')");
+    primary.check(&mut replica).await;
+    let indexes: i64 = open(&replica.path)
+        .query_row(
+            "SELECT count(*) FROM sqlite_schema WHERE name = 't_other'",
+            [],
+            |r| r.get(0),
+        )
+        .unwrap();
+    assert_eq!(indexes, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
