@@ -8,8 +8,9 @@ use anyhow::{Context, Result};
 use super::{BUCKETS, Content, Digest};
 use crate::pg::{PgServer, Role, Session};
 
-/// Schemas that hold no application data. `repl` is where the daemon keeps its checkpoint.
-const OWN_SCHEMAS: &str = "'pg_catalog', 'information_schema', 'repl'";
+/// Schemas that hold no application data. `repl` is where the daemon keeps its checkpoint,
+/// `repl_audit` what the harness counts on replicas.
+const OWN_SCHEMAS: &str = "'pg_catalog', 'information_schema', 'repl', 'repl_audit'";
 
 /// Every setting that changes a value's text form, fixed equally on both sides. The last lines
 /// also make the planner's and the collation's choices irrelevant to the result.

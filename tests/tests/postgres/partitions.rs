@@ -6,7 +6,7 @@ use super::group::Group;
 
 const PARTITIONED: &str = "
 CREATE TABLE events (id bigint GENERATED ALWAYS AS IDENTITY, day int NOT NULL, kind text, note text,
-    PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+    PRIMARY KEY (id, day, kind)) PARTITION BY RANGE (day);
 CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM (0) TO (10);
 CREATE TABLE events_2 PARTITION OF events FOR VALUES FROM (10) TO (20) PARTITION BY LIST (kind);
 CREATE TABLE events_2a PARTITION OF events_2 FOR VALUES IN ('a');

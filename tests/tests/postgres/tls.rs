@@ -1,1 +1,185 @@
-//! Being written.
+//! Encrypted connections, passwords by SCRAM, and Unix sockets.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+use repl_api::ErrorKind;
+use repl_tests::daemon::{Daemon, DaemonConfig, Toml};
+use repl_tests::pg::{DATABASE, PgServer, Role};
+use repl_tests::process::run;
+use repl_tests::scratch::Scratch;
+
+use super::group::{Group, assert_contains};
+
+/// An authority of our own and a certificate for `127.0.0.1` and `db.test`.
+fn certificates(dir: &Path) -> Result<()> {
+    let openssl = |arguments: &str| -> Result<()> {
+        run(Command::new("openssl")
+            .args(arguments.split_whitespace())
+            .current_dir(dir))
+        .map(drop)
+    };
+    openssl(
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -days 30 -subj /CN=test-ca -addext keyUsage=critical,keyCertSign -addext basicConstraints=critical,CA:true",
+    )?;
+    openssl(
+        "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout server.key -out server.csr -subj /CN=db.test",
+    )?;
+    std::fs::write(
+        dir.join("names"),
+        "subjectAltName=DNS:db.test,IP:127.0.0.1\n",
+    )?;
+    openssl(
+        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 -extfile names -out server.pem",
+    )
+}
+
+/// A server that takes encrypted connections only.
+fn tls_server(name: &str, dir: &Path) -> Result<PgServer> {
+    let mut server = PgServer::builder(name)
+        .setting("ssl", "on")
+        .setting("password_encryption", "scram-sha-256")
+        .prepare()?;
+    let data = server.data_dir();
+    std::fs::copy(dir.join("server.pem"), data.join("server.crt"))?;
+    std::fs::copy(dir.join("server.key"), data.join("server.key"))?;
+    std::fs::write(
+        data.join("pg_hba.conf"),
+        "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\nhostssl replication all 127.0.0.1/32 scram-sha-256\n",
+    )?;
+    // Readable for the server's account alone, which is the one that owns its directory.
+    for (mode, file) in [
+        ("600", "server.key"),
+        ("644", "server.crt"),
+        ("644", "pg_hba.conf"),
+    ] {
+        run(Command::new("chmod").arg(mode).arg(data.join(file)))?;
+        run(Command::new("chown")
+            .arg("--reference")
+            .arg(&data)
+            .arg(data.join(file)))?;
+    }
+    server.start()?;
+    Ok(server)
+}
+
+fn tls(mode: &str, ca: &Path, server_name: Option<&str>) -> Toml {
+    let name = server_name
+        .map(|name| format!(", server_name = \"{name}\""))
+        .unwrap_or_default();
+    Toml::raw(&format!(
+        "{{ mode = \"{mode}\", ca_file = \"{}\"{name} }}",
+        ca.display()
+    ))
+}
+
+#[test]
+fn tls_is_verified_in_full_on_both_sides() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let dir: PathBuf = scratch.path().to_path_buf();
+    certificates(&dir)?;
+    let ca = dir.join("ca.pem");
+    let primary = tls_server("primary", &dir)?;
+    let replica = tls_server("replica-1", &dir)?;
+    primary.execute("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT n, 'v' FROM generate_series(1, 100) n")?;
+    let config = |primary_tls: Toml, replica_tls: Toml| {
+        DaemonConfig::new("g", &dir.join("log"))
+            .primary("main", &primary.url(DATABASE, Role::Superuser))
+            .with("tls", primary_tls)
+            .replica("replica-1", &replica.url(DATABASE, Role::Superuser))
+            .with("tls", replica_tls)
+    };
+    let good = || tls("verify-full", &ca, None);
+    // A certificate for another host, and one of another authority, are refused on both sides.
+    let wrong = config(tls("verify-full", &ca, Some("other.test")), good());
+    let mut daemon = Daemon::new(wrong)?;
+    daemon.ignore_log();
+    daemon.start()?;
+    let error = daemon.wait_status(
+        "the wrong name to be refused",
+        super::group::PATIENCE,
+        |status| status.primary.last_error.clone(),
+    )?;
+    assert!(
+        matches!(error.kind, ErrorKind::Configuration | ErrorKind::Connection),
+        "{error:?}"
+    );
+    assert_contains(&error.message.to_lowercase(), "certificate");
+    assert_eq!(
+        primary.query_i64("SELECT count(*) FROM pg_replication_slots")?,
+        0
+    );
+    daemon.terminate()?;
+
+    let other = dir.join("other");
+    std::fs::create_dir(&other)?;
+    certificates(&other)?;
+    daemon.set_config(
+        config(good(), tls("verify-full", &other.join("ca.pem"), None)).set(
+            "api",
+            "socket",
+            daemon.socket().display().to_string().as_str(),
+        ),
+    )?;
+    daemon.start()?;
+    let error = daemon.wait_status(
+        "the unknown authority to be refused",
+        super::group::PATIENCE,
+        |status| status.replica("replica-1")?.last_error.clone(),
+    )?;
+    assert_contains(&error.message.to_lowercase(), "certificate");
+    daemon.terminate()?;
+
+    daemon.set_config(config(good(), tls("verify-ca", &ca, Some("db.test"))))?;
+    daemon.start()?;
+    let group = Group {
+        daemon,
+        primary,
+        replicas: vec![replica],
+        scratch,
+    };
+    group.replctl(&["retry", "replica-1"]).ok();
+    group.equal()?;
+    group
+        .primary
+        .execute("UPDATE t SET v = 'w' WHERE id < 50; DELETE FROM t WHERE id > 90")?;
+    group.equal()?;
+    let encrypted = "SELECT count(*) > 0 AND bool_and(ssl) FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid)
+                     WHERE application_name LIKE 'repl-daemon%'";
+    assert_eq!(group.primary.query(encrypted)?, "t");
+    assert_eq!(group.replica().query(encrypted)?, "t");
+    Ok(())
+}
+
+#[test]
+fn unix_sockets_need_no_password() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let primary = PgServer::builder("primary")
+        .setting("listen_addresses", "")
+        .start()?;
+    let replica = PgServer::builder("replica-1")
+        .setting("listen_addresses", "")
+        .start()?;
+    primary.execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")?;
+    let url = |server: &PgServer| {
+        let (port, dir) = (server.port(), server.socket_dir());
+        format!(
+            "postgresql://postgres@:{port}/{DATABASE}?host={}",
+            dir.display()
+        )
+    };
+    let config = DaemonConfig::new("g", &scratch.join("log"))
+        .primary("main", &url(&primary))
+        .replica("replica-1", &url(&replica));
+    let group = Group {
+        daemon: Daemon::launch(config)?,
+        primary,
+        replicas: vec![replica],
+        scratch,
+    };
+    group.equal()?;
+    group.primary.execute("INSERT INTO t VALUES (2)")?;
+    group.equal()?;
+    group.daemon.finish()
+}

@@ -253,6 +253,8 @@ impl Admin {
             .map_err(|e| {
                 let mut error = from_sqlx(&e, "creating the replication slot");
                 if error.code.as_deref() == Some("53400") {
+                    // It will not pass by itself.
+                    error.kind = ErrorKind::Configuration;
                     error.advice =
                         "run: ALTER SYSTEM SET max_replication_slots = 20;  and restart \
                                     the primary, or drop slots nothing uses"

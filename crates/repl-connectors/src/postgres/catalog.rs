@@ -193,6 +193,28 @@ async fn index_columns(connection: &mut PgConnection, oids: &[i64]) -> Result<Ve
         .map_err(|e| from_sqlx(&e, "reading the indexes"))
 }
 
+/// Names of types, given by OID and modifier; `???` for one that was dropped.
+///
+/// # Errors
+/// When the catalog cannot be read.
+pub(super) async fn type_names(
+    connection: &mut PgConnection,
+    types: &[(u32, i32)],
+) -> Result<Vec<String>> {
+    let oids: Vec<i64> = types.iter().map(|(oid, _)| i64::from(*oid)).collect();
+    let modifiers: Vec<i32> = types.iter().map(|(_, modifier)| *modifier).collect();
+    sqlx::query_scalar(
+        "SELECT format_type(t.oid::oid, t.modifier)
+           FROM unnest($1::int8[], $2::int4[]) WITH ORDINALITY t(oid, modifier, place)
+          ORDER BY t.place",
+    )
+    .bind(oids)
+    .bind(modifiers)
+    .fetch_all(connection)
+    .await
+    .map_err(|e| from_sqlx(&e, "reading the names of types"))
+}
+
 fn describe(table: RawTable, columns: &[RawColumn], index_columns: &[(i64, i32)]) -> CatalogTable {
     let own: Vec<&RawColumn> = columns
         .iter()

@@ -33,8 +33,22 @@ pub(super) fn same_columns(table: &CatalogTable, relation: &Relation<'_>) -> boo
             .all(|(ours, theirs)| ours.name == theirs.name && ours.type_id == theirs.type_id)
 }
 
-/// The shape as far as the stream alone tells it.
-pub(super) fn announced(relation: &Relation<'_>) -> TableSchema {
+/// The shape the stream tells of, for a table that was altered again since. `type_names` holds the
+/// types' names in the columns' order; what else the stream does not say is taken from `now`, the
+/// catalog's present shape, for columns that are still the same. A column that is not is assumed
+/// to hold no NULL: one that arrives all the same is refused by the replica itself.
+pub(super) fn announced(
+    relation: &Relation<'_>,
+    type_names: Vec<String>,
+    now: Option<&CatalogTable>,
+) -> TableSchema {
+    let same = |name: &str, type_id: u32| {
+        let columns = now.map(|table| table.schema.columns.as_slice());
+        columns
+            .unwrap_or_default()
+            .iter()
+            .find(|column| column.name == name && column.type_id == type_id)
+    };
     let key: Vec<usize> = (0..relation.columns.len())
         .filter(|&index| relation.columns[index].key && relation.replica_identity != b'f')
         .collect();
@@ -46,12 +60,13 @@ pub(super) fn announced(relation: &Relation<'_>) -> TableSchema {
         columns: relation
             .columns
             .iter()
-            .map(|column| Column {
+            .zip(type_names)
+            .map(|(column, type_name)| Column {
                 name: column.name.to_owned(),
-                type_name: String::new(),
+                type_name,
                 type_id: column.type_id,
-                nullable: !column.key,
-                detail: None,
+                nullable: same(column.name, column.type_id).is_some_and(|now| now.nullable),
+                detail: same(column.name, column.type_id).and_then(|now| now.detail.clone()),
             })
             .collect(),
         identity: if key.is_empty() {

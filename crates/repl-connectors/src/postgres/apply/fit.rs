@@ -19,28 +19,35 @@ impl Session {
         }
         let catalog = self.catalog(&route.target).await?;
         let mut catalog = catalog.ok_or_else(|| missing_table(&route.target))?;
+        let known = self.known_columns(&route.schema.table).await?;
         let added = ddl.map(additions).unwrap_or_default();
-        let lacks = route
-            .schema
-            .columns
-            .iter()
-            .any(|c| catalog.column(&c.name).is_none());
-        if lacks && !added.is_empty() {
-            // Inside a transaction that is applied in parts the columns are part of it.
-            let alone = self.batch.is_none();
-            if alone {
-                self.client.simple("BEGIN").await?;
-            }
-            for statement in added {
-                self.client.simple(statement).await?;
-            }
-            if alone {
-                self.client.simple("COMMIT").await?;
-            }
+        if !added.is_empty() && only_appended(route, &catalog, known.as_deref()) {
+            self.add_columns(route, &added).await?;
             let read = self.catalog(&route.target).await?;
             catalog = read.ok_or_else(|| missing_table(&route.target))?;
         }
-        check(route, &catalog)
+        check(route, &catalog)?;
+        let changed = |known: Vec<String>| !names(route).eq(known.iter().map(String::as_str));
+        if known.is_some_and(changed) {
+            self.remember_columns(&route.schema).await?;
+        }
+        Ok(())
+    }
+
+    async fn add_columns(&mut self, route: &Route, statements: &[&str]) -> Result<()> {
+        // Inside a transaction that is applied in parts the columns are part of it.
+        let alone = self.batch.is_none();
+        if alone {
+            self.client.simple("BEGIN").await?;
+        }
+        for statement in statements {
+            self.client.simple(statement).await?;
+        }
+        self.remember_columns(&route.schema).await?;
+        if alone {
+            self.client.simple("COMMIT").await?;
+        }
+        Ok(())
     }
 
     pub(super) async fn catalog(&mut self, table: &TableName) -> Result<Option<Catalog>> {
@@ -68,6 +75,25 @@ impl Session {
     ) -> Result<Arc<super::metadata::Target>> {
         self.target(&Arc::new(route.clone())).await
     }
+}
+
+fn names(route: &Route) -> impl Iterator<Item = &str> {
+    route.schema.columns.iter().map(|column| column.name.as_str())
+}
+
+/// Whether every column the replica lacks was added at the source since it last fitted: it comes
+/// behind all of `known`, the source's columns then. A column before the last of those is an old
+/// one under a new name, and one of those themselves was dropped at the replica; neither can be
+/// made up for without its values.
+fn only_appended(route: &Route, catalog: &Catalog, known: Option<&[String]>) -> bool {
+    let Some(last) = known.and_then(<[String]>::last) else {
+        return false;
+    };
+    let Some(old) = names(route).position(|name| name == last) else {
+        return false;
+    };
+    let lacking = |name: &&str| catalog.column(name).is_none();
+    names(route).take(old + 1).all(|name| !lacking(&name)) && names(route).any(|name| lacking(&name))
 }
 
 /// Statements that add columns exactly as the source did.

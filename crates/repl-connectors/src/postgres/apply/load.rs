@@ -21,7 +21,7 @@ impl Session {
         if made {
             self.run_all(&load.ddl.after).await?;
         }
-        self.register_table(&load.route.schema.table, load.copied)?;
+        self.register_table(&load.route.schema, load.copied)?;
         self.sync().await?;
         failpoint("pg.load.before_commit")?;
         self.client.simple("COMMIT").await?;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use repl_core::checkpoint::Checkpoint;
 use repl_core::cut::Cut;
-use repl_core::schema::TableName;
+use repl_core::schema::{TableName, TableSchema};
 use repl_core::{Epoch, ErrorKind, LogId, Seq, SourcePosition};
 
 use super::queue::Label;
@@ -25,7 +25,8 @@ const CHECKPOINT_TABLE: &str = "CREATE TABLE IF NOT EXISTS repl.checkpoint (\
     updated_at timestamptz NOT NULL, PRIMARY KEY (group_name, origin))";
 const TABLES_TABLE: &str = "CREATE TABLE IF NOT EXISTS repl.tables (\
     group_name text NOT NULL, table_schema text NOT NULL, table_name text NOT NULL, \
-    incarnation text NOT NULL, cut text, PRIMARY KEY (group_name, table_schema, table_name))";
+    incarnation text NOT NULL, cut text, columns text[] NOT NULL, \
+    PRIMARY KEY (group_name, table_schema, table_name))";
 
 /// A text of a result; empty when NULL or absent.
 pub(super) fn text(rows: &[TextRow], row: usize, column: usize) -> &str {
@@ -223,8 +224,44 @@ impl Session {
         self.push(sql, &params, Label::Other)
     }
 
+    /// The columns the source's table had when the replica's was last made or found to fit; none
+    /// for a table that is not registered.
+    pub(super) async fn known_columns(&mut self, table: &TableName) -> Result<Option<Vec<String>>> {
+        let group = self.config.group.clone();
+        let rows = self
+            .rows(
+                "SELECT pg_catalog.to_json(columns) FROM repl.tables WHERE group_name = $1::text \
+                 AND table_schema = $2::text AND table_name = $3::text",
+                &[Some(&group), Some(&table.schema), Some(&table.name)],
+            )
+            .await?;
+        let read = |json| serde_json::from_str(json).map_err(|_| damaged("table registry"));
+        (!rows.is_empty()).then(|| read(text(&rows, 0, 0))).transpose()
+    }
+
+    /// Remembers the source's columns for [`Session::known_columns`].
+    pub(super) async fn remember_columns(&mut self, schema: &TableSchema) -> Result<()> {
+        let group = self.config.group.clone();
+        let names = column_names(schema)?;
+        let table = &schema.table;
+        self.rows(
+            "UPDATE repl.tables SET columns = ARRAY(SELECT * FROM \
+             pg_catalog.json_array_elements_text($4::json)) WHERE group_name = $1::text \
+             AND table_schema = $2::text AND table_name = $3::text",
+            &[Some(&group), Some(&table.schema), Some(&table.name), Some(&names)],
+        )
+        .await
+        .map(drop)
+    }
+
     /// Queues the registry entry of a copied table.
-    pub(super) fn register_table(&mut self, table: &TableName, copied: &CopiedTable) -> Result<()> {
+    pub(super) fn register_table(
+        &mut self,
+        schema: &TableSchema,
+        copied: &CopiedTable,
+    ) -> Result<()> {
+        let table = &schema.table;
+        let columns = column_names(schema)?;
         let cut = copied.cut.as_ref().map(serde_json::to_string).transpose();
         let cut = cut.map_err(|e| ConnectorError::new(ErrorKind::Internal, e.to_string()))?;
         let group = self.config.group.clone();
@@ -234,16 +271,26 @@ impl Session {
             Some(table.name.as_bytes()),
             Some(copied.incarnation.as_bytes()),
             cut.as_deref().map(str::as_bytes),
+            Some(columns.as_bytes()),
         ];
         self.push(
-            "INSERT INTO repl.tables (group_name, table_schema, table_name, incarnation, cut) \
-             VALUES ($1::text, $2::text, $3::text, $4::text, $5::text) \
-             ON CONFLICT (group_name, table_schema, table_name) \
-             DO UPDATE SET incarnation = excluded.incarnation, cut = excluded.cut",
+            "INSERT INTO repl.tables (group_name, table_schema, table_name, incarnation, cut, \
+             columns) VALUES ($1::text, $2::text, $3::text, $4::text, $5::text, \
+             ARRAY(SELECT * FROM pg_catalog.json_array_elements_text($6::json))) \
+             ON CONFLICT (group_name, table_schema, table_name) DO UPDATE \
+             SET incarnation = excluded.incarnation, cut = excluded.cut, \
+             columns = excluded.columns",
             &params,
             Label::Other,
         )
     }
+}
+
+/// The names of the columns as a JSON list.
+fn column_names(schema: &TableSchema) -> Result<String> {
+    let names: Vec<&str> = schema.columns.iter().map(|column| column.name.as_str()).collect();
+    serde_json::to_string(&names)
+        .map_err(|error| ConnectorError::new(ErrorKind::Internal, error.to_string()))
 }
 
 /// The parameters that name and hold a checkpoint: group, origin, log, epoch, sequence, position.
