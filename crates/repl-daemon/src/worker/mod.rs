@@ -302,12 +302,14 @@ impl Worker {
     /// Moves between copying and streaming as the tables' cuts say.
     fn settle_standing(&mut self) -> Result<(), Failure> {
         let joined = self.state.tables.values().all(|table| table.cut.is_none());
+        // Before the capture has told which tables there are, having copied none means nothing.
+        let told = !self.parts.tables.borrow().is_empty();
         let record = self.replica().record();
         let standing = record
             .as_ref()
             .map_or(Membership::Copying, |record| record.standing);
         let next = match (standing, joined) {
-            (Membership::Copying | Membership::Resyncing, true) => Membership::Streaming,
+            (Membership::Copying | Membership::Resyncing, true) if told => Membership::Streaming,
             (Membership::Streaming, false) => Membership::Copying,
             _ => return Ok(()),
         };
