@@ -214,8 +214,11 @@ impl Collector {
             };
             let work = match &record.body {
                 Body::Fragment(_) => self.fragment(record)?,
+                // Behind the last transaction of the span before, what is left of that span says
+                // nothing: its positions are not comparable.
+                Body::Mark(_) if record.epoch < self.plan.epoch => None,
                 Body::Mark(position) => self.mark(position.clone(), record),
-                Body::History(history) if record.epoch != self.plan.epoch => {
+                Body::History(history) if record.epoch > self.plan.epoch => {
                     if let Some(batch) = self.take_batch() {
                         self.held = Some(record);
                         return Ok(Some(Work::Batch(batch)));

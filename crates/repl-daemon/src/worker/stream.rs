@@ -10,6 +10,7 @@ use repl_api::Activity;
 use repl_connectors::seam::{ConnectorError, Style, TableDdl};
 use repl_core::batch::Route;
 use repl_core::checkpoint::Checkpoint;
+use repl_core::cut::Cut;
 use repl_core::failpoint;
 use repl_core::log::LogError;
 use repl_core::schema::TableName;
@@ -158,9 +159,9 @@ impl Worker {
             .state
             .tables
             .iter()
+            // Positions do not tell: where a copy starts may lie in another span of history.
             .filter(|(_, table)| {
-                let cut = table.cut.as_ref();
-                cut.is_some_and(|cut| cut.passed(checkpoint.seq, checkpoint.position.as_str()))
+                matches!(table.cut, Some(Cut::Through(last)) if last <= checkpoint.seq)
             })
             .map(|(name, _)| name.clone())
             .collect();
