@@ -4,13 +4,14 @@
 //! that a short transaction costs one change of threads.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use repl_core::ErrorKind;
 use repl_core::batch::{Route, Step};
 use repl_core::checkpoint::Checkpoint;
 use repl_core::failpoint::sabotage;
-use repl_core::schema::TableName;
+use repl_core::schema::{TableName, TableSchema};
 use rusqlite::Connection;
 
 use super::error::{During, failpoint, located};
@@ -176,13 +177,13 @@ impl Applier for SqliteApplier {
                 return Err(error);
             }
         };
-        let (source, copied) = (load.route.schema.table.clone(), load.copied.clone());
+        let (schema, copied) = (Arc::clone(&load.route.schema), load.copied.clone());
         let after = if made {
             load.ddl.after.clone()
         } else {
             Vec::new()
         };
-        self.with(move |session| session.end_load(&source, &copied, &after))
+        self.with(move |session| session.end_load(&schema, &copied, &after))
             .await?;
         Ok(loaded)
     }
@@ -352,7 +353,9 @@ impl Session {
         self.writer.forget_shapes();
         let doing = "adapt a table";
         self.db.execute_batch("SAVEPOINT fit").during(doing)?;
-        let outcome = fit(&self.db, route, ddl).map(drop);
+        let had = registry::columns(&self.db, &self.group, &route.schema.table)?;
+        let outcome = fit(&self.db, route, ddl, &had)
+            .and_then(|()| registry::fitted(&self.db, &self.group, &route.schema));
         let refused = match &outcome {
             Err(error) if error.kind != ErrorKind::Schema => return Err(error.clone()),
             outcome => outcome.is_err(),
@@ -380,11 +383,11 @@ impl Session {
         self.lock()?;
         if target_table(&self.db, table)?.is_none() {
             if !create {
-                return fit(&self.db, route, Some(ddl)).map(|_| false);
+                return fit(&self.db, route, Some(ddl), &[]).map(|()| false);
             }
             return self.make_table(table, ddl);
         }
-        match fit(&self.db, route, Some(ddl)) {
+        match fit(&self.db, route, Some(ddl), &[]) {
             // Its rows go anyway, and so does a shape that cannot hold the new ones.
             Err(misfit) if misfit.kind == ErrorKind::Schema && create && replace => {
                 self.db
@@ -393,7 +396,7 @@ impl Session {
                 return self.make_table(table, ddl);
             }
             outcome => outcome?,
-        };
+        }
         let filled: bool = self
             .db
             .query_row(
@@ -430,16 +433,16 @@ impl Session {
 
     fn end_load(
         &mut self,
-        source: &TableName,
+        schema: &TableSchema,
         copied: &CopiedTable,
         after: &[String],
     ) -> Result<()> {
         for sql in after {
             self.db
                 .execute_batch(sql)
-                .during(format!("make an index of the table {source}"))?;
+                .during(format!("make an index of the table {}", schema.table))?;
         }
-        registry::copied(&self.db, &self.group, source, copied)?;
+        registry::copied(&self.db, &self.group, schema, copied)?;
         failpoint("sqlite.load.before_commit")?;
         self.db.execute_batch("COMMIT").during("commit")?;
         failpoint("sqlite.load.after_commit")

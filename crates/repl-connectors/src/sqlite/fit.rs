@@ -115,12 +115,18 @@ fn schema_error(table: &TableName, message: String, advice: String) -> Connector
         .table(table.to_string())
 }
 
-/// Adapts the table to the route's schema; see [`crate::seam::Applier::fit`]. Returns whether
-/// anything was changed. Inside a write transaction.
+/// Adapts the table to the route's schema; see [`crate::seam::Applier::fit`]. Inside a write
+/// transaction. `had` are the source's columns it was fitted to before: one of these that is not
+/// there was dropped or renamed at the replica, and adding it anew would lose what it held.
 ///
 /// # Errors
 /// [`ErrorKind::Schema`] with the statement that mends it.
-pub(super) fn fit(db: &Connection, route: &Route, ddl: Option<&TableDdl>) -> Result<bool> {
+pub(super) fn fit(
+    db: &Connection,
+    route: &Route,
+    ddl: Option<&TableDdl>,
+    had: &[String],
+) -> Result<()> {
     let table = &route.target;
     let found = target_table(db, table)?.ok_or_else(|| absent(table, ddl))?;
     let mut added = Vec::new();
@@ -157,11 +163,9 @@ pub(super) fn fit(db: &Connection, route: &Route, ddl: Option<&TableDdl>) -> Res
             ),
         ));
     }
-    if added.is_empty() {
-        return Ok(false);
-    }
     for column in added {
-        let definition = ddl.and_then(|ddl| {
+        let lost = had.iter().any(|had| had.eq_ignore_ascii_case(&column.name));
+        let definition = ddl.filter(|_| !lost).and_then(|ddl| {
             ddl.create
                 .iter()
                 .find_map(|sql| ddl::definition_for(sql, &column.name))
@@ -171,7 +175,7 @@ pub(super) fn fit(db: &Connection, route: &Route, ddl: Option<&TableDdl>) -> Res
             None => return Err(missing_column(table, column, &gone)),
         }
     }
-    Ok(true)
+    Ok(())
 }
 
 fn absent(table: &TableName, ddl: Option<&TableDdl>) -> ConnectorError {

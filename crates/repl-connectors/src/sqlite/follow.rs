@@ -463,7 +463,7 @@ fn file_identity(start: &Start) -> Result<(u64, u64)> {
 fn verify(db: &Connection, start: &Start) -> Result<()> {
     if meta::installed(db)? != Installed::Completely {
         return Err(history(
-            "the tables of the capture are gone: the file was replaced, or they were dropped",
+            "the tables of the capture are gone: the file was replaced by another, or they were dropped",
         ));
     }
     meta::check_owner(db, &start.group)?;

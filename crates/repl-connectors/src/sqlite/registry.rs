@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use repl_core::checkpoint::Checkpoint;
-use repl_core::schema::TableName;
+use repl_core::schema::{TableName, TableSchema};
 use repl_core::{Epoch, ErrorKind, LogId, Seq, SourcePosition};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -26,7 +26,8 @@ pub(super) fn create(db: &Connection) -> Result<()> {
          ) WITHOUT ROWID;
          CREATE TABLE IF NOT EXISTS _repl_tables (
              grp TEXT NOT NULL, tab_schema TEXT NOT NULL, tab_name TEXT NOT NULL,
-             incarnation TEXT NOT NULL, cut TEXT, PRIMARY KEY (grp, tab_schema, tab_name)
+             incarnation TEXT NOT NULL, cut TEXT, columns TEXT NOT NULL,
+             PRIMARY KEY (grp, tab_schema, tab_name)
          ) WITHOUT ROWID;
          COMMIT;",
     )
@@ -195,25 +196,69 @@ pub(super) fn joined(db: &Connection, group: &str, tables: &[TableName]) -> Resu
     Ok(())
 }
 
-/// Notes that a table was copied.
+/// Notes that a table was copied, in the shape of `schema`.
 pub(super) fn copied(
     db: &Connection,
     group: &str,
-    table: &TableName,
+    schema: &TableSchema,
     copied: &CopiedTable,
 ) -> Result<()> {
-    let cut = copied
-        .cut
-        .as_ref()
-        .map(serde_json::to_string)
-        .transpose()
-        .map_err(|error| ConnectorError::new(ErrorKind::Internal, error.to_string()))?;
+    let cut = copied.cut.as_ref().map(to_json).transpose()?;
+    let table = &schema.table;
     db.execute(
-        "INSERT OR REPLACE INTO _repl_tables VALUES (?1, ?2, ?3, ?4, ?5)",
-        params![group, table.schema, table.name, copied.incarnation, cut],
+        "INSERT OR REPLACE INTO _repl_tables VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        params![
+            group,
+            table.schema,
+            table.name,
+            copied.incarnation,
+            cut,
+            column_names(schema)?
+        ],
     )
     .during("note that a table was copied")?;
     Ok(())
+}
+
+/// Notes the source's columns that the replica's table was fitted to.
+pub(super) fn fitted(db: &Connection, group: &str, schema: &TableSchema) -> Result<()> {
+    let table = &schema.table;
+    let names = column_names(schema)?;
+    db.prepare_cached(
+        "UPDATE _repl_tables SET columns = ?4 WHERE grp = ?1 AND tab_schema = ?2 AND tab_name = ?3",
+    )
+    .and_then(|mut statement| statement.execute(params![group, table.schema, table.name, names]))
+    .during("note the columns of a table")?;
+    Ok(())
+}
+
+/// The source's columns that the replica's table was last fitted to; none for a table that was not
+/// copied.
+pub(super) fn columns(db: &Connection, group: &str, table: &TableName) -> Result<Vec<String>> {
+    let text: Option<String> = db
+        .prepare_cached(
+            "SELECT columns FROM _repl_tables WHERE grp = ?1 AND tab_schema = ?2 AND tab_name = ?3",
+        )
+        .and_then(|mut statement| {
+            statement
+                .query_row(params![group, table.schema, table.name], |row| row.get(0))
+                .optional()
+        })
+        .during("read the columns of a copied table")?;
+    match text {
+        Some(text) => serde_json::from_str(&text).map_err(|_| damaged("_repl_tables")),
+        None => Ok(Vec::new()),
+    }
+}
+
+fn column_names(schema: &TableSchema) -> Result<String> {
+    let names: Vec<&str> = schema.columns.iter().map(|c| c.name.as_str()).collect();
+    to_json(&names)
+}
+
+fn to_json<T: serde::Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value)
+        .map_err(|error| ConnectorError::new(ErrorKind::Internal, error.to_string()))
 }
 
 /// Forgets that tables were copied.

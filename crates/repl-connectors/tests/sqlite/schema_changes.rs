@@ -92,6 +92,22 @@ async fn a_rebuilt_table_is_sent_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_column_dropped_at_the_replica_is_not_made_up_for() {
+    let primary = Primary::start(T).await;
+    let mut replica = primary.replica("r").await;
+    primary.sql("ALTER TABLE t ADD COLUMN w DEFAULT 1; UPDATE t SET w = id;");
+    primary.check(&mut replica).await;
+    open(&replica.path)
+        .execute_batch("ALTER TABLE t DROP COLUMN w")
+        .unwrap();
+    primary.sql("ALTER TABLE t ADD COLUMN x DEFAULT 2; UPDATE t SET x = id WHERE id = 1;");
+    primary.settle().await;
+    let error = replica.follow(&primary).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Schema);
+    assert!(error.message.contains("no column w"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_table_rebuilt_in_another_shape_is_copied_anew() {
     let primary = Primary::start(T).await;
     let mut replica = primary.replica("r").await;
