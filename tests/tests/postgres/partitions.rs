@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::group::Group;
+use super::group::{Group, wait_query};
 
 const PARTITIONED: &str = "
 CREATE TABLE events (id bigint GENERATED ALWAYS AS IDENTITY, day int NOT NULL, kind text, note text,
@@ -19,7 +19,7 @@ INSERT INTO events (day, kind) SELECT n % 20, CASE WHEN n % 3 = 0 THEN 'a' ELSE 
 fn partitions_are_followed_through_moves_and_new_ones() -> Result<()> {
     let group = Group::start(1, |primary| primary.execute(PARTITIONED))?;
     group.equal()?;
-    let placed = "SELECT tableoid::regclass, count(*) FROM events GROUP BY 1 ORDER BY 1::text";
+    let placed = "SELECT tableoid::regclass, count(*) FROM events GROUP BY 1 ORDER BY tableoid::regclass::text";
     assert_eq!(group.primary.query(placed)?, group.replica().query(placed)?);
     group.primary.execute(
         "UPDATE events SET day = day + 10 WHERE day < 5;
@@ -34,6 +34,9 @@ fn partitions_are_followed_through_moves_and_new_ones() -> Result<()> {
          INSERT INTO events (day, kind) SELECT 20 + n % 10, 'new' FROM generate_series(1, 50) n;
          UPDATE events SET day = 25 WHERE day = 19",
     )?;
+    // A new leaf is found when the tables are next looked for, and then copied.
+    let arrived = "SELECT to_regclass('events_3') IS NOT NULL";
+    wait_query(group.replica(), arrived, "t")?;
     group.equal()?;
     assert_eq!(group.primary.query(placed)?, group.replica().query(placed)?);
     group
@@ -44,5 +47,18 @@ fn partitions_are_followed_through_moves_and_new_ones() -> Result<()> {
         .primary
         .execute("TRUNCATE events; INSERT INTO events (day, kind) VALUES (3, 'last')")?;
     group.equal()?;
+    // A table that becomes a partition, rows and all, is followed as the table it is on the
+    // replica; attaching it there is left to the operator.
+    group.primary.execute(
+        "CREATE TABLE events_4 (LIKE events INCLUDING INDEXES);
+         INSERT INTO events_4 SELECT n, 35, 'attached', NULL FROM generate_series(1000, 1020) n",
+    )?;
+    wait_query(group.replica(), "SELECT to_regclass('events_4') IS NOT NULL", "t")?;
+    group.equal()?;
+    group.primary.execute("ALTER TABLE events ATTACH PARTITION events_4 FOR VALUES FROM (30) TO (40)")?;
+    group.primary.execute("INSERT INTO events (day, kind) VALUES (36, 'through the root')")?;
+    group.caught_up()?;
+    let rows = "SELECT id, day, kind FROM events_4 ORDER BY id";
+    assert_eq!(group.primary.query(rows)?, group.replica().query(rows)?);
     group.daemon.finish()
 }

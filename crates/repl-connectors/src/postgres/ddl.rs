@@ -36,7 +36,9 @@ pub async fn table_ddl(
                 parent_target.quoted()
             ));
         }
-        None => ddl.create.push(create_table(connection, oid, target, "").await?),
+        None => ddl
+            .create
+            .push(create_table(connection, oid, target, "").await?),
     }
     ddl.after = constraints_and_indexes(connection, oid, target).await?;
     ddl.foreign_keys = foreign_keys(connection, oid, target).await?;
@@ -54,15 +56,21 @@ async fn table_oid(connection: &mut PgConnection, table: &TableName) -> Result<i
     .await
     .map_err(|e| from_sqlx(&e, "looking for a table"))?
     .ok_or_else(|| {
-        ConnectorError::new(ErrorKind::Transient, format!("table {table} is gone from the primary"))
-            .table(table.to_string())
+        ConnectorError::new(
+            ErrorKind::Transient,
+            format!("table {table} is gone from the primary"),
+        )
+        .table(table.to_string())
     })
 }
 
 /// `CREATE SCHEMA IF NOT EXISTS` asks for the privilege even when the schema is there.
 fn create_schema(schema: &str) -> String {
     guarded(
-        &format!("to_regnamespace({}) IS NULL", literal(&quote_identifier(schema))),
+        &format!(
+            "to_regnamespace({}) IS NULL",
+            literal(&quote_identifier(schema))
+        ),
         &format!("CREATE SCHEMA {}", quote_identifier(schema)),
     )
 }
@@ -79,7 +87,9 @@ pub(super) fn guarded(condition: &str, statement: &str) -> String {
 
 /// A string literal.
 pub(super) fn literal(text: &str) -> String {
-    postgres_protocol::escape::escape_literal(text).trim_start().to_owned()
+    postgres_protocol::escape::escape_literal(text)
+        .trim_start()
+        .to_owned()
 }
 
 /// `CREATE TABLE` with its columns; `tail` follows the closing parenthesis.
@@ -115,7 +125,11 @@ async fn create_table(
     .await
     .map_err(|e| from_sqlx(&e, "describing a table"))?;
     let columns = texts(&rows, "definition")?;
-    Ok(format!("CREATE TABLE {} ({}){tail}", target.quoted(), columns.join(", ")))
+    Ok(format!(
+        "CREATE TABLE {} ({}){tail}",
+        target.quoted(),
+        columns.join(", ")
+    ))
 }
 
 /// `ALTER TABLE … ADD COLUMN` for the columns of `schema` whose value in older rows is known: NULL,
@@ -126,7 +140,11 @@ pub(super) async fn added_columns(
     schema: &TableSchema,
     target: &TableName,
 ) -> Result<TableDdl> {
-    let names: Vec<String> = schema.columns.iter().map(|column| column.name.clone()).collect();
+    let names: Vec<String> = schema
+        .columns
+        .iter()
+        .map(|column| column.name.clone())
+        .collect();
     let rows = sqlx::query(
         "SELECT format('ADD COLUMN IF NOT EXISTS %I %s%s%s', a.attname,
                        format_type(a.atttypid, a.atttypmod),
@@ -148,16 +166,23 @@ pub(super) async fn added_columns(
     .bind(&schema.table.schema)
     .bind(&schema.table.name)
     .bind(&names)
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await
     .map_err(|e| from_sqlx(&e, "describing added columns"))?;
     let mut ddl = TableDdl::default();
-    for (addition, default) in
-        texts(&rows, "addition")?.iter().zip(&texts(&rows, "default_now")?)
+    if !rows.is_empty() {
+        let oid = table_oid(connection, &schema.table).await?;
+        types::user_types(connection, oid, &mut ddl.before).await?;
+    }
+    for (addition, default) in texts(&rows, "addition")?
+        .iter()
+        .zip(&texts(&rows, "default_now")?)
     {
-        ddl.create.push(format!("ALTER TABLE {} {addition}", target.quoted()));
+        ddl.create
+            .push(format!("ALTER TABLE {} {addition}", target.quoted()));
         if !default.is_empty() {
-            ddl.create.push(format!("ALTER TABLE {} {default}", target.quoted()));
+            ddl.create
+                .push(format!("ALTER TABLE {} {default}", target.quoted()));
         }
     }
     Ok(ddl)
@@ -266,11 +291,15 @@ async fn sequences(
             &format!("to_regclass({}) IS NULL", literal(name)),
             &format!("CREATE SEQUENCE {name} {}", options[index]),
         ));
-        let owner: Option<String> =
-            row.try_get("owner").map_err(|e| from_sqlx(&e, "describing sequences"))?;
+        let owner: Option<String> = row
+            .try_get("owner")
+            .map_err(|e| from_sqlx(&e, "describing sequences"))?;
         // Ownership needs both in one schema; elsewhere the sequence simply stays on its own.
         if let Some(column) = owner.filter(|_| *schema == quote_ident_like(&target.schema)) {
-            ddl.after.push(format!("ALTER SEQUENCE {name} OWNED BY {}.{column}", target.quoted()));
+            ddl.after.push(format!(
+                "ALTER SEQUENCE {name} OWNED BY {}.{column}",
+                target.quoted()
+            ));
         }
     }
     Ok(())
@@ -279,9 +308,15 @@ async fn sequences(
 /// `quote_ident`'s form: quoted only where needed.
 fn quote_ident_like(name: &str) -> String {
     let plain = !name.is_empty()
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
         && !name.as_bytes()[0].is_ascii_digit();
-    if plain { name.to_owned() } else { quote_identifier(name) }
+    if plain {
+        name.to_owned()
+    } else {
+        quote_identifier(name)
+    }
 }
 
 /// Primary key, unique, exclusion and check constraints, then the other indexes. What a partition

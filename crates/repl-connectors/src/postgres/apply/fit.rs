@@ -22,7 +22,8 @@ impl Session {
         let known = self.known_columns(&route.schema.table).await?;
         let added = ddl.map(additions).unwrap_or_default();
         if !added.is_empty() && only_appended(route, &catalog, known.as_deref()) {
-            self.add_columns(route, &added).await?;
+            let before = ddl.map(|ddl| ddl.before.as_slice()).unwrap_or_default();
+            self.add_columns(route, before, &added).await?;
             let read = self.catalog(&route.target).await?;
             catalog = read.ok_or_else(|| missing_table(&route.target))?;
         }
@@ -34,13 +35,18 @@ impl Session {
         Ok(())
     }
 
-    async fn add_columns(&mut self, route: &Route, statements: &[&str]) -> Result<()> {
+    async fn add_columns(
+        &mut self,
+        route: &Route,
+        types: &[String],
+        statements: &[&str],
+    ) -> Result<()> {
         // Inside a transaction that is applied in parts the columns are part of it.
         let alone = self.batch.is_none();
         if alone {
             self.client.simple("BEGIN").await?;
         }
-        for statement in statements {
+        for statement in types.iter().map(String::as_str).chain(statements.iter().copied()) {
             self.client.simple(statement).await?;
         }
         self.remember_columns(&route.schema).await?;
