@@ -53,10 +53,18 @@ fn partitions_are_followed_through_moves_and_new_ones() -> Result<()> {
         "CREATE TABLE events_4 (LIKE events INCLUDING INDEXES);
          INSERT INTO events_4 SELECT n, 35, 'attached', NULL FROM generate_series(1000, 1020) n",
     )?;
-    wait_query(group.replica(), "SELECT to_regclass('events_4') IS NOT NULL", "t")?;
+    wait_query(
+        group.replica(),
+        "SELECT to_regclass('events_4') IS NOT NULL",
+        "t",
+    )?;
     group.equal()?;
-    group.primary.execute("ALTER TABLE events ATTACH PARTITION events_4 FOR VALUES FROM (30) TO (40)")?;
-    group.primary.execute("INSERT INTO events (day, kind) VALUES (36, 'through the root')")?;
+    group
+        .primary
+        .execute("ALTER TABLE events ATTACH PARTITION events_4 FOR VALUES FROM (30) TO (40)")?;
+    group
+        .primary
+        .execute("INSERT INTO events (day, kind) VALUES (36, 'through the root')")?;
     group.caught_up()?;
     let rows = "SELECT id, day, kind FROM events_4 ORDER BY id";
     assert_eq!(group.primary.query(rows)?, group.replica().query(rows)?);
