@@ -194,11 +194,12 @@ impl Host {
         let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
         self.stop_capture.send_replace(true);
         self.stop.send_replace(true);
-        end(&mut self.workers, "worker").await?;
+        let until = tokio::time::Instant::now() + STOP_WAIT;
+        end(&mut self.workers, "worker", until).await?;
         let flusher = self.flusher;
         tokio::task::spawn_blocking(move || flusher.stop()).await?;
         self.admin.send_replace(true);
-        end(&mut self.tasks, "task").await?;
+        end(&mut self.tasks, "task", until).await?;
         if let Some(why) = self
             .broken
             .lock()
@@ -212,18 +213,22 @@ impl Host {
     }
 }
 
-/// How long tasks may take to stop by themselves. One that waits for a dead server is then cut off,
+/// How long all tasks together may take to stop by themselves. One that waits for a dead server is then cut off,
 /// which is no worse than a crash: the log and the replicas' checkpoints decide what was done.
 const STOP_WAIT: Duration = Duration::from_secs(5);
 
-async fn end(tasks: &mut JoinSet<()>, what: &str) -> anyhow::Result<()> {
+async fn end(
+    tasks: &mut JoinSet<()>,
+    what: &str,
+    until: tokio::time::Instant,
+) -> anyhow::Result<()> {
     let all = async {
         while let Some(ended) = tasks.join_next().await {
             ended.with_context(|| format!("a {what} of the daemon panicked"))?;
         }
         Ok(())
     };
-    match tokio::time::timeout(STOP_WAIT, all).await {
+    match tokio::time::timeout_at(until, all).await {
         Ok(result) => result,
         Err(_) => {
             info!(

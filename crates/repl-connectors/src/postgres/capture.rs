@@ -8,6 +8,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use repl_core::position::SourceIdentity;
@@ -145,6 +146,24 @@ impl PgCapture {
     }
 }
 
+/// Adding tables to the publication waits for their writers, one after the other: it may take this
+/// many times as long as another answer.
+pub(super) const REFRESH_FACTOR: u32 = 10;
+
+/// Gives up on a server that accepted a request and never answers.
+pub(super) async fn within<T>(
+    limit: Duration,
+    what: &str,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        Err(ConnectorError::new(
+            ErrorKind::Connection,
+            format!("no answer from the primary for {} s while {what}", limit.as_secs()),
+        ))
+    })
+}
+
 fn broken(what: &str) -> ConnectorError {
     ConnectorError::new(
         ErrorKind::History,
@@ -161,16 +180,20 @@ impl Capture for PgCapture {
     async fn run(&mut self, port: &mut CapturePort) -> Result<()> {
         port.board
             .update(|status| status.state = CaptureState::Connecting);
+        let limit = port.limits.idle_timeout;
         let mut admin = self.admin().await?;
-        admin.preflight().await?;
-        let server = admin.position().await?;
-        let slot = admin.slot().await?;
+        within(limit, "checking its settings", admin.preflight()).await?;
+        let server = within(limit, "asking for its position", admin.position()).await?;
+        let slot = within(limit, "looking at the slot", admin.slot()).await?;
         let logged = Self::check_continuity(port, &server, slot.as_ref())?;
-        self.refresh_tables(&mut admin, port, true).await?;
+        let refreshed = self.refresh_tables(&mut admin, port, true);
+        within(limit * REFRESH_FACTOR, "comparing the tables", refreshed).await?;
         // Present since `check_continuity`; asked again because the publication may have waited.
-        let from = admin.slot().await?.map_or(Lsn(0), |slot| slot.confirmed);
+        let slot = within(limit, "looking at the slot", admin.slot()).await?;
+        let from = slot.map_or(Lsn(0), |slot| slot.confirmed);
         let overlap = Overlap::new(port.writer.log().as_ref(), from, logged)?;
-        let mut stream = Stream::start(self, &mut admin, from, logged, overlap).await?;
+        let started = Stream::start(self, &mut admin, from, logged, overlap);
+        let mut stream = within(limit, "starting replication", started).await?;
         port.board.update(|status| {
             status.server = server.flushed.position().0;
             status.captured = logged.position().0;

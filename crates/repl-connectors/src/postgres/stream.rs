@@ -12,7 +12,7 @@ use repl_core::schema::{SchemaId, TableName};
 use tokio::time::Instant;
 
 use super::admin::Admin;
-use super::capture::{Housekeeping, PgCapture};
+use super::capture::{Housekeeping, PgCapture, REFRESH_FACTOR, within};
 use super::catalog;
 use super::images::{announced, put_tuple, same_columns};
 use super::lsn::Lsn;
@@ -422,8 +422,9 @@ impl Stream {
         admin: &mut Admin,
         port: &mut CapturePort,
     ) -> Result<()> {
-        let found =
-            catalog::tables(&mut admin.connection, &port.selection, Some(relation.oid)).await?;
+        let described =
+            catalog::tables(&mut admin.connection, &port.selection, Some(relation.oid));
+        let found = within(port.limits.idle_timeout, "describing a table", described).await?;
         let schema = match found.into_iter().next() {
             Some(table) if same_columns(&table, relation) => table.schema,
             // Altered again (or dropped) since: what the stream says is what its rows look like.
@@ -531,14 +532,15 @@ impl Stream {
         }
         if now >= timers.heartbeat {
             timers.heartbeat = now + port.limits.heartbeat_interval;
-            admin.heartbeat().await?;
+            within(port.limits.idle_timeout, "writing a heartbeat", admin.heartbeat()).await?;
         }
         if now >= timers.refresh {
             timers.refresh = now + port.limits.table_refresh_interval;
-            capture.refresh_tables(admin, port, true).await?;
-            let server = admin.position().await?;
-            let retained = admin
-                .slot()
+            let limit = port.limits.idle_timeout;
+            let refreshed = capture.refresh_tables(admin, port, true);
+            within(limit * REFRESH_FACTOR, "comparing the tables", refreshed).await?;
+            let server = within(limit, "asking for its position", admin.position()).await?;
+            let retained = within(limit, "looking at the slot", admin.slot())
                 .await?
                 .map(|slot| slot.retained_bytes.max(0) as u64);
             port.board.update(|status| {
