@@ -6,7 +6,7 @@ use repl_tests::daemon::{Daemon, DaemonConfig};
 use repl_tests::pg::{DATABASE, PgServer, Role};
 use repl_tests::scratch::Scratch;
 
-use super::group::{Group, assert_contains, wait_query};
+use super::group::{Group, PATIENCE, assert_contains, wait_query};
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a')";
 
@@ -76,10 +76,9 @@ fn missing_privileges_are_refused_with_the_statement_that_grants_them() -> Resul
     let mut granted = Vec::new();
     // One privilege after the other is asked for, each by the statement that grants it.
     for _ in 0..8 {
-        let refusal = group.daemon.wait_status(
-            "a refusal or streaming",
-            super::group::PATIENCE,
-            |status| {
+        let refusal = group
+            .daemon
+            .wait_status("a refusal or streaming", PATIENCE, |status| {
                 let streams = status.primary.state == repl_api::PrimaryState::Streaming;
                 match &status.primary.refusal {
                     Some(refusal) if !granted.contains(&statement(refusal)) => {
@@ -88,8 +87,7 @@ fn missing_privileges_are_refused_with_the_statement_that_grants_them() -> Resul
                     None if streams => Some(None),
                     _ => None,
                 }
-            },
-        )?;
+            })?;
         let Some(refusal) = refusal else { break };
         assert_eq!(refusal.kind, ErrorKind::Privilege, "{refusal:?}");
         let statement = statement(&refusal);
@@ -207,11 +205,7 @@ fn least_privileged_roles_are_enough() -> Result<()> {
     )?;
     // Apply: may create schemas in its database and act as a replica session.
     replica.execute("GRANT CONNECT, CREATE ON DATABASE app TO repl_apply")?;
-    if replica.major()? >= 15 {
-        replica.execute("GRANT SET ON PARAMETER session_replication_role TO repl_apply")?;
-    } else {
-        replica.execute("ALTER ROLE repl_apply SUPERUSER")?;
-    }
+    allow_replica_role(&replica)?;
     let config = DaemonConfig::new("g", &scratch.join("log"))
         .primary("main", &primary.url(DATABASE, Role::Capture))
         .replica("replica-1", &replica.url(DATABASE, Role::Apply));
@@ -234,4 +228,94 @@ fn least_privileged_roles_are_enough() -> Result<()> {
     )?;
     group.equal()?;
     group.daemon.finish()
+}
+
+/// Where a superuser makes publication and tables, rights to read and to write rows are enough.
+#[test]
+fn roles_that_own_nothing_are_enough_when_publication_and_tables_are_made_for_them() -> Result<()> {
+    const TABLES: &str = "
+        CREATE TABLE t (id int PRIMARY KEY, v text);
+        CREATE TABLE u (id int PRIMARY KEY REFERENCES t ON DELETE CASCADE, v text UNIQUE);
+        CREATE TABLE loose (v json); ALTER TABLE loose REPLICA IDENTITY FULL;";
+    let scratch = Scratch::new()?;
+    let primary = PgServer::builder("primary").start()?;
+    let replica = PgServer::builder("replica-1").start()?;
+    primary.execute(TABLES)?;
+    primary.execute(
+        "INSERT INTO t SELECT n, 'v' FROM generate_series(1, 50) n; INSERT INTO u SELECT id, id::text FROM t;
+         INSERT INTO loose VALUES ('1'), ('1');
+         CREATE PUBLICATION repl_g FOR TABLE t, u, loose;
+         GRANT SELECT ON ALL TABLES IN SCHEMA public TO repl_capture",
+    )?;
+    replica.execute(TABLES)?;
+    replica.execute(
+        "CREATE SCHEMA repl AUTHORIZATION repl_apply;
+         GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA public TO repl_apply",
+    )?;
+    allow_replica_role(&replica)?;
+    let config = DaemonConfig::new("g", &scratch.join("log"))
+        .set("capture", "manage_publication", false)
+        .primary("main", &primary.url(DATABASE, Role::Capture))
+        .replica("replica-1", &replica.url(DATABASE, Role::Apply))
+        .with("tables.create_tables", false)
+        .with("tables.create_foreign_keys", false);
+    let group = Group {
+        daemon: Daemon::launch(config)?,
+        primary,
+        replicas: vec![replica],
+        scratch,
+    };
+    group.equal()?;
+    group.primary.execute(
+        "UPDATE t SET v = 'w' WHERE id % 2 = 0; DELETE FROM t WHERE id > 40; INSERT INTO t VALUES (100, 'x');
+         DELETE FROM loose WHERE ctid = (SELECT min(ctid) FROM loose); UPDATE t SET id = id + 1000 WHERE id = 100;
+         UPDATE u SET v = v || '.'; TRUNCATE loose",
+    )?;
+    group.equal()?;
+    group.daemon.finish()
+}
+
+fn allow_replica_role(replica: &PgServer) -> Result<()> {
+    if replica.major()? < 15 {
+        return replica.execute("ALTER ROLE repl_apply SUPERUSER");
+    }
+    replica.execute("GRANT SET ON PARAMETER session_replication_role TO repl_apply")
+}
+
+#[test]
+fn a_replica_names_the_privileges_it_lacks() -> Result<()> {
+    let mut group = Group::prepared(1, |primary| primary.execute(TABLE), |config| config)?;
+    let url = group.replica().url(DATABASE, Role::Apply);
+    let config = group.daemon.config().clone();
+    group
+        .daemon
+        .set_config(config.with_of("replica-1", "url", url.as_str()))?;
+    group.daemon.ignore_log();
+    group.daemon.start()?;
+    if group.replica().major()? < 15 {
+        return Ok(());
+    }
+    let first = group.paused_by_error(1)?;
+    assert_eq!(first.kind, ErrorKind::Privilege);
+    assert_contains(
+        &first.advice,
+        "GRANT SET ON PARAMETER session_replication_role TO \"repl_apply\"",
+    );
+    allow_replica_role(group.replica())?;
+    group.replctl(&["retry", "replica-1"])?;
+    let second = group
+        .daemon
+        .wait_status("the next refusal", PATIENCE, |status| {
+            let error = status.replica("replica-1")?.last_error.clone()?;
+            error.advice.contains("CREATE").then_some(error)
+        })?;
+    assert_contains(
+        &second.advice,
+        "GRANT CREATE ON DATABASE \"app\" TO \"repl_apply\"",
+    );
+    group.replica().execute(
+        "GRANT CREATE ON DATABASE app TO repl_apply; GRANT CREATE ON SCHEMA public TO repl_apply",
+    )?;
+    group.replctl(&["retry", "replica-1"])?;
+    group.equal()
 }

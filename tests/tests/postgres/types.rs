@@ -47,7 +47,12 @@ fn delete_and_insert(session: &mut Session, table: &str) -> Result<()> {
 #[test]
 fn the_type_matrix_is_copied_and_streamed_without_loss() -> Result<()> {
     let group = Group::start(1, |primary| {
-        primary.execute_file(&fixture("pg_types.sql"))?;
+        let mut matrix = std::fs::read_to_string(fixture("pg_types.sql"))?;
+        if primary.major()? < 15 {
+            // Hours were 32 bits wide in intervals' text then.
+            matrix = matrix.replace("2562047788:00:54.775807", "2147483647:00:54.775807");
+        }
+        primary.execute(&matrix)?;
         // Rows without columns can only be counted; a table of them has nothing to be found by.
         primary.execute("ALTER TABLE types.no_columns REPLICA IDENTITY FULL")
     })?;
