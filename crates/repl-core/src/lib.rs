@@ -10,6 +10,7 @@ pub mod batch;
 pub mod change;
 pub mod checkpoint;
 pub mod codec;
+pub mod convert;
 pub mod cut;
 pub mod error;
 pub mod failpoint;
