@@ -17,7 +17,8 @@ pub struct Group {
     pub daemon: Daemon,
     pub primary: PgServer,
     pub replicas: Vec<PgServer>,
-    pub scratch: Scratch,
+    // Holds the log.
+    pub _scratch: Scratch,
 }
 
 impl Group {
@@ -61,7 +62,7 @@ impl Group {
             daemon,
             primary,
             replicas: servers,
-            scratch,
+            _scratch: scratch,
         })
     }
 

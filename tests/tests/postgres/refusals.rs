@@ -213,7 +213,7 @@ fn least_privileged_roles_are_enough() -> Result<()> {
         daemon: Daemon::launch(config)?,
         primary,
         replicas: vec![replica],
-        scratch,
+        _scratch: scratch,
     };
     group.equal()?;
     let owner = |sql: &str| group.primary.psql(DATABASE, Role::Application, sql);
@@ -263,7 +263,7 @@ fn roles_that_own_nothing_are_enough_when_publication_and_tables_are_made_for_th
         daemon: Daemon::launch(config)?,
         primary,
         replicas: vec![replica],
-        scratch,
+        _scratch: scratch,
     };
     group.equal()?;
     group.primary.execute(

@@ -92,6 +92,40 @@ fn a_renamed_column_stops_before_its_first_row() -> Result<()> {
     )
 }
 
+/// The last column's new name looks most like an addition.
+#[test]
+fn a_renamed_last_column_stops_before_its_first_row() -> Result<()> {
+    stops_and_goes_on(
+        "ALTER TABLE t RENAME n TO m",
+        "UPDATE t SET m = 8 WHERE id < 5",
+        "has no column \"m\"",
+        "ALTER TABLE t RENAME n TO m",
+    )
+}
+
+#[test]
+fn a_column_added_within_a_large_transaction_is_part_of_it() -> Result<()> {
+    let group = Group::configured(
+        1,
+        |primary| {
+            primary.execute(
+                "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT n, 'v' FROM generate_series(1, 50) n;
+                 CREATE TABLE other (id int PRIMARY KEY)",
+            )
+        },
+        |config| config.set("limits", "batch_bytes", "256KiB"),
+    )?;
+    group.equal()?;
+    group.primary.execute(
+        "BEGIN; UPDATE t SET v = 'w'; INSERT INTO other SELECT generate_series(1, 30000);
+         ALTER TABLE t ADD COLUMN late int DEFAULT 5; UPDATE t SET late = id WHERE id % 2 = 0;
+         INSERT INTO other SELECT generate_series(30001, 60000); COMMIT;
+         INSERT INTO t VALUES (51, 'x', 51)",
+    )?;
+    group.equal()?;
+    group.daemon.finish()
+}
+
 #[test]
 fn a_retyped_column_stops_before_its_first_row() -> Result<()> {
     stops_and_goes_on(

@@ -132,7 +132,7 @@ fn tls_is_verified_in_full_on_both_sides() -> Result<()> {
         daemon,
         primary,
         replicas: vec![replica],
-        scratch,
+        _scratch: scratch,
     };
     // Held by the error above, or trying again by itself.
     group.daemon.replctl(&["retry", "replica-1"])?;
@@ -172,7 +172,7 @@ fn unix_sockets_need_no_password() -> Result<()> {
         daemon: Daemon::launch(config)?,
         primary,
         replicas: vec![replica],
-        scratch,
+        _scratch: scratch,
     };
     group.equal()?;
     group.primary.execute("INSERT INTO t VALUES (2)")?;

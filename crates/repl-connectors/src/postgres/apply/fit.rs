@@ -46,7 +46,11 @@ impl Session {
         if alone {
             self.client.simple("BEGIN").await?;
         }
-        for statement in types.iter().map(String::as_str).chain(statements.iter().copied()) {
+        for statement in types
+            .iter()
+            .map(String::as_str)
+            .chain(statements.iter().copied())
+        {
             self.client.simple(statement).await?;
         }
         self.remember_columns(&route.schema).await?;
@@ -84,7 +88,11 @@ impl Session {
 }
 
 fn names(route: &Route) -> impl Iterator<Item = &str> {
-    route.schema.columns.iter().map(|column| column.name.as_str())
+    route
+        .schema
+        .columns
+        .iter()
+        .map(|column| column.name.as_str())
 }
 
 /// Whether every column the replica lacks was added at the source since it last fitted: it comes
@@ -99,7 +107,8 @@ fn only_appended(route: &Route, catalog: &Catalog, known: Option<&[String]>) -> 
         return false;
     };
     let lacking = |name: &&str| catalog.column(name).is_none();
-    names(route).take(old + 1).all(|name| !lacking(&name)) && names(route).any(|name| lacking(&name))
+    names(route).take(old + 1).all(|name| !lacking(&name))
+        && names(route).any(|name| lacking(&name))
 }
 
 /// Statements that add columns exactly as the source did.

@@ -236,7 +236,9 @@ impl Session {
             )
             .await?;
         let read = |json| serde_json::from_str(json).map_err(|_| damaged("table registry"));
-        (!rows.is_empty()).then(|| read(text(&rows, 0, 0))).transpose()
+        (!rows.is_empty())
+            .then(|| read(text(&rows, 0, 0)))
+            .transpose()
     }
 
     /// Remembers the source's columns for [`Session::known_columns`].
@@ -248,7 +250,12 @@ impl Session {
             "UPDATE repl.tables SET columns = ARRAY(SELECT * FROM \
              pg_catalog.json_array_elements_text($4::json)) WHERE group_name = $1::text \
              AND table_schema = $2::text AND table_name = $3::text",
-            &[Some(&group), Some(&table.schema), Some(&table.name), Some(&names)],
+            &[
+                Some(&group),
+                Some(&table.schema),
+                Some(&table.name),
+                Some(&names),
+            ],
         )
         .await
         .map(drop)
@@ -288,7 +295,11 @@ impl Session {
 
 /// The names of the columns as a JSON list.
 fn column_names(schema: &TableSchema) -> Result<String> {
-    let names: Vec<&str> = schema.columns.iter().map(|column| column.name.as_str()).collect();
+    let names: Vec<&str> = schema
+        .columns
+        .iter()
+        .map(|column| column.name.as_str())
+        .collect();
     serde_json::to_string(&names)
         .map_err(|error| ConnectorError::new(ErrorKind::Internal, error.to_string()))
 }
