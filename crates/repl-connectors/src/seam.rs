@@ -239,7 +239,10 @@ impl CaptureBoard {
 
     /// A copy of the status.
     pub fn status(&self) -> CaptureStatus {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.status
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Publishes the selected tables; watchers wake only when the list changed.
@@ -290,6 +293,20 @@ pub trait Snapshot: Send {
     /// # Errors
     /// When the table is gone or cannot be described.
     async fn ddl(&mut self, table: &TableName, target: &TableName) -> Result<TableDdl>;
+
+    /// The table as its source declares it, for a replica of another engine.
+    ///
+    /// # Errors
+    /// When the table is gone or cannot be described.
+    async fn describe(
+        &mut self,
+        table: &TableName,
+    ) -> Result<repl_core::convert::ddl::TableDescription> {
+        Err(ConnectorError::new(
+            ErrorKind::Configuration,
+            format!("table {table} cannot be described for another engine"),
+        ))
+    }
 
     /// Starts reading a table's rows; returns the shape of the images and an estimate of the rows.
     /// The names of the columns, in order, are those of the schema.

@@ -366,6 +366,7 @@ impl Parts {
                 snapshots: Arc::clone(snapshots),
                 tables: self.group.board.tables(),
                 routing: wiring::routing(config, &replica.node)?,
+                conversion: wiring::conversion(config, &replica.node),
                 limits: config.limits.clone(),
                 retry: self.retry(),
                 shutdown: self.stop.clone(),

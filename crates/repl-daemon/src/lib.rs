@@ -10,6 +10,7 @@ pub mod capture_task;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod conversion;
 pub mod errors;
 pub mod flusher;
 pub mod ingest;

@@ -8,11 +8,13 @@ use repl_connectors::postgres::snapshot::PgSnapshots;
 use repl_connectors::postgres::target::{PgHost, PgTarget, PgTls, TlsMode};
 use repl_connectors::seam::{Applier, Capture, Snapshot, SnapshotSource};
 use repl_connectors::sqlite::{SqliteApplier, SqliteCapture, SqliteSnapshots, SqliteTarget};
+use repl_core::convert;
 use repl_core::schema::TableName;
 use repl_core::select::{Rename, Routing, Selection, TablePattern, split_name};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{self, Config, Endpoint, Engine, NodeConfig, TablesConfig};
+use crate::conversion::Conversion;
 
 /// A request for a snapshot that only the capture can take.
 pub type SnapshotRequest = oneshot::Sender<repl_connectors::seam::Result<Box<dyn Snapshot>>>;
@@ -196,6 +198,20 @@ pub fn routing(config: &Config, node: &NodeConfig) -> anyhow::Result<Routing> {
         group: selection(&config.tables, engine)?,
         replica: selection(own, engine)?,
         renames,
+    })
+}
+
+/// How a replica's rows are converted; none for one of the primary's own engine.
+pub fn conversion(config: &Config, node: &NodeConfig) -> Option<Arc<Conversion>> {
+    let engine = node.endpoint.engine();
+    (engine != config.engine()).then(|| {
+        Arc::new(Conversion {
+            target: match engine {
+                Engine::Postgres => convert::Engine::Postgres,
+                Engine::Sqlite => convert::Engine::Sqlite,
+            },
+            options: convert::ConvertOptions::default(),
+        })
     })
 }
 

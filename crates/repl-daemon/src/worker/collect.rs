@@ -6,10 +6,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use repl_connectors::seam::CopiedTable;
+use repl_connectors::seam::{ConnectorError, CopiedTable};
 use repl_core::batch::{Route, Step};
 use repl_core::change::{Change, Changes};
 use repl_core::codec::Malformed;
+use repl_core::convert::TablePlan;
 use repl_core::failpoint;
 use repl_core::log::{Durable, EventLog, LogError, Reader};
 use repl_core::net::{Reduced, Reducer};
@@ -18,6 +19,8 @@ use repl_core::schema::{SchemaId, TableName};
 use repl_core::select::Routing;
 use repl_core::{Epoch, Seq, SourcePosition};
 use tokio::sync::{mpsc, watch};
+
+use crate::conversion::{self, Conversion};
 
 /// Memory a change takes beside its encoded bytes while it is being reduced, bytes: two row
 /// handles, a hash entry and their slack. Counted, because rows are often smaller than that.
@@ -96,6 +99,8 @@ pub struct Plan {
     pub epoch: Epoch,
     /// Names at the replica.
     pub routing: Routing,
+    /// How rows are converted; none when they pass untouched.
+    pub conversion: Option<Arc<Conversion>>,
     /// Tables whose rows the replica holds, with what their copy already contains.
     pub tables: HashMap<TableName, CopiedTable>,
     /// Leave this transaction's changes out.
@@ -108,9 +113,32 @@ pub struct Plan {
     pub batch_transactions: u64,
 }
 
+/// Why a collector ends early.
+#[derive(Debug)]
+pub enum CollectError {
+    /// The log cannot be read.
+    Log(LogError),
+    /// A transaction holds what the replica's engine cannot represent.
+    Convert(TxInfo, Box<ConnectorError>),
+}
+
+impl From<LogError> for CollectError {
+    fn from(error: LogError) -> Self {
+        CollectError::Log(error)
+    }
+}
+
+/// A schema version as the replica gets it.
+#[derive(Clone)]
+struct Routed {
+    route: Arc<Route>,
+    /// How its rows are converted; none when they pass untouched.
+    plan: Option<Arc<TablePlan>>,
+}
+
 /// Starts a collector; it ends when the receiver is dropped, at its end (one by one), or with an
 /// error.
-pub fn start(plan: Plan) -> mpsc::Receiver<Result<Work, LogError>> {
+pub fn start(plan: Plan) -> mpsc::Receiver<Result<Work, CollectError>> {
     let (sender, receiver) = mpsc::channel(1);
     let runtime = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || {
@@ -118,7 +146,7 @@ pub fn start(plan: Plan) -> mpsc::Receiver<Result<Work, LogError>> {
         let mut collector = match Collector::new(plan) {
             Ok(collector) => collector,
             Err(error) => {
-                let _ = sender.blocking_send(Err(error));
+                let _ = sender.blocking_send(Err(error.into()));
                 return;
             }
         };
@@ -156,7 +184,7 @@ pub fn start(plan: Plan) -> mpsc::Receiver<Result<Work, LogError>> {
 struct Collector {
     plan: Plan,
     reader: Box<dyn Reader>,
-    routes: HashMap<SchemaId, Option<Arc<Route>>>,
+    routes: HashMap<SchemaId, Option<Routed>>,
     new_routes: Vec<Arc<Route>>,
     building: Building,
     /// A record that was read but belongs to the next batch.
@@ -207,7 +235,7 @@ impl Collector {
     }
 
     /// The next work, or none at the log's durable end.
-    fn next(&mut self) -> Result<Option<Work>, LogError> {
+    fn next(&mut self) -> Result<Option<Work>, CollectError> {
         loop {
             let Some(record) = self.read()? else {
                 return Ok(self.take_batch().map(Work::Batch));
@@ -280,7 +308,7 @@ impl Collector {
         ))
     }
 
-    fn fragment(&mut self, record: LogRecord) -> Result<Option<Work>, LogError> {
+    fn fragment(&mut self, record: LogRecord) -> Result<Option<Work>, CollectError> {
         let LogRecord {
             epoch, seq, size, ..
         } = record;
@@ -358,7 +386,7 @@ impl Collector {
         }
     }
 
-    fn changes(&mut self, fragment: &Fragment) -> Result<(), LogError> {
+    fn changes(&mut self, fragment: &Fragment) -> Result<(), CollectError> {
         if self.skipping {
             return Ok(());
         }
@@ -372,13 +400,17 @@ impl Collector {
                     schemas,
                     restart_identity,
                 } => {
-                    self.truncate(schemas, *restart_identity);
+                    self.truncate(schemas, *restart_identity)?;
                     continue;
                 }
                 Change::Message { .. } => continue,
             };
-            let Some(route) = self.route(schema) else {
+            let Some(Routed { route, plan }) = self.route(schema)? else {
                 continue;
+            };
+            let change = match plan {
+                Some(plan) => self.convert(&plan, change)?,
+                None => change,
             };
             self.building.rows += 1;
             self.building.bytes += CHANGE_OVERHEAD;
@@ -391,13 +423,24 @@ impl Collector {
         Ok(())
     }
 
-    fn truncate(&mut self, schemas: &[SchemaId], restart_identity: bool) {
-        let tables: Vec<Arc<Route>> = schemas
-            .iter()
-            .filter_map(|schema| self.route(*schema))
-            .collect();
+    fn convert(&self, plan: &TablePlan, change: Change) -> Result<Change, CollectError> {
+        conversion::change(plan, change).map_err(|error| {
+            let failed = conversion::failed(&plan.schema().table, &error);
+            CollectError::Convert(self.transaction.clone(), Box::new(failed))
+        })
+    }
+
+    fn truncate(
+        &mut self,
+        schemas: &[SchemaId],
+        restart_identity: bool,
+    ) -> Result<(), CollectError> {
+        let mut tables = Vec::new();
+        for schema in schemas {
+            tables.extend(self.route(*schema)?.map(|routed| routed.route));
+        }
         if tables.is_empty() {
-            return;
+            return Ok(());
         }
         if let Mode::OneByOne(_) = self.plan.mode {
             self.building.close_ordered();
@@ -408,27 +451,53 @@ impl Collector {
         } else {
             self.building.net.truncate(tables, restart_identity);
         }
+        Ok(())
     }
 
     /// The route of a schema version in the current transaction; none when the replica does not
     /// receive the table, has not copied it yet, or its copy contains the transaction.
-    fn route(&mut self, schema: SchemaId) -> Option<Arc<Route>> {
+    fn route(&mut self, schema: SchemaId) -> Result<Option<Routed>, CollectError> {
         if !self.routes.contains_key(&schema) {
-            let route = self.plan.log.schema(schema).and_then(|schema| {
-                let held = self.plan.tables.get(&schema.table)?;
-                // A table that was dropped and made again is another one: its rows are copied
-                // anew, and until then its changes are not for the table that is here.
-                let same = schema.incarnation.is_empty() || schema.incarnation == held.incarnation;
-                same.then_some(())?;
-                let target = self.plan.routing.target(&schema.table)?;
-                Some(Arc::new(Route { schema, target }))
-            });
-            self.new_routes.extend(route.clone());
-            self.routes.insert(schema, route);
+            let routed = self.make_route(schema)?;
+            self.new_routes
+                .extend(routed.as_ref().map(|routed| Arc::clone(&routed.route)));
+            self.routes.insert(schema, routed);
         }
-        let route = self.routes.get(&schema)?.as_ref()?;
-        (self.contained.is_empty() || !self.contained.contains(&route.schema.table))
-            .then(|| Arc::clone(route))
+        let Some(Some(routed)) = self.routes.get(&schema) else {
+            return Ok(None);
+        };
+        let applies =
+            self.contained.is_empty() || !self.contained.contains(&routed.route.schema.table);
+        Ok(applies.then(|| routed.clone()))
+    }
+
+    fn make_route(&self, schema: SchemaId) -> Result<Option<Routed>, CollectError> {
+        let Some(schema) = self.plan.log.schema(schema) else {
+            return Ok(None);
+        };
+        let Some(held) = self.plan.tables.get(&schema.table) else {
+            return Ok(None);
+        };
+        // A table that was dropped and made again is another one: its rows are copied anew, and
+        // until then its changes are not for the table that is here.
+        let same = schema.incarnation.is_empty() || schema.incarnation == held.incarnation;
+        let Some(target) = self.plan.routing.target(&schema.table).filter(|_| same) else {
+            return Ok(None);
+        };
+        let Some(conversion) = &self.plan.conversion else {
+            return Ok(Some(Routed {
+                route: Arc::new(Route { schema, target }),
+                plan: None,
+            }));
+        };
+        let plan = conversion
+            .plan(&schema)
+            .map_err(|error| CollectError::Convert(self.transaction.clone(), Box::new(error)))?;
+        let schema = Arc::new(plan.schema().clone());
+        Ok(Some(Routed {
+            route: Arc::new(Route { schema, target }),
+            plan: Some(Arc::new(plan)),
+        }))
     }
 
     fn brings_new_schema(&self, fragment: &Fragment) -> Result<bool, LogError> {

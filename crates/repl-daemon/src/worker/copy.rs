@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::{Failure, Worker};
+use crate::conversion::Converted;
 use crate::errors;
 
 /// Wait before another snapshot when one lacked a transaction that the log already holds.
@@ -114,6 +115,17 @@ impl Worker {
     ) -> Result<Option<Vec<ForeignKeyDdl>>, Failure> {
         let Some(target) = self.parts.routing.target(&table.name) else {
             return Ok(Some(Vec::new()));
+        };
+        let (conversion, routing) = (self.parts.conversion.clone(), self.parts.routing.clone());
+        let mut converted = match (conversion.as_deref(), table.schema.clone()) {
+            (Some(conversion), Some(schema)) => {
+                Some(Converted::new(&mut *snapshot, conversion, &routing, schema))
+            }
+            _ => None,
+        };
+        let snapshot: &mut dyn Snapshot = match &mut converted {
+            Some(converted) => converted,
+            None => snapshot,
         };
         let ddl = snapshot.ddl(&table.name, &target).await?;
         let (schema, estimate) = snapshot.open(&table.name).await?;

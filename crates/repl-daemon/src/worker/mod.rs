@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use tracing::{Instrument, error, info, info_span, warn};
 
 use crate::config::LimitsConfig;
+use crate::conversion::Conversion;
 use crate::errors;
 use crate::replica::{Orders, Progress, Replica};
 use crate::state::Pause;
@@ -47,6 +48,8 @@ pub struct WorkerParts {
     pub tables: watch::Receiver<Arc<Vec<SourceTable>>>,
     /// Names at this replica.
     pub routing: Routing,
+    /// How rows are converted for it; none when they pass untouched.
+    pub conversion: Option<Arc<Conversion>>,
     /// Batch limits.
     pub limits: LimitsConfig,
     /// Backoff between attempts.

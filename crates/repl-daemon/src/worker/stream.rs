@@ -12,13 +12,12 @@ use repl_core::batch::Route;
 use repl_core::checkpoint::Checkpoint;
 use repl_core::cut::Cut;
 use repl_core::failpoint;
-use repl_core::log::LogError;
 use repl_core::schema::TableName;
 use repl_core::{ErrorKind, Seq};
 use tokio::sync::mpsc;
 use tracing::{debug, info};
 
-use super::collect::{self, Batch, Mode, Plan, TxInfo, Work};
+use super::collect::{self, Batch, CollectError, Mode, Plan, TxInfo, Work};
 use super::{Ended, Failure, Worker};
 
 /// Why following ended well.
@@ -112,6 +111,7 @@ impl Worker {
             after: checkpoint.seq,
             epoch: checkpoint.epoch,
             routing: self.parts.routing.clone(),
+            conversion: self.parts.conversion.clone(),
             tables: self.state.tables.clone(),
             skip: self
                 .orders
@@ -129,9 +129,20 @@ impl Worker {
         &mut self,
         checkpoint: &mut Checkpoint,
         mode: Mode,
-        work: Result<Work, LogError>,
+        work: Result<Work, CollectError>,
     ) -> Result<bool, Trouble> {
-        match work? {
+        let work = match work {
+            Ok(work) => work,
+            Err(CollectError::Log(error)) => return Err(error.into()),
+            // Those before it are applied first, so that the one at fault is met by itself.
+            Err(CollectError::Convert(transaction, _)) if mode == Mode::Combined => {
+                return Err(Trouble::Suspect(transaction.seq));
+            }
+            Err(CollectError::Convert(transaction, error)) => {
+                return Err(Trouble::Failure(blame(*error, &transaction)));
+            }
+        };
+        match work {
             Work::Broken(epoch, reason) => Err(ConnectorError::new(
                 ErrorKind::History,
                 format!("history broke when epoch {epoch} began: {reason}"),
@@ -283,6 +294,10 @@ impl Worker {
     }
 
     async fn alterations(&mut self, route: &Route) -> Result<TableDdl, ConnectorError> {
+        if self.parts.conversion.is_some() {
+            // The source's own statements are not the replica's language.
+            return Ok(TableDdl::default());
+        }
         self.parts
             .snapshots
             .added_columns(&route.schema, &route.target)
