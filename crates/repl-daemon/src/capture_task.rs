@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use repl_api::ErrorInfo;
 use repl_connectors::seam::{Capture, CapturePort, CaptureState, ConnectorError};
 use repl_core::backoff::{Backoff, BackoffPolicy};
+use repl_core::failpoint;
 use repl_core::membership::Membership;
 use repl_core::{Directive, Epoch, ErrorKind};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -159,6 +160,8 @@ impl CaptureTask {
             replica.view().last_error = Some(errors::info(&broken, None, 1));
             replica.order(|_| {});
         }
+        failpoint::hit("capture.history.marked")
+            .map_err(|error| ConnectorError::new(ErrorKind::Transient, error.to_string()))?;
         self.begin_history(epoch, &broken.message).await
     }
 

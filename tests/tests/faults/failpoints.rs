@@ -63,13 +63,16 @@ const PG: [&str; 7] = [
     "pg.apply.after_commit",
 ];
 
+/// Passed when history breaks, and when the copy that mends it begins.
+const HISTORY: [&str; 2] = ["capture.history.marked", "worker.copy.started"];
+
 /// Passed by deliberately broken builds only; see `sabotage`.
 const BROKEN: [&str; 1] = ["pg.apply.outside"];
 
 #[test]
 fn every_failpoint_of_the_code_is_in_these_lists() -> Result<()> {
     let mut listed: BTreeSet<String> = BTreeSet::new();
-    let lists: [&[&str]; 9] = [
+    let lists: [&[&str]; 10] = [
         &CREATE,
         &LOG,
         &RECOVER,
@@ -77,6 +80,7 @@ fn every_failpoint_of_the_code_is_in_these_lists() -> Result<()> {
         &[REOPENED],
         &PG_COPY,
         &PG,
+        &HISTORY,
         &BROKEN,
         &SQLITE,
     ];
@@ -122,7 +126,7 @@ fn failpoints_in(source: &str, found: &mut BTreeSet<String>) {
                     && name
                         .bytes()
                         .all(|b| b.is_ascii_lowercase() || b == b'.' || b == b'_')
-                    && ["log.", "state.", "worker.", "pg.", "sqlite."]
+                    && ["log.", "state.", "worker.", "capture.", "pg.", "sqlite."]
                         .iter()
                         .any(|area| name.starts_with(area))
             };
@@ -210,22 +214,30 @@ fn killed_while_a_half_received_transaction_is_dropped() -> Result<()> {
     let mut rig = Rig::start()?;
     rig.daemon.kill9()?;
     for name in ABANDON {
-        let large = rig
-            .primary
-            .query_i64("SELECT coalesce(max(n), 0) FROM public.journal")?;
-        // The log refuses one of the many fragments; those before are written and must go.
-        rig.primary.execute(&format!(
-            "INSERT INTO public.journal SELECT {large} + n FROM generate_series(1, 200000) n"
-        ))?;
-        die_with(
-            &mut rig.daemon,
-            &format!("log.push=error%0.1;{name}=kill"),
-            name,
-        )?;
+        die_in_a_large_transaction(&mut rig, name)?;
     }
     rig.daemon.set_failpoints("");
     rig.daemon.start()?;
     rig.check()
+}
+
+/// The log refuses one of the many fragments of a transaction; those before are written and must
+/// go. Should none have been written by then, there was nothing to drop: once more.
+fn die_in_a_large_transaction(rig: &mut Rig, name: &str) -> Result<()> {
+    rig.daemon
+        .set_failpoints(&format!("log.push=error@12;{name}=kill"));
+    for _ in 0..3 {
+        rig.primary.execute(
+            "INSERT INTO public.journal SELECT top + n \
+             FROM (SELECT max(n) AS top FROM public.journal) j, generate_series(1, 200000) n",
+        )?;
+        rig.daemon.spawn()?;
+        if rig.daemon.wait_killed(Duration::from_secs(8)).is_ok() {
+            return Ok(());
+        }
+        rig.daemon.kill9()?;
+    }
+    anyhow::bail!("{name} was not reached")
 }
 
 #[test]
@@ -250,4 +262,31 @@ fn killed_after_a_refused_batch() -> Result<()> {
             == 2)
     })?;
     rig.check()
+}
+
+#[test]
+fn killed_while_history_breaks_and_while_it_is_mended() -> Result<()> {
+    let mut rig = Rig::start()?;
+    rig.daemon.kill9()?;
+    wait_until("the slot to be free", rig::ARRIVAL, || {
+        Ok(rig
+            .primary
+            .query("SELECT pg_drop_replication_slot('repl_faults')")
+            .is_ok())
+    })?;
+    rig.write_some()?;
+    let [marked, started] = HISTORY;
+    die_at(&mut rig.daemon, marked, 1)?;
+    rig.daemon.set_failpoints(&format!("{started}=kill"));
+    rig.daemon.start()?;
+    rig.expect_needs_resync()?;
+    rig.daemon.replctl(&["resync", rig::REPLICA, "--yes"])?;
+    rig.daemon.wait_killed(REACHED)?;
+    // The order is remembered: nobody has to give it again.
+    rig.daemon.set_failpoints("");
+    rig.daemon.start()?;
+    rig.settle()?;
+    rig.write_some()?;
+    rig.settle()?;
+    rig.check_content()
 }

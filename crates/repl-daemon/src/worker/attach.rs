@@ -2,6 +2,7 @@
 
 use repl_connectors::seam::ConnectorError;
 use repl_core::checkpoint::Checkpoint;
+use repl_core::failpoint;
 use repl_core::log::{Bounds, EventLog, LogError};
 use repl_core::membership::Membership;
 use repl_core::{Epoch, ErrorKind, Seq, SourcePosition};
@@ -54,6 +55,8 @@ impl Worker {
             .set_checkpoint(before.as_ref(), &next)
             .await?;
         self.state.checkpoint = Some(next.clone());
+        failpoint::hit("worker.copy.started")
+            .map_err(|error| ConnectorError::new(ErrorKind::Connection, error.to_string()))?;
         self.replica()
             .change(|record: &mut ReplicaRecord| record.restart = false)
             .map_err(errors::state)?;
