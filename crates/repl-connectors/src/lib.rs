@@ -5,6 +5,8 @@
 //! (writes to a replica), `admin` (checks and prepares a server). Nothing outside an engine's
 //! folder knows its protocol, its positions or its SQL.
 
+#[cfg(feature = "mysql")]
+pub mod mysql;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod seam;

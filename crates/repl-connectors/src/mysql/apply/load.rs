@@ -1,0 +1,221 @@
+//! The first copy of a table.
+//!
+//! Statements that make tables and indexes commit implicitly here. So the intent is recorded
+//! before, and what is left to do after the rows were committed is recorded with them: a crash at
+//! any point leaves either an empty table of ours, which the next load makes anew, or a complete
+//! one whose indexes the next session finishes.
+
+use std::sync::Arc;
+
+use mysql_async::Value as Param;
+use repl_core::ErrorKind;
+use repl_core::schema::TableName;
+
+use super::bulk::Into;
+use super::metadata::{Target, text};
+use super::session::{Session, missing_table};
+use super::sql::quote_table;
+use super::store::TABLE;
+use super::{failpoint, fit};
+use crate::seam::{ConnectorError, Load, Result};
+
+/// Errors that say a statement of the interrupted kind had been carried out before.
+const DONE_ALREADY: [&str; 7] = ["1050", "1060", "1061", "1068", "1826", "3822", "1022"];
+
+impl Session {
+    pub(super) async fn load(&mut self, mut load: Load<'_>) -> Result<u64> {
+        self.forget_targets().await?;
+        let source = load.route.schema.table.clone();
+        let made = self.make_or_empty(&mut load).await?;
+        let target = self.target(&Arc::new(load.route.clone())).await?;
+        let rows = self.copy_rows(&target, &mut load).await?;
+        self.register_table(&source, load.copied).await?;
+        if made {
+            self.record_statements(&source, &load.ddl.after).await?;
+        }
+        failpoint("mysql.load.before_commit")?;
+        self.run("COMMIT").await?;
+        failpoint("mysql.load.after_commit")?;
+        if made {
+            self.finish_load(&source, &load.ddl.after, 0).await?;
+        }
+        // Indexes made after the rows were not there when the catalog was read.
+        self.forget_targets().await?;
+        Ok(rows)
+    }
+
+    /// Makes the table (then true), or verifies and empties the one that is there.
+    async fn make_or_empty(&mut self, load: &mut Load<'_>) -> Result<bool> {
+        let table = &load.route.target;
+        let mut present = self.catalog(table).await?;
+        if present.is_some() && self.is_left_over(load).await? {
+            self.run(&format!("DROP TABLE {}", quote_table(table)))
+                .await?;
+            present = None;
+        }
+        let Some(catalog) = present else {
+            if !load.create {
+                return Err(missing_table(table));
+            }
+            fit::check_names(load.route)?;
+            self.record_intent(load).await?;
+            failpoint("mysql.load.after_intent")?;
+            for statement in load.ddl.before.iter().chain(&load.ddl.create) {
+                self.run(statement).await?;
+            }
+            failpoint("mysql.load.after_create")?;
+            return Ok(true);
+        };
+        fit::check(load.route, &catalog)?;
+        let name = quote_table(table);
+        if !self.has_rows(&name).await? {
+            return Ok(false);
+        }
+        if !load.replace {
+            return Err(holds_rows(table));
+        }
+        // TRUNCATE would commit, and readers find an empty table until the copy is there.
+        self.run(&format!("DELETE FROM {name}")).await?;
+        Ok(false)
+    }
+
+    async fn has_rows(&mut self, name: &str) -> Result<bool> {
+        let sql = format!("SELECT 1 FROM {name} LIMIT 1");
+        Ok(!self.rows(&sql, Vec::new()).await?.is_empty())
+    }
+
+    /// Whether a table is one we made for a load that came to nothing, and that may go: it is
+    /// empty, or all its rows are to be replaced.
+    async fn is_left_over(&mut self, load: &mut Load<'_>) -> Result<bool> {
+        let sql = format!("SELECT target_name FROM {} WHERE {TABLE}", self.store.loads);
+        let params = self.table_params(&load.route.schema.table);
+        let rows = self.rows(&sql, params).await?;
+        let name = quote_table(&load.route.target);
+        if !rows.first().is_some_and(|row| text(row, 0) == name) || !load.create {
+            return Ok(false);
+        }
+        Ok(load.replace || !self.has_rows(&name).await?)
+    }
+
+    /// Records that a table is about to be made.
+    async fn record_intent(&mut self, load: &mut Load<'_>) -> Result<()> {
+        let params = self.table_params(&load.route.schema.table);
+        let forget = format!("DELETE FROM {} WHERE {TABLE}", self.store.loads);
+        self.exec(&forget, params.clone()).await?;
+        let record = format!(
+            "INSERT INTO {} (group_name, table_schema, table_name, target_name, done) \
+             VALUES (?, ?, ?, ?, 0)",
+            self.store.loads
+        );
+        let mut params = params;
+        params.push(quote_table(&load.route.target).into());
+        self.exec(&record, params).await?;
+        self.run("COMMIT").await
+    }
+
+    /// Records the statements that are left once the rows are committed, in the same transaction.
+    async fn record_statements(&mut self, source: &TableName, after: &[String]) -> Result<()> {
+        let json = serde_json::to_string(after)
+            .map_err(|error| ConnectorError::new(ErrorKind::Internal, error.to_string()))?;
+        let sql = format!(
+            "UPDATE {} SET statements = ?, done = 0 WHERE {TABLE}",
+            self.store.loads
+        );
+        let mut params = vec![Param::from(json)];
+        params.extend(self.table_params(source));
+        self.exec(&sql, params).await.map(|_| ())
+    }
+
+    /// Finishes loads that a crash interrupted after their rows were committed.
+    pub(super) async fn finish_loads(&mut self) -> Result<()> {
+        let sql = format!(
+            "SELECT table_schema, table_name, statements, done FROM {} \
+             WHERE group_name = ? AND statements IS NOT NULL",
+            self.store.loads
+        );
+        let group = vec![self.config.group.as_str().into()];
+        for row in self.rows(&sql, group).await? {
+            let table = TableName::new(text(&row, 0), text(&row, 1));
+            let statements: Vec<String> = serde_json::from_str(&text(&row, 2)).map_err(|_| {
+                ConnectorError::new(
+                    ErrorKind::History,
+                    format!("the record of the load of {table} was edited or is damaged"),
+                )
+                .advice("have the table copied again")
+            })?;
+            let done = text(&row, 3).parse().unwrap_or(0);
+            self.finish_load(&table, &statements, done).await?;
+        }
+        Ok(())
+    }
+
+    async fn finish_load(
+        &mut self,
+        table: &TableName,
+        statements: &[String],
+        done: usize,
+    ) -> Result<()> {
+        let progress = format!("UPDATE {} SET done = ? WHERE {TABLE}", self.store.loads);
+        for (at, statement) in statements.iter().enumerate().skip(done) {
+            failpoint("mysql.load.before_index")?;
+            match self.run(statement).await {
+                Err(error) if is_done_already(&error) => {}
+                other => other.map_err(|error| error.table(table.to_string()))?,
+            }
+            let mut params = vec![Param::from(at + 1)];
+            params.extend(self.table_params(table));
+            self.exec(&progress, params).await?;
+            self.run("COMMIT").await?;
+        }
+        let forget = format!("DELETE FROM {} WHERE {TABLE}", self.store.loads);
+        let params = self.table_params(table);
+        self.exec(&forget, params).await?;
+        self.run("COMMIT").await
+    }
+
+    /// While one batch of rows goes to the server, the next is read from the source.
+    async fn copy_rows(&mut self, target: &Arc<Target>, load: &mut Load<'_>) -> Result<u64> {
+        let into = Into::table(target);
+        let mut loaded = 0;
+        let mut rows = load.rows.next_rows().await?;
+        while !rows.is_empty() {
+            let sent: Vec<_> = rows.iter().collect();
+            let (put, next) =
+                tokio::join!(self.put_rows(target, &into, &sent), load.rows.next_rows());
+            put?;
+            loaded += rows.len() as u64;
+            (load.progress)(loaded);
+            rows = next?;
+        }
+        Ok(loaded)
+    }
+
+    pub(super) async fn add_foreign_keys(&mut self, statements: &[String]) -> Result<()> {
+        for statement in statements {
+            match self.run(statement).await {
+                Err(error) if is_done_already(&error) => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// MariaDB reports a constraint's name that is taken as a failure to make the table, with error 121
+/// of its storage engine.
+pub(super) fn is_done_already(error: &ConnectorError) -> bool {
+    let code = error.code.as_deref().unwrap_or_default();
+    DONE_ALREADY.contains(&code) || (code == "1005" && error.message.contains("errno: 121"))
+}
+
+fn holds_rows(table: &TableName) -> ConnectorError {
+    ConnectorError::new(
+        ErrorKind::Conflict,
+        format!("the replica's table {table} already holds rows"),
+    )
+    .table(table.to_string())
+    .advice(format!(
+        "empty it (TRUNCATE {}) and `replctl retry`, or have it replaced by a new copy",
+        quote_table(table)
+    ))
+}
