@@ -19,10 +19,17 @@ fn added_columns_are_followed() -> Result<()> {
          ALTER TABLE t ADD COLUMN filled text NOT NULL DEFAULT 'it''s \"old\"';
          INSERT INTO t (id, v) VALUES (51, 'new'); UPDATE t SET filled = 'changed' WHERE id = 3;
          CREATE TYPE color AS ENUM ('red'); ALTER TABLE t ADD COLUMN c color DEFAULT 'red', ADD COLUMN a int[] DEFAULT '{1,2}';
+         ALTER TABLE t ADD COLUMN made timestamptz DEFAULT now();
          UPDATE t SET a = a || 3 WHERE id < 10",
     )?;
     group.replctl(&["resume", "replica-2"])?;
     group.equal()?;
+    // Old rows got the moment of the change, new ones get their own, here as there.
+    let defaults = "SELECT column_name, column_default FROM information_schema.columns
+                    WHERE table_name = 't' ORDER BY ordinal_position";
+    for server in &group.replicas {
+        assert_eq!(group.primary.query(defaults)?, server.query(defaults)?);
+    }
     group.daemon.finish()
 }
 

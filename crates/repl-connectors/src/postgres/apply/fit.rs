@@ -111,11 +111,12 @@ fn only_appended(route: &Route, catalog: &Catalog, known: Option<&[String]>) -> 
         && names(route).any(|name| lacking(&name))
 }
 
-/// Statements that add columns exactly as the source did.
+/// Statements that add columns exactly as the source did, and give them its present defaults.
 fn additions(ddl: &TableDdl) -> Vec<&str> {
     let adds = |statement: &&str| {
         let upper = statement.trim_start().to_ascii_uppercase();
-        upper.starts_with("ALTER TABLE ") && upper.contains(" ADD COLUMN ")
+        upper.starts_with("ALTER TABLE ")
+            && (upper.contains(" ADD COLUMN ") || upper.contains(" ALTER COLUMN "))
     };
     ddl.create.iter().map(String::as_str).filter(adds).collect()
 }
