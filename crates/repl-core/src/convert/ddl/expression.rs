@@ -404,8 +404,13 @@ impl Parser<'_> {
                 Some(Token::Quoted(quoted)) if name.is_empty() || name.ends_with('.') => {
                     name.push_str(&crate::schema::quote_identifier(quoted));
                 }
-                Some(Token::Symbol("[")) => name.push('['),
-                Some(Token::Symbol("]")) => name.push(']'),
+                // A lone bracket ends an ARRAY around the cast.
+                Some(Token::Symbol("["))
+                    if self.tokens.get(self.at + 1) == Some(&Token::Symbol("]")) =>
+                {
+                    name.push_str("[]");
+                    self.at += 1;
+                }
                 Some(Token::Symbol(".")) => {
                     name.push('.');
                     self.at += 1;

@@ -203,3 +203,8 @@ pub fn ddl(
 ) -> Result<GeneratedDdl, Vec<Refusal>> {
     generate::generate(description, plan, target, replica_name)
 }
+
+#[cfg(test)]
+pub(in crate::convert) fn tests_parse(text: &str) -> Option<()> {
+    expression::parse(text, Engine::Postgres).map(|_| ())
+}

@@ -103,11 +103,13 @@ impl Translator<'_> {
             } => {
                 let low = self.compare(Binary::GreaterEqual, item, low)?;
                 let high = self.compare(Binary::LessEqual, item, high)?;
-                let not = if *negated { "NOT " } else { "" };
-                Some(made(
-                    format!("({not}({} AND {}))", low.sql, high.sql),
-                    Yields::Truth,
-                ))
+                let both = format!("({} AND {})", low.sql, high.sql);
+                let sql = if *negated {
+                    format!("(NOT {both})")
+                } else {
+                    both
+                };
+                Some(made(sql, Yields::Truth))
             }
             Expr::IsNull { item, negated } => self.is_null(item, *negated),
             Expr::Cast(inner, to) => self.cast(inner, to),
