@@ -1,6 +1,8 @@
 //! Rules of the tree, checked: crate direction, file length, no stubs, nothing that may panic in
 //! the daemon's own code.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -34,7 +36,9 @@ fn crate_sources() -> Vec<PathBuf> {
 
 fn is_test(path: &Path) -> bool {
     path.components().any(|part| part.as_os_str() == "tests")
-        || path.file_name().is_some_and(|name| name == "tests.rs" || name == "conformance.rs")
+        || path
+            .file_name()
+            .is_some_and(|name| name == "tests.rs" || name == "conformance.rs")
 }
 
 /// The part of a file before its test module.

@@ -320,6 +320,10 @@ pub trait Snapshot: Send {
     /// # Errors
     /// When the connection breaks.
     async fn next_rows(&mut self) -> Result<Vec<Row>>;
+
+    /// Ends the snapshot in good order. Dropping it does as well, but some servers complain of it
+    /// in their log.
+    async fn end(&mut self) {}
 }
 
 /// Statements that make a table. All identifiers are already quoted for the target.

@@ -232,7 +232,7 @@ fn tls_is_on_for_every_host_but_this_one() {
     assert_eq!(mode("127.0.0.9", ""), TlsMode::Disable);
     assert_eq!(mode("[::1]", ""), TlsMode::Disable);
     assert_eq!(
-        mode("localhost", "tls = { server_name = 'db1' }"),
+        mode("localhost", "tls = { ca_file = 'ca.pem' }"),
         TlsMode::VerifyFull
     );
 }

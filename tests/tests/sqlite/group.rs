@@ -17,7 +17,7 @@ pub struct Group {
     pub daemon: Daemon,
     pub primary: SqliteDb,
     pub replicas: Vec<SqliteDb>,
-    pub scratch: Scratch,
+    _scratch: Scratch,
 }
 
 impl Group {
@@ -48,7 +48,7 @@ impl Group {
             daemon,
             primary,
             replicas,
-            scratch,
+            _scratch: scratch,
         })
     }
 

@@ -284,8 +284,12 @@ mod tests {
         assert!(error.key.unwrap().contains("secret"));
         assert_eq!(error.table.as_deref(), Some("s.t"));
 
-        let error = server("23505", "duplicate key value", "Key (a)=(secret) already exists.")
-            .into_connector("x");
+        let error = server(
+            "23505",
+            "duplicate key value",
+            "Key (a)=(secret) already exists.",
+        )
+        .into_connector("x");
         assert_eq!(error.kind, ErrorKind::Constraint);
         assert!(!error.message.contains("secret"));
         assert!(error.key.unwrap().contains("secret"));

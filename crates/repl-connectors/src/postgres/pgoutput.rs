@@ -178,7 +178,10 @@ pub fn frame(bytes: &[u8]) -> Result<Frame<'_>, Malformed> {
         b'k' => {
             let end = Lsn(input.u64()?);
             input.take(8)?;
-            Ok(Frame::Keepalive { end, reply: input.u8()? != 0 })
+            Ok(Frame::Keepalive {
+                end,
+                reply: input.u8()? != 0,
+            })
         }
         _ => Err(Malformed("unknown replication frame")),
     }
@@ -206,7 +209,10 @@ pub fn message(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
         b'I' => {
             let relation = input.u32()?;
             input.tag(b'N')?;
-            Message::Insert { relation, new: input.tuple()? }
+            Message::Insert {
+                relation,
+                new: input.tuple()?,
+            }
         }
         b'U' => {
             let relation = input.u32()?;
@@ -216,7 +222,10 @@ pub fn message(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
         b'D' => {
             let relation = input.u32()?;
             let tag = input.u8()?;
-            Message::Delete { relation, old: input.old_tuple(tag)? }
+            Message::Delete {
+                relation,
+                old: input.old_tuple(tag)?,
+            }
         }
         b'B' => Message::Begin {
             commit: Lsn(input.u64()?),
@@ -225,7 +234,9 @@ pub fn message(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
         },
         b'C' => {
             input.take(9)?;
-            Message::Commit { end: Lsn(input.u64()?) }
+            Message::Commit {
+                end: Lsn(input.u64()?),
+            }
         }
         b'O' => {
             input.take(8)?;
@@ -236,7 +247,10 @@ pub fn message(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
         b'M' => {
             let transactional = input.u8()? & 1 != 0;
             input.take(8)?;
-            Message::Logical { transactional, prefix: input.cstr()? }
+            Message::Logical {
+                transactional,
+                prefix: input.cstr()?,
+            }
         }
         b'Y' => Message::Type,
         _ => return Err(Malformed("unknown logical replication message")),
@@ -256,7 +270,9 @@ impl<'a> Input<'a> {
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        self.take(N)?.try_into().map_err(|_| Malformed("message ends early"))
+        self.take(N)?
+            .try_into()
+            .map_err(|_| Malformed("message ends early"))
     }
 
     fn u8(&mut self) -> Result<u8, Malformed> {
@@ -280,11 +296,19 @@ impl<'a> Input<'a> {
     }
 
     fn tag(&mut self, tag: u8) -> Result<(), Malformed> {
-        if self.u8()? == tag { Ok(()) } else { Err(Malformed("unexpected tag")) }
+        if self.u8()? == tag {
+            Ok(())
+        } else {
+            Err(Malformed("unexpected tag"))
+        }
     }
 
     fn cstr(&mut self) -> Result<&'a str, Malformed> {
-        let end = self.0.iter().position(|&b| b == 0).ok_or(Malformed("unterminated text"))?;
+        let end = self
+            .0
+            .iter()
+            .position(|&b| b == 0)
+            .ok_or(Malformed("unterminated text"))?;
         let text = std::str::from_utf8(&self.0[..end]).map_err(|_| Malformed("name not UTF-8"))?;
         self.0 = &self.0[end + 1..];
         Ok(text)
@@ -309,7 +333,10 @@ impl<'a> Input<'a> {
         for _ in 0..columns {
             self.field()?;
         }
-        Ok(Tuple { columns, data: &start[..start.len() - self.0.len()] })
+        Ok(Tuple {
+            columns,
+            data: &start[..start.len() - self.0.len()],
+        })
     }
 
     fn old_tuple(&mut self, tag: u8) -> Result<OldTuple<'a>, Malformed> {
@@ -346,8 +373,18 @@ impl<'a> Input<'a> {
             });
         }
         // An empty schema name stands for pg_catalog.
-        let schema = if schema.is_empty() { "pg_catalog" } else { schema };
-        Ok(Relation { oid, schema, name, replica_identity, columns })
+        let schema = if schema.is_empty() {
+            "pg_catalog"
+        } else {
+            schema
+        };
+        Ok(Relation {
+            oid,
+            schema,
+            name,
+            replica_identity,
+            columns,
+        })
     }
 
     fn truncate(&mut self) -> Result<Message<'a>, Malformed> {
@@ -357,7 +394,10 @@ impl<'a> Input<'a> {
         for _ in 0..count {
             relations.push(self.u32()?);
         }
-        Ok(Message::Truncate { relations, restart_identity: options & 2 != 0 })
+        Ok(Message::Truncate {
+            relations,
+            restart_identity: options & 2 != 0,
+        })
     }
 }
 
@@ -374,13 +414,22 @@ mod tests {
     #[test]
     fn an_update_with_key_and_unchanged_toast() {
         let bytes = update_bytes();
-        let Message::Update { relation: 7, old: Some(OldTuple::Key(old)), new } =
-            message(&bytes).unwrap()
+        let Message::Update {
+            relation: 7,
+            old: Some(OldTuple::Key(old)),
+            new,
+        } = message(&bytes).unwrap()
         else {
             panic!("wrong message")
         };
-        assert_eq!(old.fields().collect::<Vec<_>>(), [Field::Text(b"1"), Field::Null]);
-        assert_eq!(new.fields().collect::<Vec<_>>(), [Field::Text(b"2"), Field::Unchanged]);
+        assert_eq!(
+            old.fields().collect::<Vec<_>>(),
+            [Field::Text(b"1"), Field::Null]
+        );
+        assert_eq!(
+            new.fields().collect::<Vec<_>>(),
+            [Field::Text(b"2"), Field::Unchanged]
+        );
     }
 
     #[test]
@@ -397,6 +446,9 @@ mod tests {
     #[test]
     fn status_updates_carry_three_positions() {
         let bytes = status_update(Lsn(3), Lsn(2), Lsn(1), POSTGRES_EPOCH_US, true);
-        assert_eq!((bytes[0], bytes[8], bytes[16], bytes[24], bytes[33]), (b'r', 3, 2, 1, 1));
+        assert_eq!(
+            (bytes[0], bytes[8], bytes[16], bytes[24], bytes[33]),
+            (b'r', 3, 2, 1, 1)
+        );
     }
 }

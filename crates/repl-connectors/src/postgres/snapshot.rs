@@ -41,16 +41,24 @@ impl PgSnapshots {
 impl SnapshotSource for PgSnapshots {
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
         let mut admin = Admin::connect(&self.target, "", "").await?;
-        let mut client =
-            PgClient::connect(&self.target, &[("options", SESSION_OPTIONS)]).await?;
-        client.simple("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        let mut client = PgClient::connect(&self.target, &[("options", SESSION_OPTIONS)]).await?;
+        client
+            .simple("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            .await?;
         let rows = client.simple("SELECT pg_current_snapshot()::text").await?;
         // Read after the snapshot was taken: whatever it shows was committed before this position.
-        let end = client.simple("SELECT pg_current_wal_insert_lsn()::text").await?;
+        let end = client
+            .simple("SELECT pg_current_wal_insert_lsn()::text")
+            .await?;
         let visible = visible(&single(rows)?, &single(end)?)?;
         // Moves the WAL past the horizon, so that an idle primary does not leave the copy unjoined.
         admin.heartbeat().await?;
-        Ok(Box::new(PgSnapshot { client, catalog: admin.connection, visible, opened: None }))
+        Ok(Box::new(PgSnapshot {
+            client,
+            catalog: admin.connection,
+            visible,
+            opened: None,
+        }))
     }
 
     async fn added_columns(&self, schema: &TableSchema, target: &TableName) -> Result<TableDdl> {
@@ -81,8 +89,11 @@ impl Snapshot for PgSnapshot {
 
     async fn open(&mut self, table: &TableName) -> Result<(TableSchema, Option<u64>)> {
         let (schema, estimate) = describe(&mut self.catalog, table).await?;
-        let columns: Vec<String> =
-            schema.columns.iter().map(|column| quote_identifier(&column.name)).collect();
+        let columns: Vec<String> = schema
+            .columns
+            .iter()
+            .map(|column| quote_identifier(&column.name))
+            .collect();
         // ONLY: the rows of partitions and children belong to tables of their own.
         let sql = format!(
             "COPY (SELECT {} FROM ONLY {}) TO STDOUT",
@@ -95,7 +106,9 @@ impl Snapshot for PgSnapshot {
     }
 
     async fn next_rows(&mut self) -> Result<Vec<Row>> {
-        let Some(columns) = self.opened else { return Ok(Vec::new()) };
+        let Some(columns) = self.opened else {
+            return Ok(Vec::new());
+        };
         let mut rows = Vec::new();
         let mut size = 0;
         while size < PIECE_BYTES {
@@ -107,6 +120,11 @@ impl Snapshot for PgSnapshot {
             rows.push(parse_line(&line, columns)?);
         }
         Ok(rows)
+    }
+
+    async fn end(&mut self) {
+        // The server drops the snapshot either way.
+        let _ = self.client.simple("COMMIT").await;
     }
 }
 
@@ -125,19 +143,27 @@ async fn describe(
     .await
     .map_err(|e| super::catalog_error::from_sqlx(&e, "looking for a table to copy"))?;
     let gone = || {
-        ConnectorError::new(ErrorKind::Transient, format!("table {table} is gone from the primary"))
-            .table(table.to_string())
+        ConnectorError::new(
+            ErrorKind::Transient,
+            format!("table {table} is gone from the primary"),
+        )
+        .table(table.to_string())
     };
     let (oid, estimate) = found.ok_or_else(gone)?;
     let tables = catalog::tables(connection, &Selection::default(), Some(oid as u32)).await?;
     let described = tables.into_iter().next().ok_or_else(gone)?;
-    Ok((described.schema, (estimate >= 0.0).then_some(estimate as u64)))
+    Ok((
+        described.schema,
+        (estimate >= 0.0).then_some(estimate as u64),
+    ))
 }
 
 fn single(rows: Vec<Vec<Option<String>>>) -> Result<String> {
-    rows.into_iter().flatten().flatten().next().ok_or_else(|| {
-        ConnectorError::new(ErrorKind::Internal, "the primary returned no snapshot")
-    })
+    rows.into_iter()
+        .flatten()
+        .flatten()
+        .next()
+        .ok_or_else(|| ConnectorError::new(ErrorKind::Internal, "the primary returned no snapshot"))
 }
 
 /// Reads `xmin:xmax:id,id…` and the position.
@@ -153,7 +179,12 @@ fn visible(snapshot: &str, end: &str) -> Result<VisibleTransactions> {
             .map(|id| id.parse().ok())
             .collect::<Option<Vec<u64>>>()?;
         let horizon = Lsn::parse(end)?.position().0;
-        Some(VisibleTransactions { xmin, xmax, running, horizon })
+        Some(VisibleTransactions {
+            xmin,
+            xmax,
+            running,
+            horizon,
+        })
     };
     parse().ok_or_else(|| {
         ConnectorError::new(
@@ -222,7 +253,12 @@ mod tests {
         let row = parse_line(b"a\\tb\\\\\\n\t\\N\t\tx\n", 4).unwrap();
         assert_eq!(
             row.to_vec().unwrap(),
-            [Value::Text(b"a\tb\\\n"), Value::Null, Value::Text(b""), Value::Text(b"x")]
+            [
+                Value::Text(b"a\tb\\\n"),
+                Value::Null,
+                Value::Text(b""),
+                Value::Text(b"x")
+            ]
         );
         assert!(parse_line(b"a\n", 2).is_err());
         assert!(parse_line(b"\n", 0).unwrap().to_vec().unwrap().is_empty());

@@ -8,6 +8,7 @@ use repl_core::batch::NetTable;
 use repl_core::row::{Row, Value};
 
 use crate::fixture::*;
+use crate::server::{second, shared};
 
 #[tokio::test]
 async fn rows_up_to_the_servers_limit_and_none_above() {
@@ -51,14 +52,13 @@ async fn rows_up_to_the_servers_limit_and_none_above() {
 async fn speed_of_loading() {
     const ROWS: i64 = 200_000;
     for local in [true, false] {
-        let mut replica = Replica::new(&["CREATE TABLE t (id bigint PRIMARY KEY, a varchar(40), \
-            b int, c decimal(10,2), d datetime(6)) CHARACTER SET utf8mb4"])
+        let server = if local { shared() } else { second() };
+        let mut replica = Replica::on(
+            server,
+            &["CREATE TABLE t (id bigint PRIMARY KEY, a varchar(40), \
+            b int, c decimal(10,2), d datetime(6)) CHARACTER SET utf8mb4"],
+        )
         .await;
-        let switch = if local { "ON" } else { "OFF" };
-        replica
-            .run(&format!("SET GLOBAL local_infile = {switch}"))
-            .await;
-        replica.reopen().await;
         let t = replica.route(
             "t",
             &[
@@ -96,7 +96,6 @@ async fn speed_of_loading() {
             replica.net(table).await.unwrap();
             seconds.push((what, ROWS as f64 / start.elapsed().as_secs_f64()));
         }
-        println!("local_infile {switch}: rows/s {seconds:.0?}");
-        replica.run("SET GLOBAL local_infile = ON").await;
+        println!("LOAD DATA {local}: rows/s {seconds:.0?}");
     }
 }

@@ -51,6 +51,19 @@ impl Replica {
         replica
     }
 
+    /// An earlier one's database, with a session of our own.
+    pub async fn again(database: &str) -> Replica {
+        let mut replica = Replica {
+            applier: applier(database),
+            admin: server::shared().client(database).await,
+            database: database.into(),
+            seq: 0,
+            log: LogId(uuid::Uuid::from_u128(7)),
+        };
+        replica.reopen().await;
+        replica
+    }
+
     pub fn checkpoint(&self) -> Checkpoint {
         checkpoint(self.log, self.seq)
     }

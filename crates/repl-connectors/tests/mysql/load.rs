@@ -15,13 +15,13 @@ use repl_core::{ErrorKind, Seq};
 use crate::fixture::*;
 
 /// Rows in parts; then the end, or an error.
-struct Source {
+pub struct Source {
     parts: Vec<Vec<Row>>,
     breaks: bool,
 }
 
 impl Source {
-    fn new(rows: i64) -> Self {
+    pub fn new(rows: i64) -> Self {
         let all: Vec<Row> = (0..rows)
             .map(|id| Row::from_values([Value::Integer(id), Value::Text(b"v")].into_iter()))
             .collect();
@@ -61,15 +61,18 @@ impl Snapshot for Source {
     }
 }
 
-struct Case {
-    replica: Replica,
+pub struct Case {
+    pub replica: Replica,
     route: Arc<Route>,
     ddl: TableDdl,
 }
 
 impl Case {
     async fn new(ddl: &[&str]) -> Case {
-        let replica = Replica::new(ddl).await;
+        Case::on(Replica::new(ddl).await)
+    }
+
+    pub fn on(replica: Replica) -> Case {
         let route = replica.route("t", &["*id bigint", "v varchar(20)"]);
         let db = &replica.database;
         let ddl = TableDdl {
@@ -91,7 +94,7 @@ impl Case {
         }
     }
 
-    async fn load(&mut self, source: &mut Source, replace: bool) -> Result<u64> {
+    pub async fn load(&mut self, source: &mut Source, replace: bool) -> Result<u64> {
         let copied = CopiedTable {
             incarnation: "i".into(),
             cut: Some(cut()),
@@ -110,17 +113,17 @@ impl Case {
             .await
     }
 
-    async fn count(&mut self) -> String {
+    pub async fn count(&mut self) -> String {
         self.replica.rows("SELECT count(*) FROM t").await.concat()
     }
 
-    async fn indexes(&mut self) -> Vec<String> {
+    pub async fn indexes(&mut self) -> Vec<String> {
         let sql = "SELECT DISTINCT INDEX_NAME FROM information_schema.STATISTICS \
             WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 't' ORDER BY 1";
         self.replica.rows(sql).await
     }
 
-    async fn is_registered(&mut self) -> bool {
+    pub async fn is_registered(&mut self) -> bool {
         let state = self.replica.applier.open().await.unwrap();
         let entry = state.tables.get(&self.route.schema.table).cloned();
         if let Some(entry) = &entry {

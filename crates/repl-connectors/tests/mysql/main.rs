@@ -9,6 +9,8 @@
 
 mod apply;
 mod bounds;
+#[cfg(feature = "failpoints")]
+mod crash;
 mod exactly_once;
 mod fit;
 mod fixture;

@@ -85,6 +85,7 @@ pub fn table(table: &str, columns: usize) -> TableSchema {
         id: SchemaId(0),
         engine: "postgres".into(),
         table: TableName::new("public", table),
+        incarnation: String::new(),
         columns: (0..columns)
             .map(|n| Column {
                 name: format!("c{n}"),

@@ -18,6 +18,7 @@ pub(super) fn run(findings: &Findings, draft: &ConfigDraft) {
     check_roles(findings, &draft.nodes);
     check_names(findings, &draft.nodes);
     check_databases(findings, &draft.nodes);
+    check_server_name(findings, &draft.nodes);
     check_times(findings, draft);
     check_sizes(findings, draft);
     check_log_dir(findings, draft);
@@ -92,6 +93,24 @@ fn check_names(findings: &Findings, nodes: &[NodeDraft]) {
             findings.error(
                 &node.key("name"),
                 complaint(what, why, "give each node its own name"),
+            );
+        }
+    }
+}
+
+/// The administrative connection to the primary verifies the URL's host and nothing else.
+fn check_server_name(findings: &Findings, nodes: &[NodeDraft]) {
+    for node in nodes {
+        let named = node
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.server_name.is_some());
+        if named && node.role == Some(NodeRole::Primary) {
+            let why = "one of the connections to the primary can only verify the host of its url";
+            let fix = "put a name of the certificate into url, if need be by way of /etc/hosts";
+            findings.error(
+                &node.key("tls.server_name"),
+                complaint("server_name is for replicas only", why, fix),
             );
         }
     }

@@ -81,6 +81,7 @@ impl Worker {
             foreign_keys.extend(keys);
             progress.tables_done += 1;
         }
+        snapshot.end().await;
         self.replica().view().copy = None;
         self.add_foreign_keys(foreign_keys).await?;
         info!(

@@ -91,7 +91,7 @@ impl Session {
         let params = self.table_params(&load.route.schema.table);
         let rows = self.rows(&sql, params).await?;
         let name = quote_table(&load.route.target);
-        if !rows.first().is_some_and(|row| text(row, 0) == name) || !load.create {
+        if !load.create || rows.first().is_none_or(|row| text(row, 0) != name) {
             return Ok(false);
         }
         Ok(load.replace || !self.has_rows(&name).await?)
@@ -162,6 +162,7 @@ impl Session {
                 Err(error) if is_done_already(&error) => {}
                 other => other.map_err(|error| error.table(table.to_string()))?,
             }
+            failpoint("mysql.load.after_index")?;
             let mut params = vec![Param::from(at + 1)];
             params.extend(self.table_params(table));
             self.exec(&progress, params).await?;
