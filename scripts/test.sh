@@ -35,6 +35,8 @@ install_missing() {
     command -v psql >/dev/null 2>&1 || packages+=(postgresql-client)
     command -v sqlite3 >/dev/null 2>&1 || packages+=(sqlite3)
     command -v openssl >/dev/null 2>&1 || packages+=(openssl)
+    # Makes an fsync fail, which nothing else here can.
+    command -v strace >/dev/null 2>&1 || packages+=(strace)
     # The bundled SQLite library is compiled from C.
     command -v cc >/dev/null 2>&1 || packages+=(build-essential)
     [ ${#packages[@]} -eq 0 ] && return
