@@ -53,10 +53,10 @@ fn to_mysql(kind: Kind) -> Mapped {
             .stated("the amount as a decimal number")
             .means(Meaning::Decimal),
         Kind::Float4 => exact("float", Encoder::PgFloat(FloatLimits::MYSQL_SINGLE), 4)
-            .by_value("NaN and infinities are refused")
+            .by_value("NaN, infinities and -0 are refused")
             .means(Meaning::Float),
         Kind::Float8 => exact("double", Encoder::PgFloat(FloatLimits::MYSQL), 8)
-            .by_value("NaN and infinities are refused")
+            .by_value("NaN, infinities and -0 are refused")
             .means(Meaning::Float),
         Kind::Text(most) => mysql_text(most).means(Meaning::Text),
         Kind::Padded(most) => mysql_text(Some(most)).stated("padding blanks kept"),

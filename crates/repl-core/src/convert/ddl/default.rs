@@ -94,10 +94,10 @@ fn sql_literal(value: Value<'_>, target: Engine, type_name: &str) -> Option<Stri
         }
         _ => return None,
     };
-    // MySQL takes a plain literal for no LOB, and an introducer for none at all.
+    // MySQL takes a plain literal for no LOB, and a function only in parentheses.
     let lob = type_name.starts_with("long");
     Some(
-        if target == Engine::Mysql && (lob || literal.starts_with('_')) {
+        if target == Engine::Mysql && (lob || literal.starts_with("convert(")) {
             format!("({literal})")
         } else {
             literal

@@ -35,24 +35,30 @@ pub(super) struct FloatLimits {
     /// Four bytes at the source.
     pub(super) single: bool,
     pub(super) infinite: bool,
+    /// The sign of zero is kept. Measured: MariaDB 10.11 stores -0 as 0.
+    pub(super) signed_zero: bool,
 }
 
 impl FloatLimits {
     pub(super) const MYSQL: FloatLimits = FloatLimits {
         single: false,
         infinite: false,
+        signed_zero: false,
     };
     pub(super) const MYSQL_SINGLE: FloatLimits = FloatLimits {
         single: true,
         infinite: false,
+        signed_zero: false,
     };
     pub(super) const SQLITE: FloatLimits = FloatLimits {
         single: false,
         infinite: true,
+        signed_zero: true,
     };
     pub(super) const SQLITE_SINGLE: FloatLimits = FloatLimits {
         single: true,
         infinite: true,
+        signed_zero: true,
     };
 }
 

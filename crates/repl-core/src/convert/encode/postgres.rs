@@ -103,6 +103,13 @@ fn float(input: &[u8], limits: FloatLimits, nearest: bool, out: &mut Vec<u8>) ->
         put_value(out, Value::Real(largest.copysign(parsed)));
         return Ok(());
     }
+    if parsed == 0.0 && parsed.is_sign_negative() && !limits.signed_zero {
+        if !nearest {
+            return Err("is -0, which the target would store as 0".into());
+        }
+        put_value(out, Value::Real(0.0));
+        return Ok(());
+    }
     put_value(out, Value::Real(parsed));
     Ok(())
 }

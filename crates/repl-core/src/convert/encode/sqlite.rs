@@ -84,7 +84,8 @@ fn boolean(value: Value<'_>, nearest: bool, form: Form, out: &mut Vec<u8>) -> En
 
 fn real(value: Value<'_>, nearest: bool, form: Form, out: &mut Vec<u8>) -> Encoded {
     let mut real = match value {
-        Value::Real(real) => real,
+        // The column itself stores -0 as 0, though a trigger sees it as it was written.
+        Value::Real(real) => real + 0.0,
         Value::Integer(integer) => {
             let real = integer as f64;
             // Through 128 bits: 2^63 would saturate back to the same 64-bit integer.

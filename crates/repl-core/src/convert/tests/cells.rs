@@ -62,13 +62,14 @@ real | 3.4028235e+38 | r:3.4028234663852886e38 | r:3.4028234663852886e38
 real | 1e-45 | r:1.401298464324817e-45 | r:1.401298464324817e-45
 real | NaN | !NaN | !NaN
 real | Infinity | !infinite | r:inf
-real | -0 | r:-0.0 | r:-0.0
+real | -0 | !-0 | r:-0.0
 double precision | 0.1 | r:0.1 | r:0.1
 double precision | 0.30000000000000004 | r:0.30000000000000004 | r:0.30000000000000004
 double precision | 1.7976931348623157e+308 | r:1.7976931348623157e308 | r:1.7976931348623157e308
 double precision | 5e-324 | r:5e-324 | r:5e-324
 double precision | 2.2250738585072014e-308 | r:2.2250738585072014e-308 | r:2.2250738585072014e-308
-double precision | -0 | r:-0.0 | r:-0.0
+double precision | -0 | !-0 | r:-0.0
+double precision | 0 | r:0.0 | r:0.0
 double precision | 9007199254740993 | r:9007199254740992.0 | r:9007199254740992.0
 double precision | NaN | !NaN | !NaN
 double precision | Infinity | !infinite | r:inf
@@ -208,7 +209,7 @@ BOOLEAN | i:2 | !other than 0 and 1 | !other than 0 and 1
 BOOLEAN | r:0.5 | !a REAL | !a REAL
 BOOLEAN | t:true | !a TEXT | !a TEXT
 REAL | r:0.1 | t:0.1 | r:0.1
-REAL | r:-0.0 | t:-0.0 | r:-0.0
+REAL | r:-0.0 | t:0.0 | r:0.0
 REAL | r:5e-324 | t:5e-324 | r:5e-324
 REAL | r:1.7976931348623157e308 | t:1.7976931348623157e308 | r:1.7976931348623157e308
 REAL | r:inf | t:Infinity | !not finite
@@ -265,6 +266,7 @@ postgres | mysql | numeric | nearest | t:-0.0000000000000000000000000000004 | t:
 postgres | mysql | numeric | nearest | t:123456789012345678901234567890123456 | t:99999999999999999999999999999999999.999999999999999999999999999999
 postgres | mysql | numeric(66,0) | nearest | t:-999999999999999999999999999999999999999999999999999999999999999999 | t:-99999999999999999999999999999999999999999999999999999999999999999
 postgres | mysql | double precision | nearest | t:-Infinity | r:-1.7976931348623157e308
+postgres | mysql | real | nearest | t:-0 | r:0.0
 postgres | mysql | real | nearest | t:Infinity | r:3.4028234663852886e38
 postgres | mysql | double precision | null | t:NaN | null
 postgres | mysql | double precision | text | t:NaN | t:NaN

@@ -286,8 +286,8 @@ const CHECKS: &str = r#"
 (n <> ALL (ARRAY[1, 2])) | (`n` NOT IN (1, 2)) | ("n" NOT IN (1, 2))
 (n IS NOT NULL) | (`n` IS NOT NULL) | ("n" IS NOT NULL)
 ((s IS NULL) OR (n = 1)) | ((`s` IS NULL) OR (`n` = 1)) | (("s" IS NULL) OR ("n" = 1))
-(s = 'a\b'::text) | (`s` = _utf8mb4 X'615c62') | ("s" = 'a\b')
-(s = E'a\\b') | (`s` = _utf8mb4 X'615c62') | ("s" = 'a\b')
+(s = 'a\b'::text) | (`s` = convert(X'615c62' using utf8mb4)) | ("s" = 'a\b')
+(s = E'a\\b') | (`s` = convert(X'615c62' using utf8mb4)) | ("s" = 'a\b')
 (s < 'b'::text) | - | -
 (s ~~ 'a%'::text) | - | -
 (length(s) > 3) | - | -
@@ -304,6 +304,13 @@ b | (`b`) | ("b")
 ((n / 2) > 1) | - | -
 (n = s) | - | -
 (e = 'ok'::app.mood) | (`e` = 'ok') | ("e" = 'ok')
+(e = ANY (ARRAY['a'::app.mood, 'b'::app.mood])) | (`e` IN ('a', 'b')) | ("e" IN ('a', 'b'))
+((v)::text = ANY ((ARRAY['a'::character varying, 'b'::character varying])::text[])) | (`v` IN ('a', 'b')) | ("v" IN ('a', 'b'))
+((v)::text = 'x'::text) | (`v` = 'x') | ("v" = 'x')
+(n > '-1'::integer) | (`n` > -1) | ("n" > -1)
+((q)::numeric > (0)::numeric) | (`q` > 0) | -
+((s <> ''::text) OR (n IS NULL)) | ((`s` <> '') OR (`n` IS NULL)) | (("s" <> '') OR ("n" IS NULL))
+((d >= (0)::numeric) AND (d <= 1.5)) | ((`d` >= 0) AND (`d` <= 1.5)) | -
 (c = 'x'::bpchar) | - | -
 (missing = 1) | - | -
 (n > 0 -- comment | - | -
@@ -317,6 +324,7 @@ fn checks_are_translated_only_where_they_mean_the_same() {
     let mut columns: Vec<ColumnDescription> = [
         ("n", "integer"),
         ("s", "text"),
+        ("v", "character varying(10)"),
         ("d", "numeric(10,2)"),
         ("f", "double precision"),
         ("day", "date"),
@@ -330,6 +338,12 @@ fn checks_are_translated_only_where_they_mean_the_same() {
     let mut mood = described("e", "app.mood");
     mood.detail = Some(crate::schema::TypeDetail::Enum { labels: vec![] });
     columns.push(mood);
+    let mut domain = described("q", "app.dom");
+    domain.detail = Some(crate::schema::TypeDetail::Domain {
+        base: "numeric(8,2)".into(),
+        detail: None,
+    });
+    columns.push(domain);
     for line in CHECKS.lines().filter(|line| !line.is_empty()) {
         let [expression, mysql, sqlite] = line.split(" | ").collect::<Vec<_>>()[..] else {
             panic!("{line}");
@@ -361,12 +375,13 @@ fn checks_are_translated_only_where_they_mean_the_same() {
 }
 
 /// type | default | at MySQL | at SQLite; `-` where it is left out.
-const DEFAULTS: &str = r"
+const DEFAULTS: &str = r#"
 integer | 5 | 5 | 5
 integer | '-5'::integer | -5 | -5
 integer | (1 + 2) | - | -
 boolean | true | 1 | 1
 text | 'it''s'::text | ('it''s') | 'it''s'
+character varying(9) | 'a\b'::character varying | (convert(X'615c62' using utf8mb4)) | 'a\b'
 text | NULL::text | NULL | NULL
 character varying(9) | 'x'::character varying | 'x' | 'x'
 jsonb | '{}'::jsonb | ('{}') | '{}'
@@ -380,9 +395,9 @@ date | CURRENT_DATE | (curdate()) | CURRENT_DATE
 timestamp(3) without time zone | now() | CURRENT_TIMESTAMP(3) | (strftime('%Y-%m-%d %H:%M:%f', 'now'))
 timestamp with time zone | CURRENT_TIMESTAMP | (UTC_TIMESTAMP(6)) | (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'))
 double precision | random() | - | -
-bit(8) | '10000001'::bit(8) | X'81' | '10000001'
+bit(8) | '10000001'::"bit" | X'81' | '10000001'
 interval | '1 day'::interval | '1 day' | '1 day'
-";
+"#;
 
 #[test]
 fn defaults_go_the_way_of_the_values() {
@@ -404,6 +419,43 @@ fn defaults_go_the_way_of_the_values() {
             }
         }
     }
+}
+
+#[test]
+fn generated_columns_are_computed_where_they_can_be() {
+    let generated = |name: &str, type_name: &str, expression: &str| ColumnDescription {
+        generated: Some((expression.into(), true)),
+        ..described(name, type_name)
+    };
+    let table = empty(
+        Engine::Postgres,
+        vec![
+            described("n", "integer"),
+            described("d", "numeric(10,2)"),
+            described("s", "text"),
+            described("v", "character varying(10)"),
+            generated("g1", "numeric", "(d * (n)::numeric)"),
+            generated("g2", "text", "((s || ' '::text) || (v)::text)"),
+            generated("g3", "integer", "(n + 1)"),
+            generated("g4", "double precision", "(d * 2.0)"),
+        ],
+    );
+    let mysql = made(&table, Engine::Mysql);
+    assert!(mysql.create[0].contains(
+        "`g1` decimal(65,30) GENERATED ALWAYS AS ((`d` * `n`)) STORED, `g2` longtext GENERATED \
+         ALWAYS AS (CONCAT(CONCAT(`s`, ' '), `v`)) STORED, `g3` int GENERATED ALWAYS AS ((`n` + 1)) \
+         STORED)"
+    ), "{:?}", mysql.create);
+    assert_eq!(mysql.notes.len(), 1);
+    let sqlite = made(&table, Engine::Sqlite);
+    assert!(
+        sqlite.create[0].contains(
+            "\"g2\" TEXT GENERATED ALWAYS AS (((\"s\" || ' ') || \"v\")) STORED, \"g3\" INTEGER"
+        ),
+        "{:?}",
+        sqlite.create
+    );
+    assert_eq!(sqlite.notes.len(), 2);
 }
 
 #[test]
