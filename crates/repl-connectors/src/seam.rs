@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use repl_core::batch::{Route, Step};
 use repl_core::checkpoint::Checkpoint;
+use repl_core::convert::ddl::TableDescription;
 use repl_core::cut::Cut;
 use repl_core::log::{Durable, LogError, TxWriter};
 use repl_core::row::Row;
@@ -294,19 +295,12 @@ pub trait Snapshot: Send {
     /// When the table is gone or cannot be described.
     async fn ddl(&mut self, table: &TableName, target: &TableName) -> Result<TableDdl>;
 
-    /// The table as its source declares it, for a replica of another engine.
+    /// Describes `table` for a replica of another engine, in the source's own words. Its columns
+    /// that are not generated are those of the schema [`Snapshot::open`] returns.
     ///
     /// # Errors
     /// When the table is gone or cannot be described.
-    async fn describe(
-        &mut self,
-        table: &TableName,
-    ) -> Result<repl_core::convert::ddl::TableDescription> {
-        Err(ConnectorError::new(
-            ErrorKind::Configuration,
-            format!("table {table} cannot be described for another engine"),
-        ))
-    }
+    async fn describe(&mut self, table: &TableName) -> Result<TableDescription>;
 
     /// Starts reading a table's rows; returns the shape of the images and an estimate of the rows.
     /// The names of the columns, in order, are those of the schema.

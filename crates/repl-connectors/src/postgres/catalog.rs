@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use repl_core::schema::{Column, Identity, SchemaId, TableName, TableSchema};
+use repl_core::schema::{Column, Identity, SchemaId, TableName, TableSchema, TypeDetail};
 use repl_core::select::Selection;
 use sqlx::{PgConnection, Row};
 
 use super::catalog_error::from_sqlx;
+use super::details::{TypeKey, details};
 use crate::seam::{Result, SourceTable};
 
 /// A table with what capture needs to know of it.
@@ -64,7 +65,7 @@ const TABLES: &str = "
 const COLUMNS: &str = "
     SELECT a.attrelid::int8 AS oid, a.attnum::int4 AS number, a.attname::text AS name,
            format_type(a.atttypid, a.atttypmod) AS type_name, a.atttypid::int8 AS type_id,
-           a.attnotnull AS not_null
+           a.atttypmod AS modifier, a.attnotnull AS not_null
       FROM pg_attribute a
      WHERE a.attrelid = ANY($1::int8[]::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
        AND a.attgenerated = ''
@@ -90,6 +91,7 @@ struct RawTable {
 struct RawColumn {
     oid: i64,
     number: i32,
+    modifier: i32,
     column: Column,
 }
 
@@ -160,13 +162,14 @@ async fn raw_tables(connection: &mut PgConnection, only: Option<u32>) -> Result<
 async fn raw_columns(connection: &mut PgConnection, oids: &[i64]) -> Result<Vec<RawColumn>> {
     let rows = sqlx::query(COLUMNS)
         .bind(oids)
-        .fetch_all(connection)
+        .fetch_all(&mut *connection)
         .await
         .map_err(|e| from_sqlx(&e, "reading the columns"))?;
     let read = |row: &sqlx::postgres::PgRow| -> sqlx::Result<RawColumn> {
         Ok(RawColumn {
             oid: row.try_get("oid")?,
             number: row.try_get("number")?,
+            modifier: row.try_get("modifier")?,
             column: Column {
                 name: row.try_get("name")?,
                 type_name: row.try_get("type_name")?,
@@ -176,9 +179,18 @@ async fn raw_columns(connection: &mut PgConnection, oids: &[i64]) -> Result<Vec<
             },
         })
     };
-    rows.iter()
+    let mut columns = rows
+        .iter()
         .map(|row| read(row).map_err(|e| from_sqlx(&e, "reading the columns")))
-        .collect()
+        .collect::<Result<Vec<RawColumn>>>()?;
+    let types: Vec<TypeKey> = columns
+        .iter()
+        .map(|raw| (raw.column.type_id, raw.modifier))
+        .collect();
+    for (raw, detail) in columns.iter_mut().zip(details(connection, &types).await?) {
+        raw.column.detail = detail;
+    }
+    Ok(columns)
 }
 
 async fn index_columns(connection: &mut PgConnection, oids: &[i64]) -> Result<Vec<(i64, i32)>> {
@@ -193,26 +205,28 @@ async fn index_columns(connection: &mut PgConnection, oids: &[i64]) -> Result<Ve
         .map_err(|e| from_sqlx(&e, "reading the indexes"))
 }
 
-/// Names of types, given by OID and modifier; `???` for one that was dropped.
+/// Names of types and what the names do not tell; `???` for a type that was dropped.
 ///
 /// # Errors
 /// When the catalog cannot be read.
-pub(super) async fn type_names(
+pub(super) async fn announced_types(
     connection: &mut PgConnection,
-    types: &[(u32, i32)],
-) -> Result<Vec<String>> {
+    types: &[TypeKey],
+) -> Result<Vec<(String, Option<TypeDetail>)>> {
     let oids: Vec<i64> = types.iter().map(|(oid, _)| i64::from(*oid)).collect();
     let modifiers: Vec<i32> = types.iter().map(|(_, modifier)| *modifier).collect();
-    sqlx::query_scalar(
+    let names: Vec<String> = sqlx::query_scalar(
         "SELECT format_type(t.oid::oid, t.modifier)
            FROM unnest($1::int8[], $2::int4[]) WITH ORDINALITY t(oid, modifier, place)
           ORDER BY t.place",
     )
     .bind(oids)
     .bind(modifiers)
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await
-    .map_err(|e| from_sqlx(&e, "reading the names of types"))
+    .map_err(|e| from_sqlx(&e, "reading the names of types"))?;
+    let details = details(connection, types).await?;
+    Ok(names.into_iter().zip(details).collect())
 }
 
 fn describe(table: RawTable, columns: &[RawColumn], index_columns: &[(i64, i32)]) -> CatalogTable {

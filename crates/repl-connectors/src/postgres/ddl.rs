@@ -45,7 +45,7 @@ pub async fn table_ddl(
     Ok(ddl)
 }
 
-async fn table_oid(connection: &mut PgConnection, table: &TableName) -> Result<i64> {
+pub(super) async fn table_oid(connection: &mut PgConnection, table: &TableName) -> Result<i64> {
     sqlx::query_scalar(
         "SELECT c.oid::int8 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')",

@@ -2,7 +2,7 @@
 
 use repl_core::change::ChangeWriter;
 use repl_core::row::Value;
-use repl_core::schema::{Column, Identity, SchemaId, TableName, TableSchema};
+use repl_core::schema::{Column, Identity, SchemaId, TableName, TableSchema, TypeDetail};
 
 use super::catalog::CatalogTable;
 use super::pgoutput::{Field, Relation, Tuple};
@@ -33,13 +33,13 @@ pub(super) fn same_columns(table: &CatalogTable, relation: &Relation<'_>) -> boo
             .all(|(ours, theirs)| ours.name == theirs.name && ours.type_id == theirs.type_id)
 }
 
-/// The shape the stream tells of, for a table that was altered again since. `type_names` holds the
-/// types' names in the columns' order; what else the stream does not say is taken from `now`, the
+/// The shape the stream tells of, for a table that was altered again since. `types` holds the
+/// columns' types in their order; what else the stream does not say is taken from `now`, the
 /// catalog's present shape, for columns that are still the same. A column that is not is assumed
 /// to hold no NULL: one that arrives all the same is refused by the replica itself.
 pub(super) fn announced(
     relation: &Relation<'_>,
-    type_names: Vec<String>,
+    types: Vec<(String, Option<TypeDetail>)>,
     now: Option<&CatalogTable>,
 ) -> TableSchema {
     let same = |name: &str, type_id: u32| {
@@ -60,13 +60,13 @@ pub(super) fn announced(
         columns: relation
             .columns
             .iter()
-            .zip(type_names)
-            .map(|(column, type_name)| Column {
+            .zip(types)
+            .map(|(column, (type_name, detail))| Column {
                 name: column.name.to_owned(),
                 type_name,
                 type_id: column.type_id,
                 nullable: same(column.name, column.type_id).is_some_and(|now| now.nullable),
-                detail: same(column.name, column.type_id).and_then(|now| now.detail.clone()),
+                detail,
             })
             .collect(),
         identity: if key.is_empty() {

@@ -10,6 +10,8 @@ pub mod capture;
 mod catalog;
 mod catalog_error;
 mod ddl;
+mod describe;
+mod details;
 pub mod error;
 mod images;
 pub mod lsn;

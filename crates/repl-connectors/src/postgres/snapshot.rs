@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use repl_core::ErrorKind;
 use repl_core::codec::put_u64;
+use repl_core::convert::ddl::TableDescription;
 use repl_core::cut::{Cut, VisibleTransactions};
 use repl_core::row::{Row, Value, put_value};
 use repl_core::schema::{TableName, TableSchema, quote_identifier};
@@ -16,6 +17,7 @@ use sqlx::PgConnection;
 use super::admin::Admin;
 use super::catalog;
 use super::ddl;
+use super::describe;
 use super::lsn::Lsn;
 use super::stream::SESSION_OPTIONS;
 use super::target::PgTarget;
@@ -87,8 +89,12 @@ impl Snapshot for PgSnapshot {
         ddl::table_ddl(&mut self.catalog, table, target).await
     }
 
+    async fn describe(&mut self, table: &TableName) -> Result<TableDescription> {
+        describe::describe(&mut self.catalog, table).await
+    }
+
     async fn open(&mut self, table: &TableName) -> Result<(TableSchema, Option<u64>)> {
-        let (schema, estimate) = describe(&mut self.catalog, table).await?;
+        let (schema, estimate) = shape(&mut self.catalog, table).await?;
         let columns: Vec<String> = schema
             .columns
             .iter()
@@ -128,7 +134,7 @@ impl Snapshot for PgSnapshot {
     }
 }
 
-async fn describe(
+async fn shape(
     connection: &mut PgConnection,
     table: &TableName,
 ) -> Result<(TableSchema, Option<u64>)> {

@@ -434,8 +434,8 @@ impl Stream {
                     .iter()
                     .map(|column| (column.type_id, column.type_mod))
                     .collect();
-                let names = catalog::type_names(&mut admin.connection, &types).await?;
-                announced(relation, names, altered.as_ref())
+                let types = catalog::announced_types(&mut admin.connection, &types).await?;
+                announced(relation, types, altered.as_ref())
             }
         };
         let name = schema.table.clone();

@@ -26,21 +26,23 @@ pub(super) fn check_schema(target: &TableName) -> Result<()> {
 
 /// A word, quoted name, literal or sign of a statement.
 #[derive(Debug)]
-struct Token {
+pub(super) struct Token {
     /// Where it stands.
-    span: Range<usize>,
+    pub(super) span: Range<usize>,
     /// The name it stands for if it is one, unquoted.
-    name: Option<String>,
+    pub(super) name: Option<String>,
     /// The sign itself if it is one character of punctuation.
-    sign: Option<char>,
+    pub(super) sign: Option<char>,
 }
 
 impl Token {
-    fn is(&self, sql: &str, word: &str) -> bool {
+    /// Whether it is this word, in any case and not quoted.
+    pub(super) fn is(&self, sql: &str, word: &str) -> bool {
         self.sign.is_none() && sql[self.span.clone()].eq_ignore_ascii_case(word)
     }
 
-    fn names(&self, name: &str) -> bool {
+    /// Whether it stands for this name, in any case.
+    pub(super) fn names(&self, name: &str) -> bool {
         self.name
             .as_deref()
             .is_some_and(|own| own.eq_ignore_ascii_case(name))
@@ -159,7 +161,7 @@ fn replace(sql: &str, mut parts: Vec<(Range<usize>, String)>) -> String {
 }
 
 /// Splits a statement; none when a quote or comment is not closed.
-fn tokens(sql: &str) -> Option<Vec<Token>> {
+pub(super) fn tokens(sql: &str) -> Option<Vec<Token>> {
     let bytes = sql.as_bytes();
     let mut tokens = Vec::new();
     let mut at = 0;

@@ -374,7 +374,7 @@ fn raw_columns(db: &Connection, table: &str) -> Result<Vec<RawColumn>> {
 
 /// A default as an expression that means the same anywhere: SQLite takes a bare or double-quoted
 /// word after DEFAULT as a string, elsewhere it would be a column.
-fn default_expression(text: String) -> String {
+pub(super) fn default_expression(text: String) -> String {
     const WORDS: [&str; 6] = [
         "NULL",
         "TRUE",

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use repl_core::ErrorKind;
 use repl_core::codec::put_u64;
+use repl_core::convert::ddl::TableDescription;
 use repl_core::cut::Cut;
 use repl_core::row::{Row, put_value};
 use repl_core::schema::{TableName, TableSchema, quote_identifier};
@@ -19,6 +20,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{mpsc, oneshot};
 
 use super::capture::blocking;
+use super::describe::describe;
 use super::error::{During, located};
 use super::value::from_sqlite;
 use super::{SqliteTarget, connect, ddl, meta};
@@ -92,7 +94,11 @@ fn added_columns(db: &Connection, schema: &TableSchema, target: &TableName) -> R
     })
 }
 
-fn definition(db: &Connection, table: &TableName) -> Result<String> {
+/// The `CREATE TABLE` that SQLite keeps of `table`.
+///
+/// # Errors
+/// [`ErrorKind::Schema`] when it is gone.
+pub(super) fn definition(db: &Connection, table: &TableName) -> Result<String> {
     let sql: Option<String> = db
         .query_row(
             "SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE",
@@ -110,6 +116,7 @@ fn definition(db: &Connection, table: &TableName) -> Result<String> {
 /// A question to the thread that owns the connection.
 enum Ask {
     Ddl(TableName, TableName, oneshot::Sender<Result<TableDdl>>),
+    Describe(TableName, oneshot::Sender<Result<TableDescription>>),
     Open(TableName, oneshot::Sender<Result<Option<u64>>>),
     Rows(oneshot::Sender<Result<Vec<Row>>>),
 }
@@ -170,6 +177,11 @@ impl Snapshot for SqliteSnapshot {
             .await
     }
 
+    async fn describe(&mut self, table: &TableName) -> Result<TableDescription> {
+        self.schema(table)?;
+        self.ask(|reply| Ask::Describe(table.clone(), reply)).await
+    }
+
     async fn open(&mut self, table: &TableName) -> Result<(TableSchema, Option<u64>)> {
         let schema = TableSchema::clone(self.schema(table)?);
         let estimate = self.ask(|reply| Ask::Open(table.clone(), reply)).await?;
@@ -187,6 +199,7 @@ fn serve(db: &Connection, schemas: &HashMap<TableName, Arc<TableSchema>>, asked:
         // A caller that stopped waiting for its answer does not need it.
         match ask {
             Ask::Ddl(table, target, reply) => drop(reply.send(table_ddl(db, &table, &target))),
+            Ask::Describe(table, reply) => drop(reply.send(describe(db, &table))),
             Ask::Rows(reply) => {
                 let unopened = ConnectorError::new(ErrorKind::Internal, "no table is open");
                 drop(reply.send(Err(unopened)));

@@ -7,6 +7,7 @@ use repl_connectors::seam::{
     Applier, ConnectorError, CopiedTable, Load, Result, Snapshot, TableDdl,
 };
 use repl_core::batch::Route;
+use repl_core::convert::ddl::TableDescription;
 use repl_core::cut::Cut;
 use repl_core::row::{Row, Value};
 use repl_core::schema::{TableName, TableSchema};
@@ -46,6 +47,10 @@ impl Snapshot for Source {
 
     async fn ddl(&mut self, _: &TableName, _: &TableName) -> Result<TableDdl> {
         Ok(TableDdl::default())
+    }
+
+    async fn describe(&mut self, _: &TableName) -> Result<TableDescription> {
+        unreachable!("the applier is given the statements")
     }
 
     async fn open(&mut self, _: &TableName) -> Result<(TableSchema, Option<u64>)> {

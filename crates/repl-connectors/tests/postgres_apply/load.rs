@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use repl_connectors::seam::{Applier, CopiedTable, Load, Result, Snapshot, Style, TableDdl};
 use repl_core::batch::{Route, Step};
+use repl_core::convert::ddl::TableDescription;
 use repl_core::cut::Cut;
 use repl_core::row::Row;
 use repl_core::schema::{TableName, TableSchema};
@@ -25,6 +26,10 @@ impl Snapshot for Fake {
     }
 
     async fn ddl(&mut self, _: &TableName, _: &TableName) -> Result<TableDdl> {
+        unreachable!("the applier is given the statements")
+    }
+
+    async fn describe(&mut self, _: &TableName) -> Result<TableDescription> {
         unreachable!("the applier is given the statements")
     }
 
