@@ -34,6 +34,7 @@
 // Errors are rare, and made for people: their size does not matter.
 #![allow(clippy::result_large_err)]
 
+pub mod admin;
 pub mod apply;
 mod error;
 pub mod target;

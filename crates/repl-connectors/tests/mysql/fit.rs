@@ -1,13 +1,14 @@
 //! Tables that cannot take the source's rows exactly are refused, with the statement that mends.
 
 use mysql_async::prelude::Queryable;
+use repl_connectors::mysql::admin::examine;
 use repl_connectors::mysql::apply::MySqlApplier;
 use repl_connectors::seam::{Applier, Style, TableDdl};
 use repl_core::ErrorKind;
 use repl_core::batch::Step;
 
 use crate::fixture::*;
-use crate::server::second;
+use crate::server::{second, shared};
 
 #[tokio::test]
 async fn unfit_tables_are_refused_with_the_statement() {
@@ -240,4 +241,14 @@ async fn a_read_only_server_is_told() {
     let error = MySqlApplier::new(config).open().await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Configuration);
     assert_eq!(error.code.as_deref(), Some("1045"));
+}
+
+#[tokio::test]
+async fn a_server_tells_whether_its_commits_are_durable() {
+    let database = shared().database().await;
+    let report = examine(&shared().target(&database)).await.unwrap();
+    assert!(!report.is_durable());
+    let advice = report.durability_advice();
+    assert!(advice.contains("innodb_flush_log_at_trx_commit = 1"));
+    assert!(!report.read_only);
 }

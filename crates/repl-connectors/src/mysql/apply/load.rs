@@ -19,6 +19,8 @@ use super::store::TABLE;
 use super::{failpoint, fit};
 use crate::seam::{ConnectorError, Load, Result};
 
+/// Seconds a load may wait for the source's next rows.
+const LOAD_IDLE: u32 = 3_600;
 /// Errors that say a statement of the interrupted kind had been carried out before.
 const DONE_ALREADY: [&str; 7] = ["1050", "1060", "1061", "1068", "1826", "3822", "1022"];
 
@@ -28,7 +30,10 @@ impl Session {
         let source = load.route.schema.table.clone();
         let made = self.make_or_empty(&mut load).await?;
         let target = self.target(&Arc::new(load.route.clone())).await?;
+        // The source may be slow.
+        self.allow_idle(LOAD_IDLE).await?;
         let rows = self.copy_rows(&target, &mut load).await?;
+        self.allow_idle(super::session::IDLE).await?;
         self.register_table(&source, load.copied).await?;
         if made {
             self.record_statements(&source, &load.ddl.after).await?;

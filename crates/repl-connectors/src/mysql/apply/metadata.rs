@@ -11,6 +11,7 @@ use repl_core::schema::TableName;
 
 use super::session::Session;
 use super::sql::{quote, quote_table};
+pub(super) use crate::mysql::admin::optional;
 use crate::seam::{ConnectorError, Result};
 
 /// How values of a column are passed and compared.
@@ -93,16 +94,6 @@ const TRIGGERS: &str = "SELECT TRIGGER_NAME FROM information_schema.TRIGGERS \
 /// Column `at` of a result's row as text; empty when NULL.
 pub(super) fn text(row: &ServerRow, at: usize) -> String {
     optional(row, at).unwrap_or_default()
-}
-
-/// Column `at` of a result's row as text; none when NULL.
-pub(super) fn optional(row: &ServerRow, at: usize) -> Option<String> {
-    match row.as_ref(at)? {
-        mysql_async::Value::Bytes(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
-        mysql_async::Value::Int(number) => Some(number.to_string()),
-        mysql_async::Value::UInt(number) => Some(number.to_string()),
-        _ => None,
-    }
 }
 
 impl Session {

@@ -8,6 +8,7 @@ use mysql_async::{Conn, Row as ServerRow, Value as Param};
 use repl_core::ErrorKind;
 use repl_core::batch::{NetTable, Route, Step};
 use repl_core::checkpoint::Checkpoint;
+use repl_core::convert::MysqlFlavor;
 use repl_core::row::Row;
 use repl_core::schema::{SchemaId, TableName};
 
@@ -15,7 +16,7 @@ use super::metadata::{Target, text};
 use super::stage::Stage;
 use super::store::Store;
 use super::{MySqlApplierConfig, failpoint};
-use crate::mysql::error;
+use crate::mysql::{admin, error};
 use crate::seam::{ConnectorError, ReplicaState, Result, Style};
 
 /// Settings of the session on both engines. Values must be stored exactly or refused, whatever
@@ -33,9 +34,9 @@ const SETTINGS: &[&str] = &[
     "SET SESSION TRANSACTION READ WRITE",
     "SET SESSION autocommit = 0",
 ];
-/// MariaDB only: a session cut off from us must not hold its locks for long.
-const MARIADB_SETTINGS: &[&str] =
-    &["SET SESSION idle_transaction_timeout = 60, max_statement_time = 0"];
+/// Seconds after which MariaDB ends a session that is idle inside a transaction: one cut off from
+/// us must not hold its locks for long. MySQL has no such limit.
+pub(super) const IDLE: u32 = 60;
 
 /// Rows of a step that is held back until the commit, to save a round trip.
 const HELD_ROWS: usize = 1_000;
@@ -100,11 +101,7 @@ impl Session {
         for statement in SETTINGS {
             session.run(statement).await?;
         }
-        if session.server.mariadb {
-            for statement in MARIADB_SETTINGS {
-                session.run(statement).await?;
-            }
-        }
+        session.allow_idle(IDLE).await?;
         session.end_leftovers().await;
         session.create_store().await?;
         session.check_writable().await?;
@@ -115,35 +112,13 @@ impl Session {
     }
 
     async fn check_server(&mut self) -> Result<()> {
-        let sql = "SELECT VERSION(), @@GLOBAL.local_infile, @@max_allowed_packet, @@log_bin";
-        let rows = self.query(sql).await?;
-        let Some(row) = rows.first() else {
-            return Err(ConnectorError::new(
-                ErrorKind::Connection,
-                format!(
-                    "{}: the server did not tell its version",
-                    self.config.target
-                ),
-            ));
-        };
-        let version = text(row, 0);
+        let report = admin::report(&self.config.target, &mut self.conn).await?;
         self.server = Server {
-            mariadb: version.to_ascii_lowercase().contains("mariadb"),
-            local_infile: text(row, 1) == "1",
-            max_packet: text(row, 2).parse().unwrap_or(1024 * 1024),
+            mariadb: report.flavor == MysqlFlavor::MariaDb,
+            local_infile: report.local_infile,
+            max_packet: usize::try_from(report.max_allowed_packet).unwrap_or(usize::MAX),
         };
-        let logs = text(row, 3) == "1";
-        if !supported(&version, self.server.mariadb) {
-            return Err(ConnectorError::new(
-                ErrorKind::Configuration,
-                format!(
-                    "{}: server version {version} is too old for a replica",
-                    self.config.target
-                ),
-            )
-            .advice("use MariaDB 10.6, MySQL 8.0, or later"));
-        }
-        if !logs {
+        if report.sync_binlog.is_none() {
             return Ok(());
         }
         let rows = self.query("SELECT @@binlog_format").await?;
@@ -159,6 +134,16 @@ impl Session {
             .advice("SET GLOBAL binlog_format = 'ROW', and in the server's configuration"));
         }
         Ok(())
+    }
+
+    /// How long the session may be idle inside a transaction, where the server can tell.
+    pub(super) async fn allow_idle(&mut self, seconds: u32) -> Result<()> {
+        if !self.server.mariadb {
+            return Ok(());
+        }
+        let sql =
+            format!("SET SESSION idle_transaction_timeout = {seconds}, max_statement_time = 0");
+        self.run(&sql).await
     }
 
     /// Ends sessions of ours that survived a broken connection: they may hold locks. A named lock
@@ -495,16 +480,6 @@ fn positional(params: Vec<Param>) -> mysql_async::Params {
     }
 }
 
-/// MariaDB 10.6 or MySQL 8.0, or later. MariaDB may put `5.5.5-` in front for old clients.
-fn supported(version: &str, mariadb: bool) -> bool {
-    let version = version.strip_prefix("5.5.5-").unwrap_or(version);
-    let mut numbers = version
-        .split(|c: char| !c.is_ascii_digit())
-        .map(|digits| digits.parse::<u32>().unwrap_or(0));
-    let release = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    release >= if mariadb { (10, 6) } else { (8, 0) }
-}
-
 fn is_small(step: &Step) -> bool {
     let (mut rows, mut bytes) = (0, 0);
     let mut add = |row: &Row| {
@@ -576,14 +551,5 @@ mod tests {
         assert!(long("a").len() <= 64);
         assert_ne!(long("a"), long("b"));
         assert!(lock_name("ä", "r").is_ascii());
-    }
-
-    #[test]
-    fn versions() {
-        assert!(supported("5.5.5-10.11.6-MariaDB-1", true));
-        assert!(supported("8.0.36", false));
-        assert!(supported("9.7.0", false));
-        assert!(!supported("10.5.22-MariaDB", true));
-        assert!(!supported("5.7.44-log", false));
     }
 }

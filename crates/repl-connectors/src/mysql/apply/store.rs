@@ -101,11 +101,21 @@ impl Session {
     pub(super) async fn create_store(&mut self) -> Result<()> {
         let own = Store::new(DATABASE, "");
         let beside = Store::new(&self.config.target.database, "repl_");
+        let mut found = None;
         for store in [&own, &beside] {
-            if self.is_complete(store).await? {
-                self.store = store.clone();
-                return Ok(());
+            if !self.is_complete(store).await? {
+                continue;
             }
+            // What the account may see can change; where its checkpoint is cannot.
+            if self.holds_checkpoint(store).await? {
+                found = Some(store.clone());
+                break;
+            }
+            found.get_or_insert_with(|| store.clone());
+        }
+        if let Some(store) = found {
+            self.store = store;
+            return Ok(());
         }
         let create = format!("CREATE DATABASE IF NOT EXISTS {}", quote(DATABASE));
         let made = match self.run(&create).await {
@@ -144,6 +154,12 @@ impl Session {
             )
             .await?;
         Ok(rows.first().is_some_and(|row| text(row, 0) == "3"))
+    }
+
+    async fn holds_checkpoint(&mut self, store: &Store) -> Result<bool> {
+        let sql = format!("SELECT 1 FROM {} WHERE group_name = ?", store.checkpoint);
+        let group = vec![self.config.group.as_str().into()];
+        Ok(!self.rows(&sql, group).await?.is_empty())
     }
 
     async fn make(&mut self, store: &Store) -> Result<()> {
