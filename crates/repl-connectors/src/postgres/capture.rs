@@ -159,7 +159,10 @@ pub(super) async fn within<T>(
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
         Err(ConnectorError::new(
             ErrorKind::Connection,
-            format!("no answer from the primary for {} s while {what}", limit.as_secs()),
+            format!(
+                "no answer from the primary for {} s while {what}",
+                limit.as_secs()
+            ),
         ))
     })
 }

@@ -401,9 +401,7 @@ impl Stream {
             return Ok(());
         }
         if transaction.known {
-            let committed_us = transaction
-                .header
-                .map_or(0, |header| header.commit_time_us);
+            let committed_us = transaction.header.map_or(0, |header| header.commit_time_us);
             return self.overlap.matches(transaction.xid, committed_us, end);
         }
         failpoint::hit("pg.capture.before_append").map_err(injected)?;
@@ -422,8 +420,7 @@ impl Stream {
         admin: &mut Admin,
         port: &mut CapturePort,
     ) -> Result<()> {
-        let described =
-            catalog::tables(&mut admin.connection, &port.selection, Some(relation.oid));
+        let described = catalog::tables(&mut admin.connection, &port.selection, Some(relation.oid));
         let found = within(port.limits.idle_timeout, "describing a table", described).await?;
         let schema = match found.into_iter().next() {
             Some(table) if same_columns(&table, relation) => table.schema,
@@ -532,7 +529,12 @@ impl Stream {
         }
         if now >= timers.heartbeat {
             timers.heartbeat = now + port.limits.heartbeat_interval;
-            within(port.limits.idle_timeout, "writing a heartbeat", admin.heartbeat()).await?;
+            within(
+                port.limits.idle_timeout,
+                "writing a heartbeat",
+                admin.heartbeat(),
+            )
+            .await?;
         }
         if now >= timers.refresh {
             timers.refresh = now + port.limits.table_refresh_interval;

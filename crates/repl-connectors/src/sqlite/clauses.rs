@@ -98,7 +98,9 @@ impl Reader<'_> {
                     self.constraint = None;
                     self.at += 1;
                 }
-                Some('(') => drop(self.group()?),
+                Some('(') => {
+                    self.group()?;
+                }
                 _ if begins => {
                     begins = false;
                     let named = !TABLE_CONSTRAINTS.iter().any(|word| self.is(word));

@@ -1,18 +1,25 @@
 //! Tables described by their sources, and made from the descriptions on real servers of another
-//! engine. Needs a PostgreSQL server's programs.
+//! engine. Needs the programs of PostgreSQL and MariaDB.
+#![cfg(all(feature = "mysql", feature = "postgres", feature = "sqlite"))]
+#![allow(clippy::result_large_err, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../sqlite/harness.rs"]
 #[allow(dead_code)]
 mod harness;
+#[path = "../mysql/server.rs"]
+#[allow(dead_code)]
+mod mariadb;
 mod postgres;
 #[path = "../postgres_apply/server.rs"]
 #[allow(dead_code)]
 mod server;
 mod sqlite;
 
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
 use repl_connectors::seam::Snapshot;
 use repl_core::convert::ddl::{ColumnDescription, GeneratedDdl, TableDescription, ddl};
-use repl_core::convert::{ConvertOptions, Engine};
+use repl_core::convert::{ConvertOptions, Engine, quote_table};
 use repl_core::schema::{TableName, TableSchema};
 
 /// A described table with the shape of its rows.
@@ -61,6 +68,23 @@ fn column(name: &str, type_name: &str, nullable: bool) -> ColumnDescription {
 
 fn names<const N: usize>(names: [&str; N]) -> Vec<String> {
     names.map(str::to_owned).to_vec()
+}
+
+/// Makes the tables in a new database of MariaDB and returns the session.
+async fn made_in_mariadb(tables: &[Described]) -> Conn {
+    let database = mariadb::shared().database().await;
+    let mut session = mariadb::shared().client(&database).await;
+    let made: Vec<GeneratedDdl> = tables
+        .iter()
+        .map(|table| table.made(Engine::Mysql, &database))
+        .collect();
+    let there =
+        |name: &TableName| quote_table(Engine::Mysql, &TableName::new(&database, &name.name));
+    for sql in statements(&made, there) {
+        let run = session.query_drop(&sql).await;
+        run.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+    session
 }
 
 /// All statements in the order they are run: tables first, then keys, then foreign keys.
