@@ -278,7 +278,7 @@ impl Parts {
         let group = &self.group;
         let config = &group.config;
         let (requests, snapshots) = mpsc::channel(1);
-        let source = wiring::source(config, requests);
+        let source = wiring::source(config, requests)?;
         let released = watch::Sender::new(SourcePosition::default());
         let port = CapturePort {
             writer: TxWriter::new(Arc::clone(&group.log)).context("cannot write the event log")?,
@@ -366,7 +366,7 @@ impl Parts {
                 snapshots: Arc::clone(snapshots),
                 tables: self.group.board.tables(),
                 routing: wiring::routing(config, &replica.node)?,
-                conversion: wiring::conversion(config, &replica.node),
+                conversion: wiring::conversion(config, &replica.node)?,
                 limits: config.limits.clone(),
                 retry: self.retry(),
                 shutdown: self.stop.clone(),

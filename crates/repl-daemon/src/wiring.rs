@@ -1,7 +1,10 @@
 //! The only file that names concrete engines: from configuration to connectors.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use repl_connectors::mysql::apply::{MySqlApplier, MySqlApplierConfig};
+use repl_connectors::mysql::target::{MySqlHost, MySqlTarget, MySqlTls, TlsMode as MySqlTlsMode};
 use repl_connectors::postgres::apply::{PgApplier, PgApplierConfig};
 use repl_connectors::postgres::capture::{PgCapture, PgCaptureOptions};
 use repl_connectors::postgres::snapshot::PgSnapshots;
@@ -13,7 +16,7 @@ use repl_core::schema::TableName;
 use repl_core::select::{Rename, Routing, Selection, TablePattern, split_name};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::{self, Config, Endpoint, Engine, NodeConfig, TablesConfig};
+use crate::config::{self, Config, Endpoint, Engine, NodeConfig, Server, TablesConfig};
 use crate::conversion::Conversion;
 
 /// A request for a snapshot that only the capture can take.
@@ -28,93 +31,97 @@ pub struct Source {
 }
 
 /// Makes the primary's connectors; `requests` leads to the capture's own snapshots.
-pub fn source(config: &Config, requests: mpsc::Sender<SnapshotRequest>) -> Source {
+///
+/// # Errors
+/// When the primary's engine cannot be captured from (the configuration check refuses such).
+pub fn source(config: &Config, requests: mpsc::Sender<SnapshotRequest>) -> anyhow::Result<Source> {
     let node = &config.primary;
     let group = &config.group.name;
-    match &node.endpoint {
-        Endpoint::Postgres { .. } => {
+    Ok(match &node.endpoint {
+        Endpoint::Sqlite { path } => {
+            let target = sqlite_target(config, node, path);
+            Source {
+                capture: Box::new(SqliteCapture::new(target.clone())),
+                snapshots: Arc::new(SqliteSnapshots::new(target, requests)),
+            }
+        }
+        Endpoint::Server(server) if server.engine == Engine::Postgres => {
             let options = PgCaptureOptions {
                 node: node.name.clone(),
                 slot: config.capture.slot_name.clone(),
                 publication: config.capture.publication_name.clone(),
                 manage_publication: config.capture.manage_publication,
             };
-            let capture = postgres_target(node, &format!("repl-daemon capture {group}"));
-            let copy = postgres_target(node, &format!("repl-daemon copy {group}"));
+            let capture = postgres_target(node, server, &format!("repl-daemon capture {group}"));
+            let copy = postgres_target(node, server, &format!("repl-daemon copy {group}"));
             Source {
                 capture: Box::new(PgCapture::new(capture, options)),
                 snapshots: Arc::new(PgSnapshots::new(copy)),
             }
         }
-        Endpoint::Sqlite { .. } => Source {
-            capture: Box::new(SqliteCapture::new(sqlite_target(config, node))),
-            snapshots: Arc::new(SqliteSnapshots::new(sqlite_target(config, node), requests)),
-        },
-    }
+        Endpoint::Server(server) => anyhow::bail!("{} cannot be a primary", server.engine),
+    })
 }
 
 /// Makes a replica's connector.
 pub fn applier(config: &Config, node: &NodeConfig) -> Box<dyn Applier> {
+    let (group, replica) = (config.group.name.clone(), node.name.clone());
+    let origin = config.primary.name.clone();
     match &node.endpoint {
-        Endpoint::Postgres { .. } => Box::new(PgApplier::new(PgApplierConfig {
-            target: postgres_target(node, ""),
-            group: config.group.name.clone(),
-            replica: node.name.clone(),
-            origin: config.primary.name.clone(),
-        })),
-        Endpoint::Sqlite { .. } => Box::new(SqliteApplier::new(
-            sqlite_target(config, node),
+        Endpoint::Sqlite { path } => Box::new(SqliteApplier::new(
+            sqlite_target(config, node, path),
             node.tables.create_tables,
         )),
+        Endpoint::Server(server) if server.engine == Engine::Mysql => {
+            let target = mysql_target(node, server);
+            Box::new(MySqlApplier::new(MySqlApplierConfig {
+                target,
+                group,
+                replica,
+                origin,
+            }))
+        }
+        Endpoint::Server(server) => {
+            let target = postgres_target(node, server, "");
+            Box::new(PgApplier::new(PgApplierConfig {
+                target,
+                group,
+                replica,
+                origin,
+            }))
+        }
     }
 }
 
-fn sqlite_target(config: &Config, node: &NodeConfig) -> SqliteTarget {
-    let path = match &node.endpoint {
-        Endpoint::Sqlite { path } => path.clone(),
-        Endpoint::Postgres { .. } => Default::default(),
-    };
+fn sqlite_target(config: &Config, node: &NodeConfig, path: &Path) -> SqliteTarget {
     SqliteTarget {
-        path,
+        path: path.to_owned(),
         node: node.name.clone(),
         group: config.group.name.clone(),
     }
 }
 
-fn postgres_target(node: &NodeConfig, application_name: &str) -> PgTarget {
-    let Endpoint::Postgres {
-        host,
-        port,
-        user,
-        database,
-        ..
-    } = &node.endpoint
-    else {
-        // The configuration has one engine per group, so this is never reached with SQLite.
-        return PgTarget {
-            host: PgHost::Tcp(String::new()),
-            port: 0,
-            user: String::new(),
-            password: None,
-            database: String::new(),
-            tls: PgTls::default(),
-            connect_timeout: node.connect_timeout,
-            application_name: application_name.to_owned(),
-        };
+fn password(node: &NodeConfig) -> Option<String> {
+    node.password
+        .as_ref()
+        .map(|secret| secret.expose().to_owned())
+}
+
+fn postgres_target(node: &NodeConfig, server: &Server, application_name: &str) -> PgTarget {
+    let plain = PgTls {
+        mode: TlsMode::Disable,
+        ..PgTls::default()
     };
     PgTarget {
-        host: match host {
+        host: match &server.host {
             config::PgHost::Tcp(host) => PgHost::Tcp(host.clone()),
             config::PgHost::Unix(dir) => PgHost::Unix(dir.clone()),
         },
-        port: *port,
-        user: user.clone(),
-        password: node
-            .password
-            .as_ref()
-            .map(|secret| secret.expose().to_owned()),
-        database: database.clone(),
-        tls: node.tls.as_ref().map_or_else(plain, |tls| PgTls {
+        port: server.port,
+        user: server.user.clone(),
+        password: password(node),
+        database: server.database.clone(),
+        tls: node.tls.as_ref().map_or(plain, |tls| PgTls {
             mode: match tls.mode {
                 config::TlsMode::VerifyFull => TlsMode::VerifyFull,
                 config::TlsMode::VerifyCa => TlsMode::VerifyCa,
@@ -137,10 +144,33 @@ fn postgres_target(node: &NodeConfig, application_name: &str) -> PgTarget {
 /// PostgreSQL cuts longer names (NAMEDATALEN - 1).
 const MAX_APPLICATION_NAME: usize = 63;
 
-fn plain() -> PgTls {
-    PgTls {
-        mode: TlsMode::Disable,
-        ..PgTls::default()
+fn mysql_target(node: &NodeConfig, server: &Server) -> MySqlTarget {
+    let plain = MySqlTls {
+        mode: MySqlTlsMode::Disable,
+        ..MySqlTls::default()
+    };
+    MySqlTarget {
+        host: match &server.host {
+            config::PgHost::Tcp(host) => MySqlHost::Tcp(host.clone()),
+            config::PgHost::Unix(socket) => MySqlHost::Unix(socket.clone()),
+        },
+        port: server.port,
+        user: server.user.clone(),
+        password: password(node),
+        database: server.database.clone(),
+        tls: node.tls.as_ref().map_or(plain, |tls| MySqlTls {
+            mode: match tls.mode {
+                config::TlsMode::VerifyFull => MySqlTlsMode::VerifyFull,
+                config::TlsMode::VerifyCa => MySqlTlsMode::VerifyCa,
+                config::TlsMode::Require => MySqlTlsMode::Require,
+                config::TlsMode::Disable => MySqlTlsMode::Disable,
+            },
+            ca_file: tls.ca_file.clone(),
+            cert_file: tls.cert_file.clone(),
+            key_file: tls.key_file.clone(),
+            server_name: tls.server_name.clone(),
+        }),
+        connect_timeout: node.connect_timeout,
     }
 }
 
@@ -148,6 +178,7 @@ fn plain() -> PgTls {
 pub fn engine_name(engine: Engine) -> &'static str {
     match engine {
         Engine::Postgres => "postgres",
+        Engine::Mysql => "mysql",
         Engine::Sqlite => "sqlite",
     }
 }
@@ -194,6 +225,14 @@ pub fn routing(config: &Config, node: &NodeConfig) -> anyhow::Result<Routing> {
     }
     // A table's own rename goes before its schema's.
     renames.sort_by_key(|rename| rename.from.name == "*");
+    if node.endpoint.engine() != engine {
+        // What every engine calls its ordinary place: `public`, `main`, the URL's database.
+        let from = TableName::new(default_schema(engine), "*");
+        renames.push(Rename {
+            from,
+            to: TableName::new(node_schema(node), "*"),
+        });
+    }
     Ok(Routing {
         group: selection(&config.tables, engine)?,
         replica: selection(own, engine)?,
@@ -202,22 +241,59 @@ pub fn routing(config: &Config, node: &NodeConfig) -> anyhow::Result<Routing> {
 }
 
 /// How a replica's rows are converted; none for one of the primary's own engine.
-pub fn conversion(config: &Config, node: &NodeConfig) -> Option<Arc<Conversion>> {
-    let engine = node.endpoint.engine();
-    (engine != config.engine()).then(|| {
-        Arc::new(Conversion {
-            target: match engine {
-                Engine::Postgres => convert::Engine::Postgres,
-                Engine::Sqlite => convert::Engine::Sqlite,
-            },
-            options: convert::ConvertOptions::default(),
-        })
-    })
+///
+/// # Errors
+/// As [`selection`].
+pub fn conversion(config: &Config, node: &NodeConfig) -> anyhow::Result<Option<Arc<Conversion>>> {
+    let (source, engine) = (config.engine(), node.endpoint.engine());
+    if engine == source {
+        return Ok(None);
+    }
+    let pattern = |text: &Option<String>| {
+        let parse = |text: &String| TablePattern::parse(text, default_schema(source));
+        text.as_ref()
+            .map(parse)
+            .transpose()
+            .map_err(anyhow::Error::msg)
+    };
+    let mut options = convert::ConvertOptions::default();
+    for allow in &node.convert.allow {
+        options.allow.push(convert::Allowance {
+            table: pattern(&allow.table)?,
+            column: allow.column.clone(),
+            source_type: allow.source_type.clone(),
+            rule: allow.rule,
+        });
+    }
+    for exclude in &node.convert.exclude {
+        options.exclude.push(convert::Exclusion {
+            table: pattern(&exclude.table)?,
+            column: exclude.column.clone(),
+        });
+    }
+    Ok(Some(Arc::new(Conversion {
+        target: match engine {
+            Engine::Postgres => convert::Engine::Postgres,
+            Engine::Mysql => convert::Engine::Mysql,
+            Engine::Sqlite => convert::Engine::Sqlite,
+        },
+        options,
+    })))
 }
 
 fn default_schema(engine: Engine) -> &'static str {
     match engine {
         Engine::Postgres => "public",
+        Engine::Mysql => "",
         Engine::Sqlite => "main",
+    }
+}
+
+/// The schema a node's tables are in when nothing else is said: a MySQL replica's is the database
+/// of its URL.
+fn node_schema(node: &NodeConfig) -> String {
+    match &node.endpoint {
+        Endpoint::Server(server) if server.engine == Engine::Mysql => server.database.clone(),
+        endpoint => default_schema(endpoint.engine()).to_owned(),
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::draft::ConfigDraft;
-use super::model::{Endpoint, Engine, NodeRole, PgHost};
+use super::model::{ConvertConfig, Endpoint, Engine, NodeRole, PgHost};
 use super::node::{NodeDraft, is_loopback};
 use super::problem::{Findings, complaint};
 use super::tables;
@@ -121,11 +121,17 @@ fn check_engines(findings: &Findings, nodes: &[NodeDraft], engine: Engine) {
         let Some(own) = node.endpoint.as_ref().map(Endpoint::engine) else {
             continue;
         };
-        if own != engine {
-            let what = format!("`{}` is {own}, the primary is {engine}", node.shown());
-            let why = "replication between different engines is not supported yet by this version";
-            let fix = format!("use a {engine} database");
+        if own == Engine::Mysql && node.role == Some(NodeRole::Primary) {
+            let what = format!("`{}` is {own}", node.shown());
+            let why = "a MySQL/MariaDB primary is not supported yet by this version";
+            let fix = "use a PostgreSQL or SQLite primary; replicas may be MySQL/MariaDB";
             findings.error(&node.key("url"), complaint(what, why, fix));
+        }
+        let converts = node.convert != ConvertConfig::default();
+        if own == engine && converts {
+            let what = format!("`{}` is {own} as the primary", node.shown());
+            let why = "rows pass untouched between equal engines";
+            findings.error(&node.key("convert"), complaint(what, why, "remove it"));
         }
     }
 }
@@ -144,21 +150,16 @@ enum Identity {
 fn identity(endpoint: &Endpoint) -> Identity {
     match endpoint {
         Endpoint::Sqlite { path } => Identity::File(canonical(path)),
-        Endpoint::Postgres {
-            host,
-            port,
-            database,
-            ..
-        } => {
-            let place = match host {
+        Endpoint::Server(server) => {
+            let place = match &server.host {
                 PgHost::Tcp(host) if is_loopback(host) => "localhost".to_owned(),
                 PgHost::Tcp(host) => host.trim_end_matches('.').to_owned(),
                 PgHost::Unix(dir) => canonical(dir).display().to_string(),
             };
             Identity::Server {
                 place,
-                port: *port,
-                database: database.clone(),
+                port: server.port,
+                database: server.database.clone(),
             }
         }
     }
@@ -211,22 +212,10 @@ fn probably_same(a: &Endpoint, b: &Endpoint) -> bool {
         PgHost::Tcp(host) => is_loopback(host),
     };
     match (a, b) {
-        (
-            Endpoint::Postgres {
-                host: ha,
-                port: pa,
-                database: da,
-                ..
-            },
-            Endpoint::Postgres {
-                host: hb,
-                port: pb,
-                database: db,
-                ..
-            },
-        ) => {
-            let mixed = matches!(ha, PgHost::Unix(_)) != matches!(hb, PgHost::Unix(_));
-            mixed && local(ha) && local(hb) && pa == pb && da == db
+        (Endpoint::Server(a), Endpoint::Server(b)) => {
+            let mixed = matches!(a.host, PgHost::Unix(_)) != matches!(b.host, PgHost::Unix(_));
+            let one = a.engine == b.engine && a.port == b.port && a.database == b.database;
+            mixed && one && local(&a.host) && local(&b.host)
         }
         _ => false,
     }
@@ -341,6 +330,8 @@ fn check_capture(findings: &Findings, engine: Engine) {
             &["slot_name", "publication_name", "manage_publication"],
             "SQLite is captured by triggers, without slot or publication",
         ),
+        // Refused as a primary.
+        Engine::Mysql => return,
         Engine::Postgres => (
             &["poll_interval_max"],
             "PostgreSQL streams its changes and is not polled",
@@ -367,7 +358,9 @@ fn check_tables(findings: &Findings, draft: &ConfigDraft, engine: Engine) {
                 complaint("the primary takes no [node.tables]", why, fix),
             );
         } else {
-            tables::check_replica(findings, &path, &node.tables.selection, &group, engine);
+            let own = node.endpoint.as_ref().map_or(engine, Endpoint::engine);
+            let engines = (engine, own);
+            tables::check_replica(findings, &path, &node.tables.selection, &group, engines);
         }
     }
 }

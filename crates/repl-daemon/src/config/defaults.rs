@@ -29,5 +29,6 @@ pub(super) const PRIORITY: u64 = 100;
 pub(super) const MAX_LAG: Duration = Duration::from_secs(30);
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const POSTGRES_PORT: u16 = 5432;
+pub(super) const MYSQL_PORT: u16 = 3306;
 
 pub(super) const ALL_TABLES: &str = "*.*";

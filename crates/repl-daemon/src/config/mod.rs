@@ -28,9 +28,9 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 pub use model::{
-    ApiConfig, CaptureConfig, Config, Endpoint, Engine, GroupConfig, LimitsConfig, LogConfig,
-    LogFormat, LogLevel, LoggingConfig, NodeConfig, NodeRole, PgHost, Rename, ReplicaTablesConfig,
-    RetryConfig, TablesConfig, TlsConfig, TlsMode,
+    AllowConfig, ApiConfig, CaptureConfig, Config, ConvertConfig, Endpoint, Engine, ExcludeConfig,
+    GroupConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, LoggingConfig, NodeConfig, NodeRole,
+    PgHost, Rename, ReplicaTablesConfig, RetryConfig, Server, TablesConfig, TlsConfig, TlsMode,
 };
 pub use problem::{ConfigProblems, Place, Problem, Severity};
 pub use report::check_report;
@@ -67,7 +67,8 @@ pub fn parse(text: &str, path: &Path, env: &Env) -> Result<Config, ConfigProblem
 /// Every key of the configuration, as `section.key`, sorted.
 pub fn known_keys() -> Vec<String> {
     // The smallest file that makes every section be read.
-    const SKELETON: &str = "tables.rename = [{}]\n[[node]]\ntables.rename = [{}]\n";
+    const SKELETON: &str = "tables.rename = [{}]\n[[node]]\ntables.rename = [{}]\n\
+                            convert.allow = [{}]\nconvert.exclude = [{}]\n";
     let findings = Findings::new("", SKELETON);
     let (tree, _) = DeTable::parse_recoverable(SKELETON);
     let env = Env::of([]);

@@ -46,7 +46,7 @@ impl Config {
         self.replicas.iter().filter(|node| node.enabled)
     }
 
-    /// The engine of the group; all nodes have the same one.
+    /// The primary's engine; replicas may have others.
     pub fn engine(&self) -> Engine {
         self.primary.endpoint.engine()
     }
@@ -214,6 +214,8 @@ pub enum NodeRole {
 pub enum Engine {
     /// PostgreSQL 14 or later.
     Postgres,
+    /// MySQL 8.0 or MariaDB 10.6, or later; as a replica.
+    Mysql,
     /// SQLite 3.
     Sqlite,
 }
@@ -222,6 +224,7 @@ impl fmt::Display for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Postgres => "PostgreSQL",
+            Self::Mysql => "MySQL/MariaDB",
             Self::Sqlite => "SQLite",
         })
     }
@@ -250,6 +253,8 @@ pub struct NodeConfig {
     pub connect_timeout: Duration,
     /// What this replica gets, within the group's selection.
     pub tables: ReplicaTablesConfig,
+    /// How it gets it, where it is of another engine than the primary.
+    pub convert: ConvertConfig,
 }
 
 /// `[node.tables]`
@@ -263,22 +268,42 @@ pub struct ReplicaTablesConfig {
     pub create_foreign_keys: bool,
 }
 
+/// `[node.convert]`: how a replica of another engine gets what does not fit as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConvertConfig {
+    /// Declared losses and other forms.
+    pub allow: Vec<AllowConfig>,
+    /// Columns the replica does not get.
+    pub exclude: Vec<ExcludeConfig>,
+}
+
+/// One declaration; what is left out matches everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AllowConfig {
+    /// Pattern of tables, by their names on the primary.
+    pub table: Option<String>,
+    /// Column name.
+    pub column: Option<String>,
+    /// Type on the primary.
+    pub source_type: Option<String>,
+    /// What is allowed.
+    pub rule: repl_core::convert::Rule,
+}
+
+/// One excluded column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExcludeConfig {
+    /// Pattern of tables, by their names on the primary; none is every table.
+    pub table: Option<String>,
+    /// Column name.
+    pub column: String,
+}
+
 /// Where a database is. Holds no secret, so it may be logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// A PostgreSQL database.
-    Postgres {
-        /// Server.
-        host: PgHost,
-        /// Port, which also names the Unix socket file.
-        port: u16,
-        /// Role to log in as.
-        user: String,
-        /// Database.
-        database: String,
-        /// `application_name`, where the URL gives one.
-        application_name: Option<String>,
-    },
+    /// A database of a server.
+    Server(Server),
     /// A SQLite database file.
     Sqlite {
         /// Absolute path.
@@ -286,11 +311,28 @@ pub enum Endpoint {
     },
 }
 
+/// A database of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// PostgreSQL, or MySQL/MariaDB.
+    pub engine: Engine,
+    /// Address.
+    pub host: PgHost,
+    /// Port; PostgreSQL's also names the Unix socket file.
+    pub port: u16,
+    /// Role to log in as.
+    pub user: String,
+    /// Database.
+    pub database: String,
+    /// `application_name`, where the URL gives one.
+    pub application_name: Option<String>,
+}
+
 impl Endpoint {
     /// The engine behind it.
     pub fn engine(&self) -> Engine {
         match self {
-            Self::Postgres { .. } => Engine::Postgres,
+            Self::Server(server) => server.engine,
             Self::Sqlite { .. } => Engine::Sqlite,
         }
     }
@@ -300,43 +342,50 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite { path } => write!(f, "sqlite:{}", path.display()),
-            Self::Postgres {
-                host: PgHost::Unix(dir),
-                port,
-                user,
-                database,
-                ..
-            } => {
-                write!(
-                    f,
-                    "postgresql://{user}@:{port}/{database}?host={}",
-                    dir.display()
-                )
-            }
-            Self::Postgres {
-                host: PgHost::Tcp(host),
-                port,
-                user,
-                database,
-                ..
-            } => {
-                let bracketed = if host.contains(':') {
-                    format!("[{host}]")
-                } else {
-                    host.clone()
-                };
-                write!(f, "postgresql://{user}@{bracketed}:{port}/{database}")
-            }
+            Self::Server(server) => server.fmt(f),
         }
     }
 }
 
-/// How a PostgreSQL server is reached.
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Server {
+            user,
+            port,
+            database,
+            ..
+        } = self;
+        let scheme = scheme(self.engine);
+        match &self.host {
+            PgHost::Unix(dir) => {
+                write!(
+                    f,
+                    "{scheme}://{user}@:{port}/{database}?host={}",
+                    dir.display()
+                )
+            }
+            PgHost::Tcp(host) if host.contains(':') => {
+                write!(f, "{scheme}://{user}@[{host}]:{port}/{database}")
+            }
+            PgHost::Tcp(host) => write!(f, "{scheme}://{user}@{host}:{port}/{database}"),
+        }
+    }
+}
+
+fn scheme(engine: Engine) -> &'static str {
+    if engine == Engine::Mysql {
+        "mysql"
+    } else {
+        "postgresql"
+    }
+}
+
+/// How a server is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PgHost {
     /// Host name or address, without brackets.
     Tcp(String),
-    /// Directory of the Unix socket.
+    /// PostgreSQL: directory of the Unix socket. MySQL/MariaDB: the socket itself.
     Unix(PathBuf),
 }
 

@@ -4,9 +4,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use repl_core::convert::Rule;
+
 use super::defaults;
 use super::model::{
-    Endpoint, NodeConfig, NodeRole, PgHost, ReplicaTablesConfig, TlsConfig, TlsMode,
+    AllowConfig, ConvertConfig, Endpoint, ExcludeConfig, NodeConfig, NodeRole, PgHost,
+    ReplicaTablesConfig, Server, TlsConfig, TlsMode,
 };
 use super::problem::{Findings, complaint, file_trouble};
 use super::reader::Section;
@@ -41,6 +44,7 @@ pub(super) struct NodeDraft {
     pub max_lag: Duration,
     pub connect_timeout: Duration,
     pub tables: ReplicaTablesConfig,
+    pub convert: ConvertConfig,
 }
 
 impl NodeDraft {
@@ -67,6 +71,7 @@ impl NodeDraft {
             max_lag: self.max_lag,
             connect_timeout: self.connect_timeout,
             tables: self.tables,
+            convert: self.convert,
         })
     }
 }
@@ -98,6 +103,7 @@ pub(super) fn read(mut section: Section<'_>, around: Surroundings<'_>) -> NodeDr
             short..=minute,
         ),
         tables: read_tables(section.section("tables")),
+        convert: read_convert(section.section("convert")),
     };
     section.finish();
     draft
@@ -200,6 +206,52 @@ fn read_tables(mut section: Section<'_>) -> ReplicaTablesConfig {
     config
 }
 
+fn read_convert(mut section: Section<'_>) -> ConvertConfig {
+    let allow = section
+        .sections("allow")
+        .into_iter()
+        .filter_map(|mut entry| {
+            let why = "it says what is allowed";
+            let fix = "write rule = \"text\", \"nearest\" or \"null\"";
+            let rules = [Rule::Text, Rule::Nearest, Rule::Null].map(|rule| (rule.name(), rule));
+            if !entry.has("rule") {
+                entry.fail("rule", complaint("an entry without a rule", why, fix));
+            }
+            let rule = entry.choice("rule", &rules);
+            let read = (
+                entry.string("table"),
+                entry.string("column"),
+                entry.string("type"),
+            );
+            entry.finish();
+            let (table, column, source_type) = read;
+            Some(AllowConfig {
+                table,
+                column,
+                source_type,
+                rule: rule?,
+            })
+        });
+    let allow = allow.collect();
+    let exclude = section
+        .sections("exclude")
+        .into_iter()
+        .filter_map(|mut entry| {
+            let why = "it names what the replica does not get";
+            let fix = "write { table = \"public.users\", column = \"photo\" }";
+            let table = entry.string("table");
+            let column = entry.required("column", why, fix);
+            entry.finish();
+            Some(ExcludeConfig {
+                table,
+                column: column?,
+            })
+        });
+    let exclude = exclude.collect();
+    section.finish();
+    ConvertConfig { allow, exclude }
+}
+
 fn read_tls(node: &mut Section<'_>, endpoint: Option<&Endpoint>, base: &Path) -> Option<TlsConfig> {
     let written = node.has("tls");
     let mut section = node.section("tls");
@@ -215,10 +267,10 @@ fn read_tls(node: &mut Section<'_>, endpoint: Option<&Endpoint>, base: &Path) ->
     let key_file = pem_file(&mut section, "key_file", base);
     let server_name = section.string("server_name");
     let host = match endpoint {
-        Some(Endpoint::Postgres {
+        Some(Endpoint::Server(Server {
             host: PgHost::Tcp(host),
             ..
-        }) => host,
+        })) => host,
         other => {
             if let (true, Some(endpoint)) = (written, other) {
                 refuse_meaningless_tls(node, endpoint);
@@ -249,7 +301,7 @@ fn read_tls(node: &mut Section<'_>, endpoint: Option<&Endpoint>, base: &Path) ->
 fn refuse_meaningless_tls(node: &Section<'_>, endpoint: &Endpoint) {
     let what = match endpoint {
         Endpoint::Sqlite { .. } => "a SQLite node has no TLS",
-        Endpoint::Postgres { .. } => "a connection over a Unix socket has no TLS",
+        Endpoint::Server(_) => "a connection over a Unix socket has no TLS",
     };
     let why = "nothing leaves the machine, so the setting would have no effect";
     node.fail("tls", complaint(what, why, "remove tls"));

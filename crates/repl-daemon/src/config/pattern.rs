@@ -60,7 +60,7 @@ impl Pattern {
     /// Whether no table of this engine escapes it.
     pub fn matches_all(&self, engine: Engine) -> bool {
         let every_schema = match engine {
-            Engine::Postgres => self.schema.is_any(),
+            Engine::Postgres | Engine::Mysql => self.schema.is_any(),
             Engine::Sqlite => true,
         };
         every_schema && self.table.is_any()
@@ -90,7 +90,7 @@ impl Pattern {
 pub(super) fn parse(text: &str, engine: Engine) -> Result<Pattern, Complaint> {
     let parts = split(text)?;
     let pattern = match engine {
-        Engine::Postgres => postgres(text, parts)?,
+        Engine::Postgres | Engine::Mysql => postgres(text, parts)?,
         Engine::Sqlite => sqlite(text, parts)?,
     };
     never_valid(text, &pattern, engine).map_or(Ok(pattern), Err)
@@ -145,6 +145,7 @@ fn never_valid(text: &str, pattern: &Pattern, engine: Engine) -> Option<Complain
             system(&pattern.schema, "pg_")
                 || matches!(&pattern.schema, Name::Literal(n) if n == "information_schema")
         }
+        Engine::Mysql => false,
         Engine::Sqlite => system(&pattern.table, "sqlite_"),
     };
     if is_system {

@@ -66,7 +66,7 @@ fn accepted(path: &Path, config: &Config) -> String {
 fn group_line(config: &Config) -> String {
     let capture = &config.capture;
     match config.engine() {
-        Engine::Sqlite => format!("{} (SQLite)", config.group.name),
+        Engine::Sqlite | Engine::Mysql => format!("{} ({})", config.group.name, config.engine()),
         Engine::Postgres => format!(
             "{} (PostgreSQL, slot {}, publication {})",
             config.group.name, capture.slot_name, capture.publication_name
@@ -79,7 +79,7 @@ fn node_line(node: &NodeConfig) -> String {
     if let Some(tls) = &node.tls {
         line.push_str(&format!("  tls {}", tls.mode.as_str()));
     }
-    if matches!(node.endpoint, Endpoint::Postgres { .. }) {
+    if matches!(node.endpoint, Endpoint::Server(_)) {
         line.push_str(if node.password.is_some() {
             "  password set"
         } else {

@@ -65,7 +65,7 @@ pub(super) struct Checked {
 
 /// Checks the group's selection.
 pub(super) fn check_group(findings: &Findings, tables: &TablesConfig, engine: Engine) -> Checked {
-    let checked = check(findings, "tables", tables, engine);
+    let checked = check(findings, "tables", tables, (engine, engine));
     check_collisions(findings, &checked, &checked, &checked.renames);
     checked
 }
@@ -76,9 +76,9 @@ pub(super) fn check_replica(
     path: &str,
     tables: &TablesConfig,
     group: &Checked,
-    engine: Engine,
+    engines: (Engine, Engine),
 ) {
-    let own = check(findings, path, tables, engine);
+    let own = check(findings, path, tables, engines);
     if own.renames.is_empty() {
         return;
     }
@@ -87,7 +87,15 @@ pub(super) fn check_replica(
     check_collisions(findings, group, &own, &renames);
 }
 
-fn check(findings: &Findings, path: &str, tables: &TablesConfig, engine: Engine) -> Checked {
+/// `engines` are the primary's and the replica's: names on the left are of the one, names to rename
+/// to are of the other.
+fn check(
+    findings: &Findings,
+    path: &str,
+    tables: &TablesConfig,
+    engines: (Engine, Engine),
+) -> Checked {
+    let engine = engines.0;
     let patterns = |list: &'static str, texts: &[String]| {
         let mut read = Vec::new();
         for (i, text) in texts.iter().enumerate() {
@@ -111,7 +119,7 @@ fn check(findings: &Findings, path: &str, tables: &TablesConfig, engine: Engine)
             );
         }
     }
-    let renames = check_renames(findings, path, &tables.rename, engine);
+    let renames = check_renames(findings, path, &tables.rename, engines);
     let exclude = exclude.into_iter().map(|(_, pattern)| pattern).collect();
     Checked {
         include,
@@ -124,7 +132,7 @@ fn check_renames(
     findings: &Findings,
     path: &str,
     renames: &[Rename],
-    engine: Engine,
+    engines: (Engine, Engine),
 ) -> Vec<Placed> {
     let mut placed: Vec<Placed> = Vec::new();
     for (i, rename) in renames.iter().enumerate() {
@@ -132,7 +140,7 @@ fn check_renames(
         if rename.from.is_empty() || rename.to.is_empty() {
             continue;
         }
-        let Some(action) = read_action(findings, &key, rename, engine) else {
+        let Some(action) = read_action(findings, &key, rename, engines) else {
             continue;
         };
         if let Some(earlier) = placed
@@ -154,13 +162,21 @@ fn check_renames(
     placed
 }
 
-fn read_action(findings: &Findings, key: &str, rename: &Rename, engine: Engine) -> Option<Action> {
-    let read = |side: &str, text: &str| {
+fn read_action(
+    findings: &Findings,
+    key: &str,
+    rename: &Rename,
+    (engine, target): (Engine, Engine),
+) -> Option<Action> {
+    let read = |side: &str, text: &str, engine: Engine| {
         let report = |complaint: Complaint| findings.error(&format!("{key}.{side}"), complaint);
         parse(text, engine).map_err(report).ok()
     };
     // Both sides are read before giving up, so that both are reported.
-    let (from, to) = (read("from", &rename.from), read("to", &rename.to));
+    let (from, to) = (
+        read("from", &rename.from, engine),
+        read("to", &rename.to, target),
+    );
     let (from, to) = (from?, to?);
     if let (Some(from), Some(to)) = (from.table_name(), to.table_name()) {
         return Some(Action::Table(from, to));
@@ -172,7 +188,7 @@ fn read_action(findings: &Findings, key: &str, rename: &Rename, engine: Engine) 
     }
     let what = format!("`{}` cannot be renamed to `{}`", rename.from, rename.to);
     findings.error(key, match engine {
-        Engine::Postgres => complaint(
+        Engine::Postgres | Engine::Mysql => complaint(
             what,
             "a table becomes a table, a whole schema becomes a whole schema; other globs have no single target",
             "write public.users → app.customers, or sales.* → archive.*",

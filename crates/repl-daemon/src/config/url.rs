@@ -5,8 +5,8 @@ use std::path::{Component, Path, PathBuf};
 
 use percent_encoding::percent_decode_str;
 
-use super::defaults::POSTGRES_PORT;
-use super::model::{Endpoint, PgHost};
+use super::defaults::{MYSQL_PORT, POSTGRES_PORT};
+use super::model::{Endpoint, Engine, PgHost, Server};
 use super::problem::{Complaint, complaint};
 use super::secret::Secret;
 
@@ -14,9 +14,7 @@ const POSTGRES_EXAMPLE: &str = "write postgresql://user@host:5432/database; a / 
 const SQLITE_EXAMPLE: &str = "write sqlite:///absolute/path.db or sqlite:relative/path.db";
 
 /// Engines that have a URL scheme people know, but no connector here.
-const FOREIGN: [&str; 9] = [
-    "mysql",
-    "mariadb",
+const FOREIGN: [&str; 7] = [
     "mongodb",
     "mongodb+srv",
     "mssql",
@@ -57,14 +55,15 @@ pub(super) fn parse(text: &str, base: &Path) -> Result<DatabaseUrl, Vec<Complain
         )]);
     };
     match scheme {
-        "postgresql" | "postgres" => postgres(rest),
+        "postgresql" | "postgres" => server(Engine::Postgres, rest),
+        "mysql" | "mariadb" => server(Engine::Mysql, rest),
         "sqlite" => sqlite(rest, base).map_err(|complaint| vec![complaint]),
         other => Err(vec![unknown_engine(other)]),
     }
 }
 
 fn unknown_engine(scheme: &str) -> Complaint {
-    let fix = "supported: postgresql:// and sqlite:";
+    let fix = "supported: postgresql://, sqlite: and, for replicas, mysql://";
     match FOREIGN.iter().find(|name| **name == scheme) {
         Some(name) => {
             let what = format!("{name}: is not supported yet by this version");
@@ -258,7 +257,7 @@ fn own_key_refusal(name: &str, value: &str) -> (String, &'static str) {
     }
 }
 
-fn postgres(rest: &str) -> Result<DatabaseUrl, Vec<Complaint>> {
+fn server(engine: Engine, rest: &str) -> Result<DatabaseUrl, Vec<Complaint>> {
     let mut parts = Parts::default();
     let Some(rest) = rest.strip_prefix("//") else {
         parts.fail("the URL lacks // after the scheme", "it cannot be read");
@@ -279,18 +278,23 @@ fn postgres(rest: &str) -> Result<DatabaseUrl, Vec<Complaint>> {
         parts.set("dbname", database);
     }
     parts.set_parameters(query);
-    assemble(parts)
+    assemble(engine, parts)
 }
 
-fn assemble(mut parts: Parts) -> Result<DatabaseUrl, Vec<Complaint>> {
+fn assemble(engine: Engine, mut parts: Parts) -> Result<DatabaseUrl, Vec<Complaint>> {
+    let default_port = if engine == Engine::Mysql {
+        MYSQL_PORT
+    } else {
+        POSTGRES_PORT
+    };
     let port = match parts.port.take() {
-        None => POSTGRES_PORT,
+        None => default_port,
         Some(text) => match text.parse::<u16>() {
             Ok(port) if port > 0 => port,
             _ => {
                 let why = "a : in a user name or password also ends there and must be %3A";
                 parts.fail("the URL's port is not a number from 1 to 65535", why);
-                POSTGRES_PORT
+                default_port
             }
         },
     };
@@ -326,13 +330,14 @@ fn assemble(mut parts: Parts) -> Result<DatabaseUrl, Vec<Complaint>> {
     }
     match (host, parts.user, parts.database) {
         (Some(host), Some(user), Some(database)) if parts.problems.is_empty() => Ok(DatabaseUrl {
-            endpoint: Endpoint::Postgres {
+            endpoint: Endpoint::Server(Server {
+                engine,
                 host,
                 port,
                 user,
                 database,
                 application_name: parts.application_name,
-            },
+            }),
             password: parts.password.map(Secret::new),
         }),
         _ => Err(parts.problems),
