@@ -132,7 +132,10 @@ fn mentioned_keys(text: &str) -> BTreeSet<String> {
             && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
         {
             keys.insert(format!("{section}.{key}"));
-            if let Some(entry) = value.strip_prefix("[{").and_then(|rest| rest.split('}').next()) {
+            if let Some(entry) = value
+                .strip_prefix("[{")
+                .and_then(|rest| rest.split('}').next())
+            {
                 for field in entry.split(", ") {
                     let name = field.split(" = ").next().unwrap_or_default().trim();
                     keys.insert(format!("{section}.{key}.{name}"));
@@ -233,10 +236,7 @@ fn tls_is_on_for_every_host_but_this_one() {
     assert_eq!(mode("localhost", ""), TlsMode::Disable);
     assert_eq!(mode("127.0.0.9", ""), TlsMode::Disable);
     assert_eq!(mode("[::1]", ""), TlsMode::Disable);
-    assert_eq!(
-        mode("localhost", "tls = {}"),
-        TlsMode::VerifyFull
-    );
+    assert_eq!(mode("localhost", "tls = {}"), TlsMode::VerifyFull);
 }
 
 #[test]

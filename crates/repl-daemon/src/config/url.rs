@@ -389,22 +389,19 @@ mod tests {
     fn postgres_urls() {
         let url = read("postgresql://re%40pl:p%3A%2Fw@DB.example:6000/sh%20op?application_name=x");
         assert_eq!(url.password.as_ref().unwrap().expose(), "p:/w");
-        let Endpoint::Postgres {
-            host,
-            port,
-            user,
-            database,
-            application_name,
-        } = &url.endpoint
-        else {
+        let Endpoint::Server(server) = &url.endpoint else {
             panic!()
         };
-        assert_eq!(*host, PgHost::Tcp("db.example".into()));
+        assert_eq!(server.engine, Engine::Postgres);
+        assert_eq!(server.host, PgHost::Tcp("db.example".into()));
         assert_eq!(
-            (*port, user.as_str(), database.as_str()),
+            (server.port, server.user.as_str(), server.database.as_str()),
             (6000, "re@pl", "sh op")
         );
-        assert_eq!(application_name.as_deref(), Some("x"));
+        assert_eq!(server.application_name.as_deref(), Some("x"));
+        let other = read("mysql://u@h/d").endpoint;
+        assert_eq!(other.engine(), Engine::Mysql);
+        assert_eq!(other.to_string(), "mysql://u@h:3306/d");
 
         let v6 = read("postgres://u@[2001:db8::1]:6000/d").endpoint;
         assert_eq!(v6.to_string(), "postgresql://u@[2001:db8::1]:6000/d");
@@ -460,7 +457,7 @@ mod tests {
             "postgresql:u:hunter2@h/d",
             "hunter2:u@h/d",
             "hunter2",
-            "mysql://u:hunter2@h/d",
+            "mongodb://u:hunter2@h/d",
             "postgresql://u:hunter2@h1,h2/d",
             "postgresql://u:hunter2@h/d?sslmode=prefer",
             "postgresql://u:hunter2@h/",

@@ -327,6 +327,9 @@ impl Collector {
         if let Some(header) = &fragment.header {
             self.begin(seq, header);
         }
+        if let Some(position) = &fragment.position {
+            self.transaction.position = position.clone();
+        }
         self.changes(fragment)?;
         self.building.bytes += size;
         if let Some(position) = &fragment.position {

@@ -426,10 +426,17 @@ impl Writer<'_> {
         let description = self.description;
         for key in &description.foreign_keys {
             if let Some((head, body, tail)) = self.foreign_key(key) {
+                // The source may hold rows that its foreign key does not fit (SQLite need not
+                // enforce them), and tables still joining the stream may for a while.
+                let unchecked = if self.engine == Engine::Postgres {
+                    " NOT VALID"
+                } else {
+                    ""
+                };
                 self.ddl.foreign_keys.push(GeneratedForeignKey {
                     refers: key.refers.clone(),
                     head: format!("{head} ADD {body} REFERENCES "),
-                    tail,
+                    tail: format!("{tail}{unchecked}"),
                 });
             }
         }
