@@ -158,8 +158,8 @@ async fn the_registry_of_copied_tables() {
     replica
         .admin
         .simple(&format!(
-            "INSERT INTO repl.tables VALUES ('g', 's', 'a,\"b', '16384', '{json}'), \
-             ('g', 's', 'other', '1', NULL), ('h', 's', 'other', '1', NULL)"
+            "INSERT INTO repl.tables VALUES ('g', 's', 'a,\"b', '16384', '{json}', '{{}}'), \
+             ('g', 's', 'other', '1', NULL, '{{}}'), ('h', 's', 'other', '1', NULL, '{{}}')"
         ))
         .await
         .unwrap();

@@ -77,6 +77,14 @@ impl Replica {
             .await
     }
 
+    /// Notes that a table was copied with these columns of the source, an array literal.
+    pub async fn copied_with(&mut self, table: &str, columns: &str) {
+        let sql = format!(
+            "INSERT INTO repl.tables VALUES ('g', 'public', '{table}', '', NULL, '{columns}')"
+        );
+        self.admin.simple(&sql).await.unwrap();
+    }
+
     pub async fn reopen(&mut self) {
         self.applier.open().await.unwrap();
     }

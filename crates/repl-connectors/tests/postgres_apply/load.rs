@@ -159,6 +159,7 @@ async fn tables_fit_or_the_mending_statement_is_named() {
         assert_eq!(error.kind, ErrorKind::Schema);
         assert!(error.advice.contains(advice), "{error:?}");
     };
+    replica.copied_with("t", "{id,a}").await;
     let good = route("t", &["*id integer", "a character varying(2)"]);
     replica.applier.fit(&good, None).await.unwrap();
     refused(&mut replica, &route("absent", &["*id integer"]), "resync").await;
@@ -205,6 +206,7 @@ async fn tables_fit_or_the_mending_statement_is_named() {
 #[tokio::test]
 async fn a_new_shape_within_a_transaction_is_part_of_it() {
     let mut replica = Replica::new("CREATE TABLE t (id int PRIMARY KEY, a text)").await;
+    replica.copied_with("t", "{id,a}").await;
     let narrow = route("t", &["*id integer", "a text"]);
     let wide = route("t", &["*id integer", "a text", "z integer"]);
     let ddl = TableDdl {
