@@ -24,14 +24,20 @@ need_cargo() {
     done
 }
 
+# Servers' programs are often not on an ordinary user's PATH.
+have() {
+    PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1
+}
+
 have_postgres() {
     [ -n "${REPL_TEST_PG_BIN:-}" ] || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null
 }
 
 # Debian packages for whatever is absent, in one apt-get run.
 install_missing() {
-    local packages=() starts_service=no
+    local packages=() starts_service=no masks=no
     if ! have_postgres; then packages+=(postgresql); starts_service=yes; fi
+    if ! have mariadbd || ! have mariadb-install-db; then packages+=(mariadb-server); masks=yes; fi
     command -v psql >/dev/null 2>&1 || packages+=(postgresql-client)
     command -v sqlite3 >/dev/null 2>&1 || packages+=(sqlite3)
     command -v openssl >/dev/null 2>&1 || packages+=(openssl)
@@ -56,9 +62,21 @@ install_missing() {
         echo 'create_main_cluster = false' |
             "${root[@]}" tee /etc/postgresql-common/createcluster.conf >/dev/null
     fi
+    # Debian asks this program before it starts a service; one that is there is left alone.
+    local policy=/usr/sbin/policy-rc.d policy_made=no
+    if [ "$masks" = yes ] && [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' | "${root[@]}" tee "$policy" >/dev/null
+        "${root[@]}" chmod 755 "$policy"
+        policy_made=yes
+        trap "${root[*]} rm -f $policy" EXIT
+    fi
     "${root[@]}" apt-get update -q
     "${root[@]}" env DEBIAN_FRONTEND=noninteractive \
         apt-get install -y -q --no-install-recommends "${packages[@]}"
+    if [ "$policy_made" = yes ]; then
+        "${root[@]}" rm -f "$policy"
+        trap - EXIT
+    fi
 }
 
 run_tests() {

@@ -10,6 +10,7 @@ mod faults {
     mod failpoints;
     mod history;
     mod isolation;
+    mod mariadb;
     mod network;
     mod prefix;
     mod replica_state;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use repl_tests::daemon::Daemon;
 use repl_tests::wait::wait_until;
 
+use super::mariadb::{MARIADB, MARIADB_BROKEN, MARIADB_COPY};
 use super::rig::{self, Random, Rig};
 use super::sqlite::SQLITE;
 
@@ -72,7 +73,7 @@ const BROKEN: [&str; 1] = ["pg.apply.outside"];
 #[test]
 fn every_failpoint_of_the_code_is_in_these_lists() -> Result<()> {
     let mut listed: BTreeSet<String> = BTreeSet::new();
-    let lists: [&[&str]; 10] = [
+    let lists: [&[&str]; 13] = [
         &CREATE,
         &LOG,
         &RECOVER,
@@ -83,6 +84,9 @@ fn every_failpoint_of_the_code_is_in_these_lists() -> Result<()> {
         &HISTORY,
         &BROKEN,
         &SQLITE,
+        &MARIADB_COPY,
+        &MARIADB,
+        &MARIADB_BROKEN,
     ];
     for name in lists.concat() {
         assert!(listed.insert(name.to_owned()), "{name} is listed twice");
@@ -126,9 +130,11 @@ fn failpoints_in(source: &str, found: &mut BTreeSet<String>) {
                     && name
                         .bytes()
                         .all(|b| b.is_ascii_lowercase() || b == b'.' || b == b'_')
-                    && ["log.", "state.", "worker.", "capture.", "pg.", "sqlite."]
-                        .iter()
-                        .any(|area| name.starts_with(area))
+                    && [
+                        "log.", "state.", "worker.", "capture.", "pg.", "mysql.", "sqlite.",
+                    ]
+                    .iter()
+                    .any(|area| name.starts_with(area))
             };
             let name = arguments[..end].split('"').skip(1).step_by(2).find(is_name);
             found.extend(name.map(str::to_owned));

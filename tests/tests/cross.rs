@@ -1,0 +1,11 @@
+//! One primary, replicas of three engines at once: what arrives is what was written, in the form
+//! docs/TYPES.md promises, or it is refused by name.
+
+mod cross {
+    mod chinook;
+    mod group;
+    mod refused;
+    mod sqlite_primary;
+    mod types;
+    mod workloads;
+}
