@@ -112,6 +112,8 @@ impl MariaDb {
             .arg(format!("--datadir={}", self.data_dir().display()))
             .arg(format!("--socket={}", self.socket().display()))
             .arg(format!("--port={}", self.port.number()))
+            // At its start a server removes what it holds to be its own temporary files.
+            .arg(format!("--tmpdir={}", self.data_dir().display()))
             .args(["--bind-address=127.0.0.1", "--skip-name-resolve"])
             .args(["--innodb-buffer-pool-size=64M", "--max-connections=60"])
             .args(["--performance-schema=OFF", "--local-infile=ON"])

@@ -9,6 +9,7 @@ use super::group::Group;
 fn tpcb_and_a_shop_end_equal_on_three_engines() -> Result<()> {
     let group = Group::start(true, &["shop"], |primary| {
         tpcb::create(primary, 1)?;
+        primary.execute("ALTER TABLE pgbench_history REPLICA IDENTITY FULL")?;
         shop::create(primary)
     })?;
     // While the copies are under way, too.

@@ -138,6 +138,13 @@ fn check_snapshot(replica: &MariaDb) -> Result<()> {
 #[test]
 fn killed_while_a_group_is_made_and_copied() -> Result<()> {
     let mut rig = MariaRig::prepare(false)?;
+    // Each kill leaves tables that are not copied yet.
+    for number in 0..12 {
+        rig.primary.execute(&format!(
+            "CREATE TABLE public.copied_{number} (id int PRIMARY KEY, v text UNIQUE);
+             INSERT INTO public.copied_{number} SELECT n, n FROM generate_series(1, 50) n"
+        ))?;
+    }
     let load = rig::spawn_load(&rig.primary, 100, false)?;
     for name in MARIADB_COPY {
         die_at(&mut rig.daemon, name, 1)?;
@@ -149,6 +156,10 @@ fn killed_while_a_group_is_made_and_copied() -> Result<()> {
     rig.daemon.start()?;
     rig.settle()?;
     load.interrupt()?;
+    for number in 0..12 {
+        let probe = format!("SELECT count(*) FROM copied_{number}");
+        ensure!(rig.replica.query_i64(&probe)? == 50, "copied_{number}");
+    }
     rig.check()
 }
 

@@ -10,7 +10,7 @@ use repl_core::row::{Row, Value};
 
 use super::metadata::{Class, ReplicaColumn, Target};
 use super::session::{Doing, Session};
-use super::sql::{param, quote, real_for, unchanged, utf8};
+use super::sql::{bits, param, quote, real_for, unchanged, utf8};
 use crate::seam::{ConnectorError, Result};
 
 /// Rows from which on LOAD DATA is the faster way.
@@ -260,8 +260,8 @@ impl Lines {
                 self.escaped(text);
             }
             Value::Blob(bytes) if column.class == Class::Bit => {
-                let bits = bytes.iter().fold(0_u64, |n, b| (n << 8) | u64::from(*b));
-                self.bytes.extend_from_slice(bits.to_string().as_bytes());
+                self.bytes
+                    .extend_from_slice(bits(bytes).to_string().as_bytes());
             }
             Value::Blob(bytes) => {
                 let text = utf8(column, bytes)?;

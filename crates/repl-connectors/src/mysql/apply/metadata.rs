@@ -1,6 +1,6 @@
 //! What the replica's catalog says of a table we write to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mysql_async::Row as ServerRow;
@@ -70,6 +70,8 @@ pub(super) struct Catalog {
     pub(super) engine: String,
     pub(super) columns: Vec<ReplicaColumn>,
     pub(super) unique: Vec<UniqueIndex>,
+    /// Columns that are whole parts of any index: their length is bounded by the engine.
+    pub(super) indexed: BTreeSet<String>,
     /// Triggers that do not look at our session variable.
     pub(super) triggers: Vec<String>,
 }
@@ -82,9 +84,9 @@ const COLUMNS: &str = "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, CHARACTER_SET
     FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? \
     ORDER BY ORDINAL_POSITION";
 /// An index over part of a column or an expression shows as one with a NULL name.
-const UNIQUE: &str = "SELECT INDEX_NAME, IF(SUB_PART IS NULL, COLUMN_NAME, NULL) \
+const INDEXES: &str = "SELECT INDEX_NAME, IF(SUB_PART IS NULL, COLUMN_NAME, NULL), NON_UNIQUE \
     FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? \
-    AND NON_UNIQUE = 0 AND INDEX_TYPE = 'BTREE' ORDER BY INDEX_NAME <> 'PRIMARY', INDEX_NAME, \
+    AND INDEX_TYPE = 'BTREE' ORDER BY INDEX_NAME <> 'PRIMARY', INDEX_NAME, \
     SEQ_IN_INDEX";
 const TRIGGERS: &str = "SELECT TRIGGER_NAME FROM information_schema.TRIGGERS \
     WHERE EVENT_OBJECT_SCHEMA = ? AND EVENT_OBJECT_TABLE = ? \
@@ -108,7 +110,12 @@ impl Session {
         };
         let columns = self.rows(COLUMNS, name()).await?;
         let mut unique: BTreeMap<String, Option<Vec<String>>> = BTreeMap::new();
-        for row in self.rows(UNIQUE, name()).await? {
+        let mut indexed = BTreeSet::new();
+        for row in self.rows(INDEXES, name()).await? {
+            indexed.extend(optional(&row, 1));
+            if text(&row, 2) != "0" {
+                continue;
+            }
             let index = unique
                 .entry(text(&row, 0))
                 .or_insert_with(|| Some(Vec::new()));
@@ -128,6 +135,7 @@ impl Session {
             engine: text(found, 1),
             columns: columns.iter().map(column).collect(),
             unique,
+            indexed,
             triggers: triggers.iter().map(|row| text(row, 0)).collect(),
         }))
     }

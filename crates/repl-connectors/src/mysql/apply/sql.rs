@@ -30,12 +30,20 @@ pub(super) fn param(column: &ReplicaColumn, value: Value<'_>) -> Result<Param> {
         Value::Unchanged => return Err(unchanged(column)),
         Value::Integer(integer) => Param::Int(integer),
         Value::Real(real) => Param::Double(real_for(column, real)?),
+        // As bytes bits would be compared as a text.
+        Value::Blob(bytes) if column.class == Class::Bit => Param::UInt(bits(bytes)),
         Value::Blob(bytes) => Param::Bytes(bytes.to_vec()),
         Value::Text(text) => match number(column, text) {
             Some(number) => number,
             None => Param::Bytes(utf8(column, text)?.to_vec()),
         },
     })
+}
+
+/// The number of a bit string, the first byte the most significant.
+pub(super) fn bits(bytes: &[u8]) -> u64 {
+    let shift = |number: u64, byte: &u8| (number << 8) | u64::from(*byte);
+    bytes.iter().fold(0, shift)
 }
 
 /// A number given as text, where the column is one: as text it would be compared as a double, and

@@ -130,6 +130,15 @@ fn integer(ty: &Type) -> Option<(u32, bool)> {
     Some((BITS[at], ty.unsigned))
 }
 
+/// Whether `replica` is the form of `source` with a length, as indexes need it.
+pub(super) fn is_bounded(source: &str, replica: &str) -> bool {
+    let (source, replica) = (parse(source), parse(replica));
+    matches!(
+        (source.name.as_str(), replica.name.as_str()),
+        ("longtext", "varchar") | ("longblob", "varbinary")
+    )
+}
+
 /// Whether every value of type `source` is held exactly by a column of type `replica`.
 pub(super) fn holds(source: &str, replica: &str) -> bool {
     let (source, replica) = (parse(source), parse(replica));
