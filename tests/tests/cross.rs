@@ -7,5 +7,7 @@ mod cross {
     mod refused;
     mod sqlite_primary;
     mod types;
+    mod types_sqlite;
+    mod values;
     mod workloads;
 }

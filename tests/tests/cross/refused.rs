@@ -174,3 +174,37 @@ fn a_value_of_the_copy_is_refused_by_name() -> Result<()> {
     group.caught_up()?;
     group.same_schemas(&["public"]).map(drop)
 }
+
+#[test]
+fn a_text_too_long_for_an_index_is_refused_by_name() -> Result<()> {
+    let mut group = Group::start(false, &[], |primary| {
+        primary.execute("CREATE TABLE named (id int PRIMARY KEY, name text UNIQUE)")
+    })?;
+    group.daemon.ignore_log();
+    group
+        .primary
+        .execute("INSERT INTO named VALUES (1, repeat('é', 767))")?;
+    group.caught_up()?;
+    group.same("public.named")?;
+    group
+        .primary
+        .execute("INSERT INTO named VALUES (2, repeat('x', 768))")?;
+    let error = paused_by_error(&group.daemon, MARIADB)?;
+    ensure!(error.kind == ErrorKind::Data, "{error:?}");
+    let table = error.table.as_deref().unwrap_or_default();
+    ensure!(table.ends_with(".named"), "{error:?}");
+    ensure!(error.transaction.is_some(), "{error:?}");
+    let rows = group.mariadb.query("SELECT id FROM named")?;
+    ensure!(rows == "1", "{rows:?}");
+    group
+        .primary
+        .execute("UPDATE named SET name = 'short' WHERE id = 2")?;
+    replctl(&group.daemon, &["resync", MARIADB, "--yes"])?;
+    group
+        .daemon
+        .wait_replica(MARIADB, "streaming again", PATIENCE, |one| {
+            one.membership == Membership::Streaming
+        })?;
+    group.caught_up()?;
+    group.same("public.named")
+}
