@@ -196,11 +196,12 @@ fn install(dir: &Path, defaults: &str) {
     panic!("mariadb-install-db failed: {told}");
 }
 
+// At its start a server removes what it takes for its own temporary files: each has a place apart.
 fn configuration(dir: &Path, port: u16, settings: &str) {
     let mut file = fs::File::create(dir.join("my.cnf")).unwrap();
     write!(
         file,
-        "[mysqld]\ndatadir={0}/data\nsocket={0}/sock\npid-file={0}/pid\nport={port}\n\
+        "[mysqld]\ndatadir={0}/data\ntmpdir={0}\nsocket={0}/sock\npid-file={0}/pid\nport={port}\n\
          bind-address=127.0.0.1\nskip-name-resolve\ninnodb_buffer_pool_size=64M\n\
          innodb_log_file_size=16M\ninnodb_use_native_aio=0\ninnodb_flush_log_at_trx_commit=0\nmax_connections=100\n\
          performance_schema=OFF\nmax_allowed_packet=4M\n{settings}character-set-server=latin1\n\
