@@ -2,6 +2,7 @@
 //! docs/TYPES.md promises, or it is refused by name.
 
 mod cross {
+    mod check;
     mod chinook;
     mod group;
     mod refused;

@@ -281,6 +281,13 @@ pub trait SnapshotSource: Send + Sync {
     /// # Errors
     /// When the source cannot be asked.
     async fn added_columns(&self, schema: &TableSchema, target: &TableName) -> Result<TableDdl>;
+
+    /// The selected tables as they are now, for checks before anything runs: nothing is changed at
+    /// the source, and the schemas are not numbered.
+    ///
+    /// # Errors
+    /// When the source cannot be reached or captured from.
+    async fn tables(&self, selection: &Selection) -> Result<Vec<SourceTable>>;
 }
 
 /// One exact cut of the source, held open while tables are read from it.

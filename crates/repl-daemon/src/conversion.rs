@@ -57,7 +57,10 @@ fn refused(table: &TableName, refusals: &[Refusal]) -> ConnectorError {
         ),
     )
     .table(table.to_string())
-    .advice(remedies.join("; "))
+    .advice(format!(
+        "{} (keys of the replica's [node.convert])",
+        remedies.join("; ")
+    ))
 }
 
 /// One value cannot be represented at the replica.

@@ -15,6 +15,7 @@ pub mod errors;
 pub mod flusher;
 pub mod ingest;
 pub mod logview;
+pub mod preflight;
 pub mod random;
 pub mod rates;
 pub mod replica;

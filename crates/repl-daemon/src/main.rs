@@ -1,6 +1,6 @@
 //! `repl-daemon`: keeps replicas in step with one primary.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -13,7 +13,9 @@ use tracing_subscriber::EnvFilter;
 struct Arguments {
     /// The configuration file (see config.example.toml).
     config: PathBuf,
-    /// Check the configuration, print every problem found, and exit: 0 when it is good, 1 when not.
+    /// Check the configuration, then look at the primary if it can be reached (its settings, its
+    /// tables, whether every replica can be given them), print every problem found, and exit: 0
+    /// when all is good, 1 when not. Nothing is started or changed.
     #[arg(long)]
     check: bool,
 }
@@ -21,13 +23,7 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.check {
-        let (report, good) = config::check_report(&arguments.config);
-        println!("{report}");
-        return if good {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        };
+        return check(&arguments.config);
     }
     // A bad configuration is refused before anything runs.
     let config = match config::load(&arguments.config) {
@@ -42,6 +38,33 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "the daemon stops");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check(path: &Path) -> ExitCode {
+    let (report, good) = config::check_report(path);
+    print!("{report}");
+    let Ok(config) = config::load(path) else {
+        return ExitCode::FAILURE;
+    };
+    let looked = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(repl_daemon::preflight::report(&config)));
+    match looked {
+        Ok((report, fit)) => {
+            print!("{report}");
+            if good && fit {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+        Err(error) => {
+            eprintln!("{error:#}");
             ExitCode::FAILURE
         }
     }

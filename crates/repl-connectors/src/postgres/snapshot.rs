@@ -3,6 +3,8 @@
 //! No slot, no lock, no pause: `pg_current_snapshot()` tells which transactions are in it, and the
 //! log knows each transaction's id.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use repl_core::ErrorKind;
@@ -22,7 +24,7 @@ use super::lsn::Lsn;
 use super::stream::SESSION_OPTIONS;
 use super::target::PgTarget;
 use super::wire::PgClient;
-use crate::seam::{ConnectorError, Result, Snapshot, SnapshotSource, TableDdl};
+use crate::seam::{ConnectorError, Result, Snapshot, SnapshotSource, SourceTable, TableDdl};
 
 /// Rows are handed on in pieces of about this size, bytes.
 const PIECE_BYTES: usize = 256 * 1024;
@@ -66,6 +68,17 @@ impl SnapshotSource for PgSnapshots {
     async fn added_columns(&self, schema: &TableSchema, target: &TableName) -> Result<TableDdl> {
         let mut admin = Admin::connect(&self.target, "", "").await?;
         ddl::added_columns(&mut admin.connection, schema, target).await
+    }
+
+    async fn tables(&self, selection: &Selection) -> Result<Vec<SourceTable>> {
+        let mut admin = Admin::connect(&self.target, "", "").await?;
+        admin.preflight().await?;
+        let tables = catalog::tables(&mut admin.connection, selection, None).await?;
+        let shown = tables.iter().map(|table| {
+            let fit = table.refusal.is_empty();
+            table.to_source(fit.then(|| Arc::new(table.schema.clone())))
+        });
+        Ok(shown.collect())
     }
 }
 

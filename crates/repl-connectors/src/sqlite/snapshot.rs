@@ -16,6 +16,7 @@ use repl_core::convert::ddl::TableDescription;
 use repl_core::cut::Cut;
 use repl_core::row::{Row, put_value};
 use repl_core::schema::{TableName, TableSchema, quote_identifier};
+use repl_core::select::Selection;
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{mpsc, oneshot};
 
@@ -23,8 +24,8 @@ use super::capture::blocking;
 use super::describe::describe;
 use super::error::{During, located};
 use super::value::from_sqlite;
-use super::{SqliteTarget, connect, ddl, meta};
-use crate::seam::{ConnectorError, Result, Snapshot, SnapshotSource, TableDdl};
+use super::{SqliteTarget, connect, ddl, inspect, meta};
+use crate::seam::{ConnectorError, Result, Snapshot, SnapshotSource, SourceTable, TableDdl};
 
 /// Size at which a batch of rows is handed over: bytes, and rows.
 const BATCH_BYTES: usize = 1024 * 1024;
@@ -67,6 +68,35 @@ impl SnapshotSource for SqliteSnapshots {
         let read = blocking(move || added_columns(&connect::primary(&path)?, &schema, &name)).await;
         located(read, &self.target)
     }
+
+    async fn tables(&self, selection: &Selection) -> Result<Vec<SourceTable>> {
+        let (path, selection) = (self.target.path.clone(), selection.clone());
+        let read = blocking(move || present_tables(&connect::primary(&path)?, &selection)).await;
+        located(read, &self.target)
+    }
+}
+
+fn present_tables(db: &Connection, selection: &Selection) -> Result<Vec<SourceTable>> {
+    let tables = inspect::selected_tables(db, selection)?;
+    let shown = tables.into_iter().map(|table| {
+        let name = TableName::new(super::MAIN, table.name);
+        let (schema, refusal, remedy) = match table.layout {
+            Ok(layout) => (
+                Some(Arc::new(layout.schema(""))),
+                String::new(),
+                String::new(),
+            ),
+            Err(refused) => (None, refused.reason, refused.remedy),
+        };
+        SourceTable {
+            name,
+            incarnation: String::new(),
+            schema,
+            refusal,
+            remedy,
+        }
+    });
+    Ok(shown.collect())
 }
 
 /// Additions of the columns that were appended while the table was captured: SQLite allows only
