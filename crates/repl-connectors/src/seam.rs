@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use repl_core::batch::{Route, Step};
 use repl_core::checkpoint::Checkpoint;
+use repl_core::convert::ConvertOptions;
 use repl_core::convert::ddl::TableDescription;
 use repl_core::cut::Cut;
 use repl_core::log::{Durable, LogError, TxWriter};
@@ -402,6 +403,10 @@ pub trait Applier: Send {
     /// # Errors
     /// When the replica cannot be reached, refuses, or lacks a privilege or setting.
     async fn open(&mut self) -> Result<ReplicaState>;
+
+    /// After [`Applier::open`]: completes how rows are converted for this replica by what only its
+    /// server tells (MariaDB and MySQL name their exact collations differently).
+    fn complete_conversion(&self, _options: &mut ConvertOptions) {}
 
     /// Sets the checkpoint outside a batch: first attachment or a new copy. Compare-and-set on
     /// `expected` (none = no row yet).

@@ -161,7 +161,7 @@ impl Worker {
         if let Some(ended) = self.wait_for_history().await {
             return Ok(ended);
         }
-        self.state = self.parts.applier.open().await?;
+        self.open().await?;
         let mut checkpoint = self.attach().await?;
         self.note_applied(&checkpoint);
         loop {
@@ -176,6 +176,16 @@ impl Worker {
                 stream::Left::Ended(ended) => return Ok(ended),
             }
         }
+    }
+
+    /// Opens a session at the replica and takes in what it says of itself.
+    async fn open(&mut self) -> Result<(), Failure> {
+        self.state = self.parts.applier.open().await?;
+        if let Some(conversion) = &mut self.parts.conversion {
+            let options = &mut Arc::make_mut(conversion).options;
+            self.parts.applier.complete_conversion(options);
+        }
+        Ok(())
     }
 
     /// Until capture has begun the log's history there is nothing to attach to.

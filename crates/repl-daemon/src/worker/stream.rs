@@ -272,7 +272,7 @@ impl Worker {
     /// stored one decides.
     async fn reopen(&mut self, checkpoint: &mut Checkpoint) -> Result<(), Failure> {
         self.parts.applier.close().await;
-        self.state = self.parts.applier.open().await?;
+        self.open().await?;
         *checkpoint = self.attach().await?;
         self.note_applied(checkpoint);
         failpoint::hit("worker.reopened")

@@ -23,6 +23,7 @@ use async_trait::async_trait;
 use repl_core::ErrorKind;
 use repl_core::batch::{Route, Step};
 use repl_core::checkpoint::Checkpoint;
+use repl_core::convert::ConvertOptions;
 use repl_core::schema::TableName;
 
 use self::session::Session;
@@ -76,6 +77,12 @@ impl Applier for MySqlApplier {
         let (session, state) = Session::open(&self.config).await?;
         self.session = Some(session);
         Ok(state)
+    }
+
+    fn complete_conversion(&self, options: &mut ConvertOptions) {
+        if let Some(session) = &self.session {
+            options.mysql = session.flavor();
+        }
     }
 
     async fn set_checkpoint(

@@ -84,6 +84,15 @@ pub(super) struct Batch {
 }
 
 impl Session {
+    /// Which of the two the server is.
+    pub(super) fn flavor(&self) -> MysqlFlavor {
+        if self.server.mariadb {
+            MysqlFlavor::MariaDb
+        } else {
+            MysqlFlavor::Mysql
+        }
+    }
+
     /// Connects and prepares.
     pub(super) async fn open(config: &MySqlApplierConfig) -> Result<(Session, ReplicaState)> {
         let name = format!("repl-daemon apply {}/{}", config.group, config.replica);
