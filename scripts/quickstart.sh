@@ -68,7 +68,7 @@ if [ "${1:-}" = stop ]; then
 fi
 [ $# -eq 0 ] || fail "usage: $0 [stop]"
 command -v cargo >/dev/null 2>&1 ||
-    fail "no Rust toolchain: \`cargo\` is not on the PATH. Install one from https://rustup.rs and run this again."
+    fail "no Rust toolchain: \`cargo\` is not on the PATH. Install one with rustup and run this again."
 
 say "1. Build (a few minutes the first time)"
 if [ "${REPL_QUICKSTART_BUILD:-yes}" = yes ]; then

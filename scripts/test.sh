@@ -17,7 +17,7 @@ need_cargo() {
     command -v cargo >/dev/null 2>&1 && return
     [ -f "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"
     command -v cargo >/dev/null 2>&1 || fail \
-        "no Rust toolchain: \`cargo\` is not on the PATH. Install one from https://rustup.rs and run this again."
+        "no Rust toolchain: \`cargo\` is not on the PATH. Install one with rustup and run this again."
     for component in fmt clippy; do
         cargo "$component" --version >/dev/null 2>&1 || fail \
             "\`cargo $component\` is missing. Install it with: rustup component add rustfmt clippy"
