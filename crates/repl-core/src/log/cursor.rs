@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Durable, LogOffset, TxPoint};
+use super::{Appended, Durable, LogOffset, TxPoint};
 use crate::position::{Epoch, Seq, SourcePosition};
 use crate::record::{Body, History, RecordKind, peek_fragment};
 use crate::schema::TableSchema;
@@ -65,6 +65,15 @@ impl Cursor {
     pub fn durable(&self) -> Durable {
         Durable {
             offset: LogOffset(self.offset),
+            epoch: self.epoch,
+            seq: self.last.seq,
+            position: self.position.clone(),
+        }
+    }
+
+    /// The appended end, if this is one.
+    pub fn appended(&self) -> Appended {
+        Appended {
             epoch: self.epoch,
             seq: self.last.seq,
             position: self.position.clone(),

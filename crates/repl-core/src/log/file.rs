@@ -11,7 +11,8 @@
 //!
 //! Appending encodes into memory under a short lock. [`EventLog::flush`] takes what has gathered,
 //! writes it, fsyncs once, then publishes the end of the last whole transaction and moves the
-//! bytes, uncopied, to the tail that all readers share. Lock order: `trimming`, `io`, `state`.
+//! bytes, uncopied, to the tail that all readers share. A reader of what is only appended copies it
+//! from the buffers that are being filled or written. Lock order: `trimming`, `io`, `state`.
 
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
@@ -26,8 +27,8 @@ use super::reader::FileReader;
 use super::segment::{Segment, hit};
 use super::state::{Oldest, State};
 use super::{
-    Appender, Bounds, Durable, EventLog, Listener, LogError, LogOffset, Reader, SegmentInfo,
-    TxPoint, recovery,
+    AppendListener, Appended, Appender, Bounds, Durable, EventLog, Listener, LogError, LogOffset,
+    Reader, SegmentInfo, TxPoint, Visibility, recovery,
 };
 use crate::position::{LogId, Seq};
 use crate::record::RecordKind;
@@ -87,6 +88,7 @@ pub(super) struct Inner {
     pub work: Condvar,
     pub trimming: Mutex<()>,
     pub listeners: RwLock<Vec<Listener>>,
+    pub append_listeners: RwLock<Vec<AppendListener>>,
     /// Held while the log is open.
     pub _lock: Box<dyn Send + Sync>,
 }
@@ -143,9 +145,23 @@ impl Inner {
         }
     }
 
-    fn reader(self: &Arc<Self>, after: Seq) -> Result<FileReader, LogError> {
-        let mark = self.state().seek(after)?;
-        Ok(FileReader::new(Arc::clone(self), after, mark))
+    fn notify_appended(&self) {
+        let listeners = self
+            .append_listeners
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        for listener in listeners.iter() {
+            listener();
+        }
+    }
+
+    fn reader(
+        self: &Arc<Self>,
+        after: Seq,
+        visibility: Visibility,
+    ) -> Result<FileReader, LogError> {
+        let mark = self.state().seek(after, visibility)?;
+        Ok(FileReader::new(Arc::clone(self), after, mark, visibility))
     }
 
     /// What lies before the oldest transaction that is held whole. A transaction whose beginning
@@ -161,7 +177,8 @@ impl Inner {
 
     /// What lies before the first transaction that is whole from `start` on.
     fn before(self: &Arc<Self>, start: &Cursor) -> Result<Oldest, LogError> {
-        let mut reader = FileReader::new(Arc::clone(self), start.last.seq, Mark::at(start));
+        let (after, mark) = (start.last.seq, Mark::at(start));
+        let mut reader = FileReader::new(Arc::clone(self), after, mark, Visibility::Durable);
         let mut oldest = Oldest {
             point: start.last.clone(),
             position: start.position.clone(),
@@ -264,6 +281,10 @@ impl EventLog for FileLog {
         }
     }
 
+    fn appended(&self) -> Appended {
+        self.inner.state().whole().appended()
+    }
+
     fn segments(&self) -> Vec<SegmentInfo> {
         let state = self.inner.state();
         let mut infos = Vec::with_capacity(state.segments.len());
@@ -305,7 +326,7 @@ impl EventLog for FileLog {
         let state = self.inner.state();
         // Woken early or late, the caller just looks again.
         let _ = self.inner.work.wait_timeout_while(state, timeout, |state| {
-            state.pending.is_empty() && !state.in_flight
+            state.pending.is_empty() && state.in_flight.is_empty()
         });
     }
 
@@ -317,23 +338,31 @@ impl EventLog for FileLog {
             .push(listener);
     }
 
-    fn reader(&self, after: Seq) -> Result<Box<dyn Reader>, LogError> {
-        Ok(Box::new(self.inner.reader(after)?))
+    fn on_appended(&self, listener: AppendListener) {
+        self.inner
+            .append_listeners
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(listener);
+    }
+
+    fn follow(&self, after: Seq, visibility: Visibility) -> Result<Box<dyn Reader>, LogError> {
+        Ok(Box::new(self.inner.reader(after, visibility)?))
     }
 
     fn point(&self, seq: Seq) -> Result<Option<TxPoint>, LogError> {
         {
             let state = self.inner.state();
-            for known in [&state.durable.last, &state.oldest.point] {
+            for known in [&state.whole().last, &state.oldest.point] {
                 if known.seq == seq {
                     return Ok((seq > Seq(0)).then(|| known.clone()));
                 }
             }
-            if seq < state.oldest.point.seq || seq > state.durable.last.seq {
+            if seq < state.oldest.point.seq || seq > state.whole().last.seq {
                 return Ok(None);
             }
         }
-        match self.inner.reader(Seq(seq.0 - 1)) {
+        match self.inner.reader(Seq(seq.0 - 1), Visibility::Appended) {
             Ok(mut reader) => reader.point(),
             Err(LogError::Trimmed { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -391,6 +420,9 @@ impl Appender for FileAppender {
         drop(state);
         if idle {
             self.inner.work.notify_one();
+        }
+        if ends && kind != RecordKind::Schema {
+            self.inner.notify_appended();
         }
         Ok(offset)
     }

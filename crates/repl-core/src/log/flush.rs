@@ -65,8 +65,8 @@ impl Inner {
             None => false,
         };
         self.state().check()?;
-        let pending = self.state().take_pending();
-        match pending.and_then(|(pending, boundary)| pending.into_batch(boundary)) {
+        let batch = self.state().take_batch();
+        match batch {
             Some(batch) => self.complete(&mut io, batch).map(|()| true),
             None => Ok(retried),
         }
@@ -76,6 +76,7 @@ impl Inner {
     fn complete(&self, io: &mut Io, mut batch: Batch) -> Result<(), LogError> {
         match self.make_durable(io, &mut batch) {
             Ok(()) => {
+                batch.compact();
                 self.state().publish(batch);
                 Ok(())
             }
@@ -252,10 +253,7 @@ impl Inner {
         {
             io.in_flight = Some(batch);
         }
-        let mut state = self.state();
-        state.in_flight = io.in_flight.is_some();
-        let result = state.rewind(to);
-        drop(state);
+        let result = self.state().rewind(to);
         // Schema records may have been appended again.
         self.work.notify_one();
         result

@@ -11,8 +11,8 @@ use super::frame::HEAD_BYTES;
 use super::registry::Schemas;
 use super::state::Oldest;
 use super::{
-    Appender, Bounds, EventLog, Listener, LogError, LogOffset, RawRecord, Reader, SegmentInfo,
-    TxPoint,
+    AppendListener, Appended, Appender, Bounds, EventLog, Listener, LogError, LogOffset, RawRecord,
+    Reader, SegmentInfo, TxPoint, Visibility,
 };
 use crate::position::{LogId, Seq, SourcePosition};
 use crate::record::{Body, LogRecord, RecordKind, peek_fragment};
@@ -28,6 +28,7 @@ struct Shared {
     state: Mutex<State>,
     work: Condvar,
     listeners: RwLock<Vec<Listener>>,
+    append_listeners: RwLock<Vec<AppendListener>>,
 }
 
 struct State {
@@ -41,6 +42,8 @@ struct State {
     durable: Cursor,
     /// Number of records up to the durable end, trimmed ones included.
     durable_records: usize,
+    /// The same up to the appended end.
+    whole_records: usize,
     oldest: Oldest,
     schemas: Schemas,
     generation: u64,
@@ -60,6 +63,7 @@ impl MemoryLog {
                     flushed: 0,
                     durable: start.clone(),
                     durable_records: 0,
+                    whole_records: 0,
                     oldest: Oldest {
                         point: start.last.clone(),
                         position: SourcePosition::default(),
@@ -70,6 +74,7 @@ impl MemoryLog {
                 }),
                 work: Condvar::new(),
                 listeners: RwLock::default(),
+                append_listeners: RwLock::default(),
             }),
         }
     }
@@ -124,6 +129,9 @@ impl State {
             ends,
             payload: Bytes::copy_from_slice(payload),
         });
+        if self.cursor.open.is_none() {
+            self.whole_records = self.trimmed + self.records.len();
+        }
         if let Some(schema) = schema {
             self.schemas.add(schema, Some(begin), begin, seq);
         }
@@ -150,9 +158,22 @@ impl State {
         Ok(())
     }
 
+    /// The appended end.
+    fn whole(&self) -> &Cursor {
+        self.before_open.as_ref().unwrap_or(&self.cursor)
+    }
+
+    /// Number of records that readers of this visibility see, trimmed ones included.
+    fn end(&self, visibility: Visibility) -> usize {
+        match visibility {
+            Visibility::Durable => self.durable_records,
+            Visibility::Appended => self.whole_records,
+        }
+    }
+
     /// Publishes the last place between transactions; true when it moved.
     fn publish(&mut self) -> bool {
-        let boundary = self.before_open.as_ref().unwrap_or(&self.cursor).clone();
+        let boundary = self.whole().clone();
         let moved = boundary.offset > self.durable.offset;
         self.flushed = self.cursor.offset;
         let mut behind = self.cursor.offset;
@@ -177,7 +198,7 @@ impl State {
         let fragments = self
             .records
             .iter()
-            .take(self.durable_records - self.trimmed)
+            .take(self.whole_records - self.trimmed)
             .filter(|record| record.kind == RecordKind::Fragment && record.seq == seq);
         for record in fragments {
             let head = peek_fragment(&record.payload).map_err(damaged)?;
@@ -246,6 +267,10 @@ impl EventLog for MemoryLog {
         }
     }
 
+    fn appended(&self) -> Appended {
+        self.shared.state().whole().appended()
+    }
+
     fn segments(&self) -> Vec<SegmentInfo> {
         let bounds = self.bounds();
         let any = bounds.first_seq <= bounds.durable.seq;
@@ -305,9 +330,20 @@ impl EventLog for MemoryLog {
             .push(listener);
     }
 
-    fn reader(&self, after: Seq) -> Result<Box<dyn Reader>, LogError> {
+    fn on_appended(&self, listener: AppendListener) {
+        self.shared
+            .append_listeners
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(listener);
+    }
+
+    fn follow(&self, after: Seq, visibility: Visibility) -> Result<Box<dyn Reader>, LogError> {
         let state = self.shared.state();
-        let last = state.durable.last.seq;
+        let last = match visibility {
+            Visibility::Durable => state.durable.last.seq,
+            Visibility::Appended => state.whole().last.seq,
+        };
         if after > last {
             return Err(LogError::Beyond {
                 wanted: after,
@@ -324,6 +360,7 @@ impl EventLog for MemoryLog {
         Ok(Box::new(MemoryReader {
             shared: Arc::clone(&self.shared),
             after,
+            visibility,
             reached: after,
             next: state.trimmed,
         }))
@@ -378,6 +415,16 @@ impl Appender for MemoryAppender {
     ) -> Result<LogOffset, LogError> {
         let offset = self.state()?.append(kind, seq, ends, payload)?;
         self.shared.work.notify_one();
+        if ends && kind != RecordKind::Schema {
+            let listeners = self
+                .shared
+                .append_listeners
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
+            for listener in listeners.iter() {
+                listener();
+            }
+        }
         Ok(offset)
     }
 
@@ -395,9 +442,11 @@ impl Appender for MemoryAppender {
     }
 }
 
+#[derive(Clone)]
 struct MemoryReader {
     shared: Arc<Shared>,
     after: Seq,
+    visibility: Visibility,
     /// Last whole transaction returned.
     reached: Seq,
     /// Number of the next record since the log was made.
@@ -405,6 +454,20 @@ struct MemoryReader {
 }
 
 impl Reader for MemoryReader {
+    fn behind(&self) -> u64 {
+        let state = self.shared.state();
+        let first = self.next.max(state.trimmed);
+        let end = state.end(self.visibility);
+        (first..end)
+            .filter_map(|at| state.records.get(at - state.trimmed))
+            .map(size)
+            .sum()
+    }
+
+    fn fork(&self) -> Box<dyn Reader> {
+        Box::new(self.clone())
+    }
+
     fn next(&mut self) -> Result<Option<LogRecord>, LogError> {
         let state = self.shared.state();
         if self.next < state.trimmed {
@@ -416,7 +479,8 @@ impl Reader for MemoryReader {
             }
             self.next = state.trimmed;
         }
-        while self.next < state.durable_records {
+        let end = state.end(self.visibility);
+        while self.next < end {
             let Some(record) = state.records.get(self.next - state.trimmed) else {
                 break;
             };

@@ -1,15 +1,16 @@
 //! The event log: the one linear, durable history that every replica follows.
 //!
 //! Five positions are told apart everywhere (invariant I4):
-//! - *appended*: accepted by [`Appender::push`], in memory or in a file not yet fsynced;
-//! - *durable*: fsynced ([`Durable`]); only this is ever acknowledged to the source or read;
+//! - *appended*: accepted by [`Appender::push`], in memory or in a file not yet fsynced
+//!   ([`Appended`]); a replica may apply it, for the fsync need not be waited for twice;
+//! - *durable*: fsynced ([`Durable`]); only this is ever acknowledged to the source;
 //! - *applied*: committed in a replica together with its [`crate::checkpoint::Checkpoint`];
 //! - *acknowledged*: told to the source, never ahead of durable;
 //! - *trimmed*: deleted here, never ahead of what every enabled replica has applied.
 //!
 //! The log has no threads of its own. The capture pushes records through the single [`Appender`];
 //! a thread of the daemon calls [`EventLog::flush`] (group commit: one fsync for all that is
-//! pending); readers return only whole, durable transactions and never block.
+//! pending); readers return only whole transactions and never block.
 //!
 //! An implementation is done when the suite in `conformance` (feature `testing`) passes.
 
@@ -65,6 +66,27 @@ pub struct Durable {
     pub seq: Seq,
     /// Source position of the last whole transaction, mark or history record.
     pub position: SourcePosition,
+}
+
+/// How far whole transactions were appended: never before the durable end. After a crash what lies
+/// between the two is void, and the source delivers it again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Appended {
+    /// Epoch in force there.
+    pub epoch: Epoch,
+    /// Last whole transaction.
+    pub seq: Seq,
+    /// Source position of the last whole transaction, mark or history record.
+    pub position: SourcePosition,
+}
+
+/// Which transactions a reader returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visibility {
+    /// What was fsynced.
+    Durable,
+    /// Every whole transaction, as soon as its last record was pushed.
+    Appended,
 }
 
 /// What the log holds.
@@ -157,12 +179,12 @@ pub enum LogError {
         /// Oldest held.
         first: Seq,
     },
-    /// The wanted transaction lies beyond the durable end.
-    #[error("transaction {wanted} is beyond the log's durable end {last}")]
+    /// The wanted transaction lies beyond the end.
+    #[error("transaction {wanted} is beyond the log's end {last}")]
     Beyond {
         /// Sequence asked for.
         wanted: Seq,
-        /// Last durable.
+        /// Last one that may be read.
         last: Seq,
     },
     /// A record breaks the rules of the log (sequence not dense, fragment out of place).
@@ -173,6 +195,9 @@ pub enum LogError {
 /// Called with each new durable end.
 pub type Listener = Box<dyn Fn(&Durable) + Send + Sync>;
 
+/// Called at each new appended end.
+pub type AppendListener = Box<dyn Fn() + Send + Sync>;
+
 /// The durable, ordered history. One per replication group.
 pub trait EventLog: Send + Sync {
     /// Identity made at creation.
@@ -180,6 +205,9 @@ pub trait EventLog: Send + Sync {
 
     /// What is held now.
     fn bounds(&self) -> Bounds;
+
+    /// How far whole transactions were appended.
+    fn appended(&self) -> Appended;
 
     /// The segments, oldest first.
     fn segments(&self) -> Vec<SegmentInfo>;
@@ -205,15 +233,28 @@ pub trait EventLog: Send + Sync {
     /// Calls `listener` after each advance of the durable end, from the flushing thread.
     fn on_durable(&self, listener: Listener);
 
-    /// Reads the transactions after `after`, and the marks and history records behind `after`.
+    /// Calls `listener` after each push that ends a transaction, or appends a mark or a history
+    /// record, from the pushing thread: it must be quick and must not block.
+    fn on_appended(&self, listener: AppendListener);
+
+    /// Reads the durable transactions after `after`, and the marks and history records behind
+    /// `after`.
+    ///
+    /// # Errors
+    /// As [`EventLog::follow`].
+    fn reader(&self, after: Seq) -> Result<Box<dyn Reader>, LogError> {
+        self.follow(after, Visibility::Durable)
+    }
+
+    /// As [`EventLog::reader`], but returns what `visibility` says.
     ///
     /// # Errors
     /// [`LogError::Trimmed`] when `after + 1` is no longer held, [`LogError::Beyond`] when `after`
-    /// is past the durable end.
-    fn reader(&self, after: Seq) -> Result<Box<dyn Reader>, LogError>;
+    /// is past the end.
+    fn follow(&self, after: Seq, visibility: Visibility) -> Result<Box<dyn Reader>, LogError>;
 
-    /// The transaction at `seq`, if it is held (or is the one just before the oldest held, whose
-    /// identity is kept). Sequence 0 is none.
+    /// The transaction at `seq`, durable or only appended, if it is held (or is the one just before
+    /// the oldest held, whose identity is kept). Sequence 0 is none.
     ///
     /// # Errors
     /// When reading fails.
@@ -271,15 +312,21 @@ pub trait Appender: Send {
     fn abandon(&mut self) -> Result<(), LogError>;
 }
 
-/// Reads whole durable transactions in order. Never blocks for new ones.
+/// Reads whole transactions in order. Never blocks for new ones.
 pub trait Reader: Send {
-    /// The next record, or none at the durable end (try again after the next advance). Schema
+    /// The next record, or none at the end (try again after the next advance). Schema
     /// records are not returned: their content is reached through [`EventLog::schema`].
     ///
     /// # Errors
     /// [`LogError::Damaged`] when stored bytes fail their checks; [`LogError::Trimmed`] when the
     /// log was trimmed past this reader.
     fn next(&mut self) -> Result<Option<LogRecord>, LogError>;
+
+    /// Bytes between this reader and the end.
+    fn behind(&self) -> u64;
+
+    /// Another reader at the same place.
+    fn fork(&self) -> Box<dyn Reader>;
 }
 
 /// Payload bytes of a record together with its frame fields; what the storage layer passes around.

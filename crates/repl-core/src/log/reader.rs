@@ -10,25 +10,31 @@ use super::disk::{DiskFile, read_full};
 use super::file::Inner;
 use super::frame::{self, HEAD_BYTES, Head, Next};
 use super::index::Mark;
-use super::state::State;
-use super::{LogError, Reader, TxPoint};
+use super::state::{Found, State};
+use super::{LogError, Reader, TxPoint, Visibility};
 use crate::position::{Seq, SourcePosition};
 use crate::record::{Body, LogRecord, RecordKind, peek_fragment};
 
 /// Bytes read from a file at once, unless a frame is larger.
 const READ_BYTES: u64 = 1024 * 1024;
 
+/// Bytes copied at once of what is not durable yet, unless a frame is larger: the log is locked
+/// meanwhile.
+const COPY_BYTES: usize = 64 * 1024;
+
 /// A reader's place in the log.
+#[derive(Clone)]
 pub(super) struct FileReader {
     inner: Arc<Inner>,
     /// Fragments up to this transaction are passed over.
     after: Seq,
+    visibility: Visibility,
     /// Last transaction returned in whole or in part; for errors.
     reached: Seq,
     /// Where the next frame begins, and the CRC of the one before.
     offset: u64,
     chain: u32,
-    /// Bytes from `offset` on, none of them beyond the durable end.
+    /// Bytes from `offset` on, none of them beyond the end.
     chunk: Bytes,
     /// The chunk came from a file.
     from_disk: bool,
@@ -36,6 +42,7 @@ pub(super) struct FileReader {
 }
 
 /// A segment being read. The open file stays readable when the segment is trimmed.
+#[derive(Clone)]
 struct OpenSegment {
     base: u64,
     data_start: u64,
@@ -44,10 +51,11 @@ struct OpenSegment {
 
 impl FileReader {
     /// A reader of everything after `after`, beginning its search at `mark`.
-    pub fn new(inner: Arc<Inner>, after: Seq, mark: Mark) -> FileReader {
+    pub fn new(inner: Arc<Inner>, after: Seq, mark: Mark, visibility: Visibility) -> FileReader {
         FileReader {
             inner,
             after,
+            visibility,
             reached: after,
             offset: mark.offset,
             chain: mark.chain,
@@ -57,7 +65,7 @@ impl FileReader {
         }
     }
 
-    /// The next frame up to the durable end.
+    /// The next frame up to the end.
     pub fn frame(&mut self) -> Result<Option<(Head, Bytes)>, LogError> {
         loop {
             let wanted = match frame::next(&self.chunk, self.chain, self.from_disk) {
@@ -77,33 +85,33 @@ impl FileReader {
         }
     }
 
-    /// Fetches at least `wanted` bytes; false at the durable end.
+    /// Fetches at least `wanted` bytes; false at the end.
     fn refill(&mut self, wanted: usize) -> Result<bool, LogError> {
         let inner = Arc::clone(&self.inner);
         let state = inner.state();
-        let limit = state.durable.offset;
+        let limit = state.end(self.visibility).offset;
         if self.offset >= limit {
             self.chunk = Bytes::new();
             return Ok(false);
         }
-        if let Some(chunk) = state.tail.from(self.offset, limit) {
-            if chunk.len() < wanted {
-                return Err(self.damaged("a frame crosses the durable end"));
+        let (base, data_start, end) = match state.find(self.offset, limit, COPY_BYTES.max(wanted)) {
+            Found::Memory(chunk) => {
+                if chunk.len() < wanted {
+                    return Err(self.damaged("a frame crosses the end"));
+                }
+                self.from_disk = false;
+                self.chunk = chunk;
+                return Ok(true);
             }
-            self.from_disk = false;
-            self.chunk = chunk;
-            return Ok(true);
-        }
-        let Some((segment, end)) = state.segment_at(self.offset) else {
-            return self.skip_trimmed(&state);
+            Found::File(base, data_start, end) => (base, data_start, end),
+            Found::Trimmed => return self.skip_trimmed(&state),
         };
-        let (base, data_start) = (segment.base(), segment.data_start);
         drop(state);
         match self.open(base, data_start) {
             Ok(file) => self.read(
                 file.as_ref(),
                 data_start + (self.offset - base),
-                end.min(limit),
+                end,
                 wanted,
             ),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -144,7 +152,7 @@ impl FileReader {
         wanted: usize,
     ) -> Result<bool, LogError> {
         self.from_disk = true;
-        let available = end - self.offset;
+        let available = end.saturating_sub(self.offset);
         if wanted as u64 > available {
             return Err(self.damaged("a frame crosses the end of its segment"));
         }
@@ -242,6 +250,15 @@ impl FileReader {
 }
 
 impl Reader for FileReader {
+    fn behind(&self) -> u64 {
+        let end = self.inner.state().end(self.visibility).offset;
+        end.saturating_sub(self.offset)
+    }
+
+    fn fork(&self) -> Box<dyn Reader> {
+        Box::new(self.clone())
+    }
+
     fn next(&mut self) -> Result<Option<LogRecord>, LogError> {
         while let Some((head, payload)) = self.frame()? {
             let wanted = match head.kind {

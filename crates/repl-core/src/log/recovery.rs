@@ -74,6 +74,7 @@ pub(super) fn open(dir: LogDir, options: FileLogOptions) -> Result<Recovered, Lo
         work: Condvar::new(),
         trimming: Mutex::new(()),
         listeners: RwLock::default(),
+        append_listeners: RwLock::default(),
         _lock: lock,
     };
     Ok(Recovered {
@@ -401,7 +402,7 @@ fn assemble(
         before_open: None,
         pending: Pending::default(),
         spares: Vec::new(),
-        in_flight: false,
+        in_flight: Vec::new(),
         synced: scan.end.offset,
         durable: scan.end.clone(),
         tail: Tail::new(options.tail_bytes),

@@ -12,7 +12,7 @@ use super::index::Mark;
 use super::registry::Schemas;
 use super::segment::Segment;
 use super::tail::Tail;
-use super::{LogError, LogOffset, TxPoint};
+use super::{LogError, LogOffset, TxPoint, Visibility};
 use crate::position::{Seq, SourcePosition};
 use crate::record::{Body, RecordKind};
 use crate::schema::TableSchema;
@@ -35,8 +35,8 @@ pub(super) struct State {
     pub pending: Pending,
     /// Empty buffers for the next records.
     pub spares: Vec<Vec<u8>>,
-    /// A flush has taken records and not yet made them durable.
-    pub in_flight: bool,
+    /// What a flush has taken and not yet made durable, with the offset at which each part begins.
+    pub in_flight: Vec<(u64, Bytes)>,
     /// Everything before is fsynced, be it published or not.
     pub synced: u64,
     /// The published end: always between transactions.
@@ -88,7 +88,18 @@ pub(super) struct Batch {
     /// Places where a segment may begin, ascending; each becomes an index mark.
     pub marks: VecDeque<Cursor>,
     /// Buffers that were copied from.
-    pub spares: Vec<Vec<u8>>,
+    emptied: Vec<Bytes>,
+}
+
+/// Where a reader finds what lies behind its place, if that is in memory.
+pub(super) enum Found {
+    /// In the tail or in what is not durable yet.
+    Memory(Bytes),
+    /// In a file: the segment's base, where its frames begin in the file, and the offset up to which
+    /// they may be read from it.
+    File(u64, u64, u64),
+    /// Nowhere: it was trimmed.
+    Trimmed,
 }
 
 impl Pending {
@@ -111,30 +122,39 @@ impl Pending {
         &mut self.buffers[last]
     }
 
-    /// Makes it a batch, to be published up to `boundary`. A buffer with little in it is copied,
-    /// so that the tail holds no empty memory and the buffer can be used again.
-    pub fn into_batch(self, boundary: Cursor) -> Option<Batch> {
+    /// Makes it a batch, to be published up to `boundary`.
+    fn into_batch(self, boundary: Cursor) -> Option<Batch> {
         let start = self.start?;
-        let mut batch = Batch {
-            end: start.offset,
-            start,
-            boundary,
-            buffers: Vec::with_capacity(self.buffers.len()),
-            marks: self.marks.into(),
-            spares: Vec::new(),
+        let mut end = start.offset;
+        let placed = |buffer: Vec<u8>| {
+            let begin = end;
+            end += buffer.len() as u64;
+            (begin, Bytes::from(buffer))
         };
-        for buffer in self.buffers {
-            let begin = batch.end;
-            batch.end += buffer.len() as u64;
-            if buffer.len() < buffer.capacity() / 4 * 3 {
-                let copy = Bytes::copy_from_slice(&buffer);
-                batch.buffers.push((begin, copy));
-                batch.spares.push(buffer);
-            } else {
-                batch.buffers.push((begin, Bytes::from(buffer)));
+        let buffers = self.buffers.into_iter().map(placed).collect();
+        Some(Batch {
+            start,
+            end,
+            boundary,
+            buffers,
+            marks: self.marks.into(),
+            emptied: Vec::new(),
+        })
+    }
+
+    /// A copy of what is held from `offset` on, of at most `most` bytes; never empty where anything
+    /// is held.
+    fn copy(&self, offset: u64, most: usize) -> Option<Bytes> {
+        let mut begin = self.start.as_ref()?.offset;
+        for buffer in &self.buffers {
+            let end = begin + buffer.len() as u64;
+            if (begin..end).contains(&offset) {
+                let rest = &buffer[(offset - begin) as usize..];
+                return Some(Bytes::copy_from_slice(&rest[..most.min(rest.len())]));
             }
+            begin = end;
         }
-        Some(batch)
+        None
     }
 
     fn cut(&mut self, offset: u64) {
@@ -156,6 +176,17 @@ impl Pending {
 }
 
 impl Batch {
+    /// Copies what lies in buffers with little in them, so that the tail holds no empty memory and
+    /// the buffers can be used again.
+    pub fn compact(&mut self) {
+        for (_, buffer) in &mut self.buffers {
+            if buffer.len() < BUFFER_BYTES / 4 * 3 {
+                let copy = Bytes::copy_from_slice(buffer);
+                self.emptied.push(std::mem::replace(buffer, copy));
+            }
+        }
+    }
+
     /// Drops what lies at and behind `offset`; false when nothing is left.
     pub fn cut(&mut self, offset: u64) -> bool {
         for (start, buffer) in &mut self.buffers {
@@ -240,14 +271,25 @@ impl State {
         }
     }
 
-    /// Hands everything pending to a flush; none when there is nothing.
-    pub fn take_pending(&mut self) -> Option<(Pending, Cursor)> {
-        if self.pending.is_empty() {
-            return None;
+    /// The appended end: always between transactions.
+    pub fn whole(&self) -> &Cursor {
+        self.before_open.as_ref().unwrap_or(&self.cursor)
+    }
+
+    /// The end for readers of this visibility.
+    pub fn end(&self, visibility: Visibility) -> &Cursor {
+        match visibility {
+            Visibility::Durable => &self.durable,
+            Visibility::Appended => self.whole(),
         }
-        self.in_flight = true;
-        let boundary = self.before_open.as_ref().unwrap_or(&self.cursor).clone();
-        Some((std::mem::take(&mut self.pending), boundary))
+    }
+
+    /// Hands everything pending to a flush; none when there is nothing.
+    pub fn take_batch(&mut self) -> Option<Batch> {
+        let boundary = self.whole().clone();
+        let batch = std::mem::take(&mut self.pending).into_batch(boundary)?;
+        self.in_flight.clone_from(&batch.buffers);
+        Some(batch)
     }
 
     /// Keeps a buffer for the next records, if it is of use.
@@ -264,6 +306,10 @@ impl State {
     pub fn rewind(&mut self, to: Cursor) -> Result<(), LogError> {
         let end = self.cursor.offset;
         self.pending.cut(to.offset);
+        for (start, buffer) in &mut self.in_flight {
+            buffer.truncate(to.offset.saturating_sub(*start) as usize);
+        }
+        self.in_flight.retain(|(_, buffer)| !buffer.is_empty());
         self.tail.cut(to.offset);
         for segment in &mut self.segments {
             segment.marks.retain(|mark| mark.offset < to.offset);
@@ -304,6 +350,7 @@ impl State {
     pub fn publish(&mut self, mut batch: Batch) {
         let end = batch.end;
         self.index(&mut batch, end);
+        self.in_flight.clear();
         for (offset, buffer) in batch.buffers {
             for dropped in self.tail.push(offset, buffer) {
                 if dropped.is_unique() {
@@ -311,27 +358,56 @@ impl State {
                 }
             }
         }
-        for spare in batch.spares {
-            self.keep(spare);
+        for emptied in batch.emptied {
+            if emptied.is_unique() {
+                self.keep(Vec::from(emptied));
+            }
         }
         self.synced = batch.end;
         self.durable = batch.boundary;
-        self.in_flight = false;
     }
 
-    /// The segment that holds `offset`, and where that segment ends.
-    pub fn segment_at(&self, offset: u64) -> Option<(&Segment, u64)> {
+    /// Where the bytes from `offset` on are, none of them beyond `limit`; `most` bounds what is copied
+    /// of what is not durable yet.
+    pub fn find(&self, offset: u64, limit: u64, most: usize) -> Found {
+        if let Some(chunk) = self.tail.from(offset, limit) {
+            return Found::Memory(chunk);
+        }
+        if offset >= self.synced
+            && let Some(mut chunk) = self.copy_undurable(offset, most)
+        {
+            chunk.truncate((limit - offset) as usize);
+            return Found::Memory(chunk);
+        }
         let behind = self
             .segments
             .partition_point(|segment| segment.base() <= offset);
-        let segment = self.segments.get(behind.checked_sub(1)?)?;
+        let segment = behind.checked_sub(1).and_then(|at| self.segments.get(at));
         let end = self.segments.get(behind).map_or(u64::MAX, Segment::base);
-        Some((segment, end))
+        match segment {
+            Some(segment) => Found::File(
+                segment.base(),
+                segment.data_start,
+                end.min(limit).min(self.synced),
+            ),
+            None => Found::Trimmed,
+        }
+    }
+
+    /// Copied rather than shared: a buffer that nobody else holds is used again after the flush.
+    fn copy_undurable(&self, offset: u64, most: usize) -> Option<Bytes> {
+        for (start, buffer) in &self.in_flight {
+            if (*start..start + buffer.len() as u64).contains(&offset) {
+                let rest = &buffer[(offset - start) as usize..];
+                return Some(Bytes::copy_from_slice(&rest[..most.min(rest.len())]));
+            }
+        }
+        self.pending.copy(offset, most)
     }
 
     /// Where to begin reading to come across everything after transaction `after`.
-    pub fn seek(&self, after: Seq) -> Result<Mark, LogError> {
-        let last = self.durable.last.seq;
+    pub fn seek(&self, after: Seq, visibility: Visibility) -> Result<Mark, LogError> {
+        let last = self.end(visibility).last.seq;
         if after > last {
             return Err(LogError::Beyond {
                 wanted: after,

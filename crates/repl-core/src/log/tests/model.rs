@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::sim::{Random, SimDisk};
 use crate::log::conformance::{drain, fragment, history, position, table};
 use crate::log::{
-    Appender, EventLog, FileLog, FileLogOptions, LogError, MemoryLog, Opened, Reader,
+    Appender, EventLog, FileLog, FileLogOptions, LogError, MemoryLog, Opened, Reader, Visibility,
 };
 use crate::position::{LogId, Seq};
 use crate::record::{Body, LogRecord, RecordKind};
@@ -115,6 +115,8 @@ pub struct Model {
 pub struct Run {
     pub log: Arc<dyn EventLog>,
     appender: Option<Box<dyn Appender>>,
+    /// Sees every transaction as soon as it ends.
+    follower: Option<Box<dyn Reader>>,
     pub model: Model,
 }
 
@@ -123,8 +125,22 @@ impl Run {
         Run {
             log,
             appender: None,
+            follower: None,
             model,
         }
+    }
+
+    /// Checks that the transactions appended since the last call, and nothing else, can be read.
+    fn follow(&mut self, known: usize) {
+        let last = self.model.transactions.len() as u64;
+        assert_eq!(self.log.appended().seq, Seq(last));
+        let log = &self.log;
+        let follower = self
+            .follower
+            .get_or_insert_with(|| log.follow(Seq(known as u64), Visibility::Appended).unwrap());
+        let seen = whole_transactions(&drain(follower.as_mut()));
+        let seen: Vec<_> = seen.into_iter().map(|(_, _, content)| content).collect();
+        assert_eq!(seen, self.model.transactions[known..]);
     }
 
     fn appender(&mut self) -> Result<&mut Box<dyn Appender>, LogError> {
@@ -300,7 +316,8 @@ pub fn check(log: &dyn EventLog, model: &Model) {
     }
     for seq in [first, last, u64::midpoint(first, last)] {
         let point = log.point(Seq(seq)).unwrap();
-        let known = (first..=last).contains(&seq) || (seq == first - 1 && seq > 0);
+        let appended = log.appended().seq.0;
+        let known = (first..=appended).contains(&seq) || (seq == first - 1 && seq > 0);
         let wanted = known.then(|| (seq + 500, position(seq)));
         assert_eq!(point.map(|point| (point.txid, point.position)), wanted);
     }
@@ -376,7 +393,9 @@ proptest! {
         }
         for (at, &(kind, size)) in steps.iter().enumerate() {
             for run in &mut runs {
+                let known = run.model.transactions.len();
                 run.apply(Op::from_numbers(kind, size)).unwrap();
+                run.follow(known);
             }
             if at % reopen_every == reopen_every - 1 {
                 for run in &mut runs {
