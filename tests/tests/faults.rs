@@ -12,6 +12,7 @@ mod faults {
     mod isolation;
     mod mariadb;
     mod network;
+    mod overlap;
     mod prefix;
     mod replica_state;
     mod rig;

@@ -116,6 +116,9 @@ wire_enum! {
         Retrying = "retrying",
         /// Copying tables.
         Copying = "copying",
+        /// Ahead of the event log, which lost its end in a crash: waiting until the primary has sent
+        /// that again.
+        AwaitingLog = "awaiting-log",
         /// Not running: disabled, paused, or in need of a resync.
         Stopped = "stopped",
     }

@@ -112,6 +112,13 @@ pub trait Capture: Send {
         reason: &str,
     ) -> Result<()>;
 
+    /// Whether transactions that the log lost in a crash, because they were not durable yet, come
+    /// again as the same transactions in the same order. Only then may replicas apply them before
+    /// they are durable.
+    fn repeats_exactly(&self) -> bool {
+        false
+    }
+
     /// Compares two positions of this source; none when they are not comparable (another
     /// incarnation, damaged text).
     fn compare(&self, a: &SourcePosition, b: &SourcePosition) -> Option<std::cmp::Ordering>;

@@ -4,12 +4,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use repl_connectors::seam::{CaptureBoard, CaptureLimits, CapturePort};
+use repl_connectors::seam::{CaptureBoard, CaptureLimits, CapturePort, SnapshotSource};
 use repl_core::SourcePosition;
 use repl_core::backoff::BackoffPolicy;
 use repl_core::log::disk::HostDisk;
 use repl_core::log::file::{FileLog, FileLogOptions, Opened};
-use repl_core::log::{Durable, EventLog, TxWriter};
+use repl_core::log::{Durable, EventLog, TxWriter, Visibility};
 use repl_core::position::LogId;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -20,6 +20,7 @@ use crate::capture_task::{CaptureErrors, CaptureTask};
 use crate::config::Config;
 use crate::control::GroupControl;
 use crate::flusher::Flusher;
+use crate::follow::Follow;
 use crate::ingest::Ingest;
 use crate::rates::Meter;
 use crate::replica::Replica;
@@ -156,14 +157,14 @@ impl Host {
             stop: stop.subscribe(),
             tasks: JoinSet::new(),
         };
-        let (snapshots, uninstall) = parts.start_capture(&stop_capture)?;
+        let source = parts.start_capture(&stop_capture)?;
         parts.serve(
             admin,
-            uninstall,
+            source.uninstall,
             stop_capture.clone(),
             admin_stop.subscribe(),
         );
-        let workers = parts.start_workers(&snapshots)?;
+        let workers = parts.start_workers(&source.snapshots, &source.follow)?;
         Ok(Host {
             tasks: parts.tasks,
             workers,
@@ -250,6 +251,13 @@ fn watch_durable(log: &dyn EventLog) -> watch::Receiver<Durable> {
     receiver
 }
 
+/// What the running capture gives to the others.
+struct Source {
+    snapshots: Arc<dyn SnapshotSource>,
+    uninstall: mpsc::Sender<crate::capture_task::Uninstall>,
+    follow: Follow,
+}
+
 struct Parts {
     group: Arc<Group>,
     durable: watch::Receiver<Durable>,
@@ -268,17 +276,16 @@ impl Parts {
     }
 
     /// Starts capture and the log's housekeeping.
-    fn start_capture(
-        &mut self,
-        stop_capture: &watch::Sender<bool>,
-    ) -> anyhow::Result<(
-        Arc<dyn repl_connectors::seam::SnapshotSource>,
-        mpsc::Sender<crate::capture_task::Uninstall>,
-    )> {
+    fn start_capture(&mut self, stop_capture: &watch::Sender<bool>) -> anyhow::Result<Source> {
         let group = &self.group;
         let config = &group.config;
         let (requests, snapshots) = mpsc::channel(1);
         let source = wiring::source(config, requests)?;
+        let visibility = if source.capture.repeats_exactly() {
+            Visibility::Appended
+        } else {
+            Visibility::Durable
+        };
         let released = watch::Sender::new(SourcePosition::default());
         let port = CapturePort {
             writer: TxWriter::new(Arc::clone(&group.log)).context("cannot write the event log")?,
@@ -322,7 +329,11 @@ impl Parts {
         };
         self.tasks.spawn(task.run());
         self.tasks.spawn(retention.run());
-        Ok((source.snapshots, uninstall_sender))
+        Ok(Source {
+            snapshots: source.snapshots,
+            uninstall: uninstall_sender,
+            follow: Follow::new(group.log.as_ref(), visibility),
+        })
     }
 
     fn serve(
@@ -348,7 +359,8 @@ impl Parts {
 
     fn start_workers(
         &self,
-        snapshots: &Arc<dyn repl_connectors::seam::SnapshotSource>,
+        snapshots: &Arc<dyn SnapshotSource>,
+        follow: &Follow,
     ) -> anyhow::Result<JoinSet<()>> {
         let config = &self.group.config;
         let mut workers = JoinSet::new();
@@ -363,6 +375,7 @@ impl Parts {
                 applier: wiring::applier(config, &replica.node),
                 log: Arc::clone(&self.group.log),
                 durable: self.durable.clone(),
+                follow: follow.clone(),
                 snapshots: Arc::clone(snapshots),
                 tables: self.group.board.tables(),
                 routing: wiring::routing(config, &replica.node)?,

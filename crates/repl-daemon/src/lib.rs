@@ -13,6 +13,7 @@ pub mod control;
 pub mod conversion;
 pub mod errors;
 pub mod flusher;
+pub mod follow;
 pub mod ingest;
 pub mod logview;
 pub mod preflight;

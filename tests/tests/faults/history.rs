@@ -15,7 +15,7 @@ use repl_tests::wait::wait_until;
 
 use super::rig::{self, Rig};
 
-const SLOT: &str = "repl_faults";
+pub const SLOT: &str = "repl_faults";
 const STOP: Duration = Duration::from_secs(30);
 
 /// Makes a break while the daemon is down, with rows written before and after it, and expects the

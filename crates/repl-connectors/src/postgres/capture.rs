@@ -236,6 +236,12 @@ impl Capture for PgCapture {
         Ok(())
     }
 
+    /// The slot stays at what is durable here, and the server decodes the same commits in the same
+    /// order from its log, of which it only ever sends what it has flushed.
+    fn repeats_exactly(&self) -> bool {
+        true
+    }
+
     fn compare(&self, a: &SourcePosition, b: &SourcePosition) -> Option<Ordering> {
         Some(Lsn::from_position(a)?.cmp(&Lsn::from_position(b)?))
     }

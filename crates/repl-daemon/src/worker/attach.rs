@@ -1,18 +1,60 @@
 //! Do the replica's checkpoint and the log join? (Invariants I3 and I9.)
 
+use std::sync::Arc;
+
+use repl_api::Activity;
 use repl_connectors::seam::ConnectorError;
 use repl_core::checkpoint::Checkpoint;
 use repl_core::failpoint;
-use repl_core::log::{Bounds, EventLog, LogError};
+use repl_core::log::{Appended, Bounds, EventLog, LogError, Visibility};
 use repl_core::membership::Membership;
-use repl_core::{Epoch, ErrorKind, Seq, SourcePosition};
+use repl_core::{Epoch, ErrorKind, LogId, Seq, SourcePosition};
 use tracing::info;
 
-use super::{Failure, Worker};
+use super::{Ended, Failure, Worker};
 use crate::errors;
 use crate::state::ReplicaRecord;
 
 impl Worker {
+    /// What is not durable in the log may be applied already, and a crash of this host then leaves
+    /// the replica ahead of the log. Nothing was acknowledged of that, so the primary sends it again,
+    /// to be logged under the same sequences; until then the replica waits, and [`Worker::attach`]
+    /// compares. A log that the primary does not complete is an older copy: capture finds the gap,
+    /// which begins an epoch and ends the wait.
+    pub(super) async fn wait_for_redelivery(&mut self) -> Option<Ended> {
+        let checkpoint = self.state.checkpoint.clone()?;
+        if self.attached || self.replica().record().is_some_and(|record| record.restart) {
+            return None;
+        }
+        let (log, follow) = (Arc::clone(&self.parts.log), self.parts.follow.clone());
+        let mut told = false;
+        loop {
+            let watch = follow.watch();
+            let moved = watch.moved();
+            let end = log.appended();
+            if !awaited(log.id(), &end, &checkpoint, follow.visibility()) {
+                return None;
+            }
+            if let Some(ended) = self.interrupted() {
+                return Some(ended);
+            }
+            if !told {
+                info!(
+                    applied = checkpoint.seq.0,
+                    log_end = end.seq.0,
+                    "the log lost its end in a crash; waiting for the primary to send it again"
+                );
+                self.replica().show(Activity::AwaitingLog);
+                told = true;
+            }
+            tokio::select! {
+                () = moved => {}
+                _ = self.parts.shutdown.changed() => {}
+                _ = self.orders.changed() => return Some(Ended::Orders),
+            }
+        }
+    }
+
     /// Finds where to go on: at the replica's own checkpoint if it belongs to this log, or from
     /// the beginning of a new copy.
     pub(super) async fn attach(&mut self) -> Result<Checkpoint, Failure> {
@@ -30,6 +72,7 @@ impl Worker {
             )),
             Some(checkpoint) => {
                 check(self.parts.log.as_ref(), &checkpoint)?;
+                self.attached = true;
                 Ok(checkpoint)
             }
         }
@@ -61,8 +104,17 @@ impl Worker {
             .change(|record: &mut ReplicaRecord| record.restart = false)
             .map_err(errors::state)?;
         info!(seq = seq.0, "copy of existing rows begins");
+        self.attached = true;
         Ok(next)
     }
+}
+
+/// Whether the checkpoint is ahead of the log only because the log lost its end.
+fn awaited(log: LogId, end: &Appended, checkpoint: &Checkpoint, visibility: Visibility) -> bool {
+    visibility == Visibility::Appended
+        && checkpoint.log == log
+        && checkpoint.epoch == end.epoch
+        && checkpoint.seq > end.seq
 }
 
 /// Refuses a checkpoint that is not a point of this log.
@@ -76,11 +128,12 @@ fn check(log: &dyn EventLog, checkpoint: &Checkpoint) -> Result<(), Failure> {
             log.id()
         )));
     }
-    if checkpoint.seq > bounds.durable.seq || checkpoint.epoch > bounds.durable.epoch {
+    let end = log.appended();
+    if checkpoint.seq > end.seq || checkpoint.epoch > end.epoch {
         return Err(broken(&format!(
             "the replica is at transaction {} of epoch {}, ahead of the log's end {} of epoch {}: \
              the log directory is an older copy",
-            checkpoint.seq, checkpoint.epoch, bounds.durable.seq, bounds.durable.epoch
+            checkpoint.seq, checkpoint.epoch, end.seq, end.epoch
         )));
     }
     let first_of_epoch = epoch_start(log, &bounds)?;
@@ -97,14 +150,23 @@ fn check(log: &dyn EventLog, checkpoint: &Checkpoint) -> Result<(), Failure> {
         )));
     }
     // Only a transaction has a position to compare: the one before the first moves with the marks.
-    if log
-        .point(checkpoint.seq)?
-        .is_some_and(|point| point.position != checkpoint.position)
-    {
+    let Some(point) = log.point(checkpoint.seq)? else {
+        return Ok(());
+    };
+    // A copy begins behind the last transaction of the epoch before its own.
+    if point.epoch > checkpoint.epoch {
         return Err(broken(&format!(
-            "transaction {} ends at another position in the log than in the replica's checkpoint: \
-             one of them was altered or restored",
-            checkpoint.seq
+            "the replica is at transaction {} of epoch {}, which the log lost in a crash and the \
+             primary did not send again: history broke, and epoch {} has another one",
+            checkpoint.seq, checkpoint.epoch, point.epoch
+        )));
+    }
+    if point.position != checkpoint.position {
+        return Err(broken(&format!(
+            "transaction {} ends at another position in the log ({}) than in the replica's \
+             checkpoint ({}): one of them was altered or restored, or the primary sent something \
+             else after a crash",
+            checkpoint.seq, point.position, checkpoint.position
         )));
     }
     Ok(())

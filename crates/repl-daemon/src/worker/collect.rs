@@ -1,7 +1,4 @@
-//! Reads the log ahead of the applier and reduces it to batches.
-//!
-//! Runs on a thread of its own, so that the next batch is being prepared while one commits; the
-//! channel holds one batch, which bounds memory.
+//! Reads the log and reduces it to batches.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,15 +9,15 @@ use repl_core::change::{Change, Changes};
 use repl_core::codec::Malformed;
 use repl_core::convert::TablePlan;
 use repl_core::failpoint;
-use repl_core::log::{Durable, EventLog, LogError, Reader};
+use repl_core::log::{EventLog, LogError, Reader};
 use repl_core::net::{Reduced, Reducer};
 use repl_core::record::{Body, Fragment, LogRecord, TxHeader};
 use repl_core::schema::{SchemaId, TableName};
 use repl_core::select::Routing;
 use repl_core::{Epoch, Seq, SourcePosition};
-use tokio::sync::{mpsc, watch};
 
 use crate::conversion::{self, Conversion};
+use crate::follow::Follow;
 
 /// Memory a change takes beside its encoded bytes while it is being reduced, bytes: two row
 /// handles, a hash entry and their slack. Counted, because rows are often smaller than that.
@@ -91,8 +88,8 @@ pub enum Mode {
 pub struct Plan {
     /// The log.
     pub log: Arc<dyn EventLog>,
-    /// Wakes it.
-    pub durable: watch::Receiver<Durable>,
+    /// How much of it is seen.
+    pub follow: Follow,
     /// Start behind this transaction.
     pub after: Seq,
     /// Epoch the replica is in.
@@ -136,52 +133,8 @@ struct Routed {
     plan: Option<Arc<TablePlan>>,
 }
 
-/// Starts a collector; it ends when the receiver is dropped, at its end (one by one), or with an
-/// error.
-pub fn start(plan: Plan) -> mpsc::Receiver<Result<Work, CollectError>> {
-    let (sender, receiver) = mpsc::channel(1);
-    let runtime = tokio::runtime::Handle::current();
-    tokio::task::spawn_blocking(move || {
-        let mut durable = plan.durable.clone();
-        let mut collector = match Collector::new(plan) {
-            Ok(collector) => collector,
-            Err(error) => {
-                let _ = sender.blocking_send(Err(error.into()));
-                return;
-            }
-        };
-        loop {
-            // Marked as seen before reading, so that an advance during the read is not missed.
-            durable.borrow_and_update();
-            match collector.next() {
-                Ok(Some(work)) => {
-                    if sender.blocking_send(Ok(work)).is_err() {
-                        return;
-                    }
-                }
-                Ok(None) if collector.finished => return,
-                Ok(None) => {
-                    let open = runtime.block_on(async {
-                        tokio::select! {
-                            changed = durable.changed() => changed.is_ok(),
-                            () = sender.closed() => false,
-                        }
-                    });
-                    if !open {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    let _ = sender.blocking_send(Err(error));
-                    return;
-                }
-            }
-        }
-    });
-    receiver
-}
-
-struct Collector {
+/// Turns the log into work for one replica.
+pub(super) struct Collector {
     plan: Plan,
     reader: Box<dyn Reader>,
     routes: HashMap<SchemaId, Option<Routed>>,
@@ -217,8 +170,8 @@ struct Building {
 }
 
 impl Collector {
-    fn new(plan: Plan) -> Result<Collector, LogError> {
-        let reader = plan.log.reader(plan.after)?;
+    pub(super) fn new(plan: Plan) -> Result<Collector, LogError> {
+        let reader = plan.log.follow(plan.after, plan.follow.visibility())?;
         Ok(Collector {
             plan,
             reader,
@@ -234,8 +187,18 @@ impl Collector {
         })
     }
 
-    /// The next work, or none at the log's durable end.
-    fn next(&mut self) -> Result<Option<Work>, CollectError> {
+    /// Bytes of the log that were not read yet.
+    pub(super) fn behind(&self) -> u64 {
+        self.reader.behind()
+    }
+
+    /// The last work there is was handed out.
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// The next work, or none at the log's end.
+    pub(super) fn next(&mut self) -> Result<Option<Work>, CollectError> {
         loop {
             let Some(record) = self.read()? else {
                 return Ok(self.take_batch().map(Work::Batch));

@@ -14,7 +14,7 @@ use repl_core::Seq;
 use repl_core::batch::Route;
 use repl_core::checkpoint::Checkpoint;
 use repl_core::cut::Cut;
-use repl_core::log::{EventLog, LogError};
+use repl_core::log::{EventLog, LogError, Visibility};
 use repl_core::membership::Membership;
 use repl_core::record::Body;
 use tokio::time::Instant;
@@ -242,7 +242,8 @@ fn passed_any(log: &dyn EventLog, through: Seq, running: &HashSet<u64>) -> Resul
     if running.is_empty() || through < bounds.first_seq {
         return Ok(false);
     }
-    let mut reader = log.reader(Seq(bounds.first_seq.0.saturating_sub(1)))?;
+    let before_all = Seq(bounds.first_seq.0.saturating_sub(1));
+    let mut reader = log.follow(before_all, Visibility::Appended)?;
     while let Some(record) = reader.next()? {
         if record.seq > through {
             break;

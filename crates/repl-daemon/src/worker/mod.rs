@@ -6,6 +6,7 @@
 //! directive decides whether the worker waits and comes back by itself, pauses for the operator or
 //! needs a new copy.
 
+mod ahead;
 pub mod attach;
 pub mod collect;
 pub mod copy;
@@ -28,6 +29,7 @@ use tracing::{Instrument, error, info, info_span, warn};
 use crate::config::LimitsConfig;
 use crate::conversion::Conversion;
 use crate::errors;
+use crate::follow::Follow;
 use crate::replica::{Orders, Progress, Replica};
 use crate::state::Pause;
 use collect::TxInfo;
@@ -42,6 +44,8 @@ pub struct WorkerParts {
     pub log: Arc<dyn EventLog>,
     /// The log's durable end.
     pub durable: watch::Receiver<Durable>,
+    /// How it is followed.
+    pub follow: Follow,
     /// Takes cuts of the primary.
     pub snapshots: Arc<dyn SnapshotSource>,
     /// The primary's selected tables.
@@ -65,6 +69,9 @@ pub struct Worker {
     backoff: Backoff,
     /// Session state: what the replica said of itself, kept up to date.
     state: ReplicaState,
+    /// The replica's checkpoint was found in the log since the daemon started: from then on the log
+    /// loses nothing that a replica may have.
+    attached: bool,
 }
 
 /// Why a session failed.
@@ -114,6 +121,7 @@ impl Worker {
             orders,
             backoff,
             state: ReplicaState::default(),
+            attached: false,
         }
     }
 
@@ -162,6 +170,9 @@ impl Worker {
             return Ok(ended);
         }
         self.open().await?;
+        if let Some(ended) = self.wait_for_redelivery().await {
+            return Ok(ended);
+        }
         let mut checkpoint = self.attach().await?;
         self.note_applied(&checkpoint);
         loop {

@@ -17,7 +17,8 @@ use repl_core::{ErrorKind, Seq};
 use tokio::sync::mpsc;
 use tracing::{debug, info};
 
-use super::collect::{self, Batch, CollectError, Mode, Plan, TxInfo, Work};
+use super::ahead::Incoming;
+use super::collect::{Batch, CollectError, Mode, Plan, TxInfo, Work};
 use super::{Ended, Failure, Worker};
 
 /// Why following ended well.
@@ -69,7 +70,7 @@ impl Worker {
         checkpoint: &mut Checkpoint,
         mode: Mode,
     ) -> Result<Followed, Trouble> {
-        let mut work = collect::start(self.plan(checkpoint, mode));
+        let mut work = Incoming::start(self.plan(checkpoint, mode));
         loop {
             if let Some(ended) = self.interrupted() {
                 return Ok(Followed::Left(Left::Ended(ended)));
@@ -107,7 +108,7 @@ impl Worker {
     fn plan(&self, checkpoint: &Checkpoint, mode: Mode) -> Plan {
         Plan {
             log: std::sync::Arc::clone(&self.parts.log),
-            durable: self.parts.durable.clone(),
+            follow: self.parts.follow.clone(),
             after: checkpoint.seq,
             epoch: checkpoint.epoch,
             routing: self.parts.routing.clone(),

@@ -140,9 +140,13 @@ fn state(replica: &ReplicaStatus) -> (String, Tone) {
         (Membership::Paused | Membership::NeedsResync, Activity::Stopped) => {
             (replica.membership.to_string(), tone)
         }
-        (_, activity @ (Activity::Connecting | Activity::Retrying | Activity::Stopped)) => {
-            (format!("{}, {activity}", replica.membership), Tone::Warn)
-        }
+        (
+            _,
+            activity @ (Activity::Connecting
+            | Activity::AwaitingLog
+            | Activity::Retrying
+            | Activity::Stopped),
+        ) => (format!("{}, {activity}", replica.membership), Tone::Warn),
         _ => (replica.membership.to_string(), tone),
     }
 }
