@@ -36,6 +36,7 @@ pub struct MariaDb {
     scratch: Scratch,
     port: Port,
     server: Option<Child>,
+    arguments: Vec<String>,
 }
 
 impl MariaDb {
@@ -47,11 +48,20 @@ impl MariaDb {
     /// # Errors
     /// When MariaDB is not installed or the server does not come up.
     pub fn start_new(name: &str, databases: &[&str]) -> Result<Self> {
+        Self::start_with(name, databases, &[])
+    }
+
+    /// [`MariaDb::start_new`] with more arguments for the server; later ones win.
+    ///
+    /// # Errors
+    /// As [`MariaDb::start_new`].
+    pub fn start_with(name: &str, databases: &[&str], arguments: &[&str]) -> Result<Self> {
         let mut server = Self {
             name: name.to_owned(),
             scratch: Scratch::new()?,
             port: Port::reserve()?,
             server: None,
+            arguments: arguments.iter().map(|&text| text.to_owned()).collect(),
         };
         copy_tree(&template()?, &server.data_dir())?;
         fs::create_dir(server.socket_dir())?;
@@ -120,6 +130,7 @@ impl MariaDb {
             // What installations of old have, so that the daemon's own settings are seen to count.
             .args(["--character-set-server=latin1", "--sql-mode="])
             .arg("--default-time-zone=+05:00")
+            .args(&self.arguments)
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -263,17 +274,24 @@ impl Drop for MariaDb {
     }
 }
 
+/// The installed server's version, for example `10.11.14-MariaDB-0+deb12u2`.
+///
+/// # Errors
+/// When MariaDB is not installed.
+pub fn version() -> Result<String> {
+    let output = run(Command::new(program("mariadbd")?).arg("--version"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.split_whitespace()
+        .nth(2)
+        .map(str::to_owned)
+        .with_context(|| format!("cannot read a version from {text:?}"))
+}
+
 /// The cached data directory, made first when absent; a file lock keeps test processes that start
 /// together from making it twice.
 fn template() -> Result<PathBuf> {
     let cache = target_dir()?;
-    let output = run(Command::new(program("mariadbd")?).arg("--version"))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let version = text
-        .split_whitespace()
-        .nth(2)
-        .with_context(|| format!("cannot read a version from {text:?}"))?;
-    let name = format!("mariadb-template-{version}-{GENERATION}");
+    let name = format!("mariadb-template-{}-{GENERATION}", version()?);
     let path = cache.join(&name);
     let lock = File::create(cache.join(format!("{name}.lock")))?;
     lock.lock().context("cannot lock the MariaDB template")?;

@@ -14,8 +14,8 @@ use anyhow::{Context, Result};
 
 use crate::ports::Port;
 
-/// Chunks in flight per direction; with 16 KiB chunks this is the proxy's "window".
-const IN_FLIGHT: usize = 64;
+/// Chunks of up to 16 KiB in flight per direction: the proxy's "window".
+const WINDOW: usize = 64;
 
 /// A direction of traffic, named from the client's point of view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +100,15 @@ impl Proxy {
     /// # Errors
     /// When the port cannot be bound.
     pub fn start(server_port: u16) -> Result<Self> {
+        Self::with_window(server_port, WINDOW)
+    }
+
+    /// [`Proxy::start`] with room for `window` chunks of up to 16 KiB under way per direction, where
+    /// latency must not limit the throughput.
+    ///
+    /// # Errors
+    /// As [`Proxy::start`].
+    pub fn with_window(server_port: u16, window: usize) -> Result<Self> {
         let port = Port::reserve()?;
         let listener = TcpListener::bind(("127.0.0.1", port.number()))
             .context("the proxy cannot listen on its port")?;
@@ -109,7 +118,7 @@ impl Proxy {
             connections: Arc::default(),
         };
         let (shared, connections) = (proxy.shared.clone(), proxy.connections.clone());
-        thread::spawn(move || accept(&listener, server_port, &shared, &connections));
+        thread::spawn(move || accept(&listener, (server_port, window), &shared, &connections));
         Ok(proxy)
     }
 
@@ -203,7 +212,7 @@ fn reset(stream: &TcpStream) {
 
 fn accept(
     listener: &TcpListener,
-    server_port: u16,
+    (server_port, window): (u16, usize),
     shared: &Arc<Shared>,
     connections: &Arc<Mutex<Connections>>,
 ) {
@@ -225,13 +234,13 @@ fn accept(
             continue;
         };
         // Failing to set up a connection's threads is a lost connection like any other.
-        let _ = forward(client, server, shared, connections);
+        let _ = forward((client, server), window, shared, connections);
     }
 }
 
 fn forward(
-    client: TcpStream,
-    server: TcpStream,
+    (client, server): (TcpStream, TcpStream),
+    window: usize,
     shared: &Arc<Shared>,
     connections: &Arc<Mutex<Connections>>,
 ) -> std::io::Result<()> {
@@ -254,7 +263,7 @@ fn forward(
         (server, client, Direction::ToClient),
     ];
     for (from, to, direction) in pairs {
-        let (sender, receiver) = sync_channel(IN_FLIGHT);
+        let (sender, receiver) = sync_channel(window);
         let delay = shared.clone();
         thread::spawn(move || read_side(from, &sender, &delay));
         let (shared, connections) = (shared.clone(), connections.clone());

@@ -1,0 +1,84 @@
+//! Running what was selected.
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use crate::machine::Machine;
+use crate::options::{Options, Scenario, Transport};
+use crate::ours::Service;
+use crate::report::{Report, RunFacts};
+use crate::{catchup, engines, eventlog, fanout, idle, latency, rtt, sqlite};
+
+/// The daemon's peak memory, by scenario.
+#[derive(Default)]
+pub struct Memory {
+    peaks: Vec<(String, f64)>,
+}
+
+impl Memory {
+    /// Keeps the peak of a scenario's daemon.
+    pub fn note(&mut self, scenario: &str, service: &Service) {
+        self.peaks.push((scenario.to_owned(), service.peak_mib()));
+    }
+
+    fn publish(&self, report: &mut Report) {
+        for (scenario, peak) in &self.peaks {
+            report.absolute("memory", &format!("during {scenario}"), "MiB", &[*peak]);
+        }
+        let largest = self.peaks.iter().map(|(_, peak)| *peak).fold(0.0, f64::max);
+        if !self.peaks.is_empty() {
+            report.absolute("memory", "peak of the daemon", "MiB", &[largest]);
+        }
+    }
+}
+
+/// Measures everything selected; prints each scenario as soon as it is done.
+///
+/// # Errors
+/// What a scenario failed with; the ones before it are printed.
+pub fn run(options: &Options) -> Result<Report> {
+    let facts = RunFacts {
+        quick: options.quick,
+        transport: match options.transport {
+            Transport::Tcp => "tcp",
+            Transport::Unix => "unix",
+        }
+        .to_owned(),
+    };
+    let mut report = Report::new(Machine::look()?, facts);
+    let mut memory = Memory::default();
+    println!("{}", Report::columns());
+    for &scenario in Scenario::value_variants() {
+        if options.wants(scenario) {
+            eprintln!("{}", scenario.name());
+            one(scenario, options, &mut report, &mut memory)
+                .with_context(|| scenario.name().to_owned())?;
+            print!("{}", report.scenario_text(scenario.name()));
+        }
+    }
+    memory.publish(&mut report);
+    print!("{}", report.scenario_text("memory"));
+    println!("\n{}", report.facts_text().trim_end());
+    Ok(report)
+}
+
+fn one(
+    scenario: Scenario,
+    options: &Options,
+    report: &mut Report,
+    memory: &mut Memory,
+) -> Result<()> {
+    match scenario {
+        Scenario::Latency => latency::run(options, report, memory),
+        Scenario::Fanout => fanout::run(options, report, memory),
+        Scenario::Log => eventlog::run(options, report),
+        Scenario::Engines => engines::run(options, report, memory),
+        Scenario::Rtt => rtt::run(options, report, memory),
+        Scenario::Idle => idle::run(options, report, memory),
+        Scenario::Sqlite => sqlite::run(options, report, memory),
+        Scenario::CatchupInserts
+        | Scenario::CatchupSingle
+        | Scenario::CatchupTpcb
+        | Scenario::CatchupUpdates => catchup::run(scenario, options, report, memory),
+    }
+}
