@@ -43,7 +43,7 @@ pub fn run(
     memory: &mut Memory,
 ) -> Result<()> {
     let work = workload(scenario, options);
-    let cluster = Cluster::start(options.transport, report)?;
+    let cluster = Cluster::start(options, report)?;
     (work.prepare)(&cluster)?;
     cluster.create_marker()?;
     let mut tables = work.tables.clone();

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use repl_tests::content::{self, assert_equal, same_names};
 use repl_tests::pg::{DATABASE, PgServer, Role};
 
-use crate::options::Transport;
+use crate::options::{CommitClass, Options, Transport};
 use crate::report::Report;
 
 /// Settings that differ from PostgreSQL's defaults (and from the tests', which do not fsync).
@@ -47,8 +47,9 @@ pub struct Cluster {
     pub ours: PgServer,
     /// The native subscribers.
     pub native: PgServer,
-    /// How both sides connect.
-    pub transport: Transport,
+    /// How our side commits, unless by the configuration's default.
+    pub commit: Option<CommitClass>,
+    transport: Transport,
 }
 
 impl Cluster {
@@ -56,7 +57,7 @@ impl Cluster {
     ///
     /// # Errors
     /// When PostgreSQL is not installed or a server does not come up.
-    pub fn start(transport: Transport, report: &mut Report) -> Result<Self> {
+    pub fn start(options: &Options, report: &mut Report) -> Result<Self> {
         let start = |name| {
             SETTINGS
                 .iter()
@@ -70,7 +71,8 @@ impl Cluster {
             primary: start("primary")?,
             ours: start("ours")?,
             native: start("native")?,
-            transport,
+            commit: options.commit,
+            transport: options.transport,
         };
         for name in REPORTED {
             let [value, ours, native] = [&cluster.primary, &cluster.ours, &cluster.native]

@@ -33,7 +33,7 @@ const BULK: usize = 1000;
 /// # Errors
 /// When a server or the daemon fails, or a replica does not hold the primary's rows afterwards.
 pub fn run(options: &Options, report: &mut Report, memory: &mut Memory) -> Result<()> {
-    let cluster = Cluster::start(options.transport, report)?;
+    let cluster = Cluster::start(options, report)?;
     load::create_items(&cluster)?;
     cluster.create_marker()?;
     cluster.set_marker()?;

@@ -20,7 +20,7 @@ const SIZE: u64 = 100;
 /// # Errors
 /// When a server or a daemon fails, or a replica differs afterwards.
 pub fn run(options: &Options, report: &mut Report, memory: &mut Memory) -> Result<()> {
-    let cluster = Cluster::start(options.transport, report)?;
+    let cluster = Cluster::start(options, report)?;
     load::create_items(&cluster)?;
     cluster.create_marker()?;
     let groups = [("one", &["alone"][..]), ("three", &["a", "b", "c"][..])];

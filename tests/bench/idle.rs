@@ -23,7 +23,7 @@ const WATCH: Duration = Duration::from_secs(10);
 /// # Errors
 /// When a server or the daemon fails.
 pub fn run(options: &Options, report: &mut Report, memory: &mut Memory) -> Result<()> {
-    let cluster = Cluster::start(options.transport, report)?;
+    let cluster = Cluster::start(options, report)?;
     load::create_items(&cluster)?;
     cluster.create_marker()?;
     let databases = ["a", "b", "c"];

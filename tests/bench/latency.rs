@@ -33,7 +33,7 @@ const SCENARIO: &str = "latency";
 /// # Errors
 /// When a server or a side fails, or a row does not arrive.
 pub fn run(options: &Options, report: &mut Report, memory: &mut Memory) -> Result<()> {
-    let cluster = Cluster::start(options.transport, report)?;
+    let cluster = Cluster::start(options, report)?;
     cluster.execute_everywhere("CREATE TABLE ticks (id bigint PRIMARY KEY, v text NOT NULL)")?;
     cluster.create_marker()?;
     let tables = ["ticks", MARKER];

@@ -59,6 +59,25 @@ pub enum Transport {
     Unix,
 }
 
+/// How the daemon commits at its PostgreSQL replicas: the durability class of our side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CommitClass {
+    /// Commits become durable a little later, as PostgreSQL's subscriptions have it by default.
+    Asynchronous,
+    /// Every commit waits for the replica's disk.
+    Durable,
+}
+
+impl CommitClass {
+    /// The word in the daemon's configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Asynchronous => "asynchronous",
+            Self::Durable => "durable",
+        }
+    }
+}
+
 /// Measures repl-daemon beside PostgreSQL's native logical replication: same machine, same server
 /// settings, alternating. Result on standard output, progress on standard error.
 #[derive(Debug, Parser)]
@@ -76,6 +95,10 @@ pub struct Options {
     /// How both sides reach the servers.
     #[arg(long, value_enum, default_value = "tcp")]
     pub transport: Transport,
+    /// How the daemon commits at its PostgreSQL replicas; as its configuration has it by default when
+    /// left out.
+    #[arg(long, value_enum, value_name = "CLASS")]
+    pub commit: Option<CommitClass>,
     /// Leave the native side out.
     #[arg(long)]
     pub ours_only: bool,

@@ -10,6 +10,7 @@ use repl_tests::pg::{DATABASE, PgServer};
 use repl_tests::scratch::Scratch;
 
 use crate::cluster::Cluster;
+use crate::options::CommitClass;
 use crate::side::Side;
 
 /// The default configuration: the test harness' own is quicker to look and to retry.
@@ -202,7 +203,11 @@ impl<'a> Ours<'a> {
 
 impl Side for Ours<'_> {
     fn name(&self) -> &str {
-        "ours (durable commit)"
+        match self.cluster.commit {
+            Some(CommitClass::Asynchronous) => "ours (asynchronous commit)",
+            Some(CommitClass::Durable) => "ours (durable commit)",
+            None => "ours (default commit)",
+        }
     }
 
     fn replicas(&self) -> Vec<(&PgServer, &str)> {

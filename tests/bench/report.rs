@@ -65,6 +65,8 @@ pub struct RunFacts {
     pub quick: bool,
     /// `tcp` or `unix`.
     pub transport: String,
+    /// How our side commits at PostgreSQL replicas: `asynchronous`, `durable` or `default`.
+    pub commit: String,
 }
 
 impl Report {

@@ -34,7 +34,7 @@ const SIZE: u64 = 100;
 /// # Errors
 /// When a server or the daemon fails, or the replica differs afterwards.
 pub fn run(options: &Options, report: &mut Report, memory: &mut Memory) -> Result<()> {
-    let cluster = Cluster::start(options.transport, report)?;
+    let cluster = Cluster::start(options, report)?;
     load::create_items(&cluster)?;
     cluster.create_marker()?;
     let proxy = Proxy::with_window(cluster.ours.port(), WINDOW)?;

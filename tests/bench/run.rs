@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use crate::machine::Machine;
-use crate::options::{Options, Scenario, Transport};
+use crate::options::{CommitClass, Options, Scenario, Transport};
 use crate::ours::Service;
 use crate::report::{Report, RunFacts};
 use crate::{catchup, engines, eventlog, fanout, idle, latency, rtt, sqlite};
@@ -44,6 +44,10 @@ pub fn run(options: &Options) -> Result<Report> {
             Transport::Unix => "unix",
         }
         .to_owned(),
+        commit: options
+            .commit
+            .map_or("default", CommitClass::name)
+            .to_owned(),
     };
     let mut report = Report::new(Machine::look()?, facts);
     let mut memory = Memory::default();
