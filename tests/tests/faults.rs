@@ -13,7 +13,9 @@ mod faults {
     mod mariadb;
     mod network;
     mod overlap;
+    mod pipeline;
     mod prefix;
+    mod replica_commits;
     mod replica_state;
     mod rig;
     mod sabotage;

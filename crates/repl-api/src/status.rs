@@ -312,6 +312,10 @@ pub struct ReplicaStatus {
     /// Source position of `applied_seq`.
     #[serde(default)]
     pub applied_position: Option<String>,
+    /// Log sequence up to which a crash of the replica cannot take anything back; the log keeps
+    /// what is above it. Within a second of `applied_seq`, 0 before the first.
+    #[serde(default)]
+    pub durable_seq: u64,
     /// Durable transactions it has not applied.
     #[serde(default)]
     pub queue_transactions: u64,

@@ -398,14 +398,31 @@ pub enum Style {
     Rewrite,
 }
 
+/// How much a target transaction waits for when it commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Commit {
+    /// What is committed, and everything before it, survives a crash of the replica.
+    Durable,
+    /// What is committed is visible. A crash of the replica may take it back, together with
+    /// everything after it and with its checkpoint; engines that cannot do that commit durably.
+    Asynchronous,
+}
+
 /// Writes to one replica over one session. The calls of one target transaction are
-/// `begin`, `apply`…, `commit`; an implementation may send them in one go at `commit`. After any
-/// error the session is closed and the next `open` starts anew; nothing of the transaction remains
-/// unless `commit` had been sent, in which case the checkpoint tells.
+/// `begin`, `apply`…, `submit`; an implementation may send them in one go at `submit`. Up to
+/// [`Applier::depth`] transactions may have been submitted whose outcome is not known: `settle`
+/// waits for that of the oldest. After any error the session is closed and the next `open` starts
+/// anew; nothing of a transaction remains unless it had been submitted, in which case the
+/// checkpoint tells.
+///
+/// What makes it safe to send a transaction before the one before it is known to be committed is
+/// the compare-and-set: it expects the checkpoint the other one leaves. If that one fails, so does
+/// it, at its first statement, and whatever is behind it.
 #[async_trait]
 pub trait Applier: Send {
     /// Connects, prepares the session (foreign keys and user triggers off, fixed settings), ends
-    /// left-over sessions of ours, creates our own tables where absent and reads them.
+    /// left-over sessions of ours, creates our own tables where absent and reads them. What it
+    /// returns is durable at the replica, however it was committed.
     ///
     /// # Errors
     /// When the replica cannot be reached, refuses, or lacks a privilege or setting.
@@ -426,11 +443,18 @@ pub trait Applier: Send {
         next: &Checkpoint,
     ) -> Result<()>;
 
+    /// Most transactions that may be submitted and not settled. With 1 a transaction is committed
+    /// when `submit` returns, and `settle` has nothing to wait for.
+    fn depth(&self) -> usize {
+        1
+    }
+
     /// Begins a target transaction; its first statement locks the checkpoint and fails unless it
-    /// is `expected`.
+    /// is `expected`: the one stored, or the one left by the last transaction submitted.
     ///
     /// # Errors
-    /// [`ErrorKind::CheckpointMoved`], possibly only at `commit`.
+    /// [`ErrorKind::CheckpointMoved`], possibly only at `settle`. The error may be that of a
+    /// transaction submitted before.
     async fn begin(&mut self, expected: &Checkpoint) -> Result<()>;
 
     /// Applies one step. Fails when a row to update or delete is not there, or one to insert is:
@@ -438,15 +462,39 @@ pub trait Applier: Send {
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`], [`ErrorKind::Constraint`], [`ErrorKind::Data`], possibly only at
-    /// `commit`.
+    /// `settle`. The error may be that of a transaction submitted before.
     async fn apply(&mut self, step: &Step, style: Style) -> Result<()>;
 
-    /// Writes `next` as the checkpoint in the same transaction and commits. `joined` are source
-    /// tables whose cut the stream has passed with this batch: their cut is cleared too.
+    /// Writes `next` as the checkpoint in the same transaction and sends its COMMIT; may return
+    /// before the replica has answered. `joined` are source tables whose cut the stream has passed
+    /// with this batch: their cut is cleared too.
     ///
     /// # Errors
     /// As above; after a lost connection the outcome is told by the stored checkpoint.
-    async fn commit(&mut self, next: &Checkpoint, joined: &[TableName]) -> Result<()>;
+    async fn submit(
+        &mut self,
+        next: &Checkpoint,
+        joined: &[TableName],
+        commit: Commit,
+    ) -> Result<()>;
+
+    /// Waits until the oldest transaction submitted is committed. Safe to cancel: it is then
+    /// waited for by the next call.
+    ///
+    /// # Errors
+    /// As above.
+    async fn settle(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Submits durably and waits, with nothing else in flight.
+    ///
+    /// # Errors
+    /// As above.
+    async fn commit(&mut self, next: &Checkpoint, joined: &[TableName]) -> Result<()> {
+        self.submit(next, joined, Commit::Durable).await?;
+        self.settle().await
+    }
 
     /// Adapts the replica's table to a new schema version, or explains why it cannot be: adds
     /// columns that appeared (with the source's default), accepts columns that disappeared when

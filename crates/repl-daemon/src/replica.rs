@@ -15,8 +15,11 @@ use crate::state::{ReplicaRecord, StateFile};
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Progress {
     /// Everything through here is committed in the replica. None until its checkpoint was read in
-    /// this run of the daemon: until then nothing may be trimmed on its behalf.
+    /// this run of the daemon.
     pub applied: Option<(Seq, SourcePosition)>,
+    /// Everything through here stays committed even if the replica crashes: only this much may be
+    /// trimmed on its behalf, nothing while it is not known.
+    pub durable: Option<Seq>,
 }
 
 /// What the worker shows.
@@ -106,7 +109,12 @@ impl Replica {
         self.progress.borrow().applied.clone()
     }
 
-    /// Whether the log must keep what it has not applied.
+    /// Last transaction known in this run that the replica cannot lose any more.
+    pub fn durable(&self) -> Option<Seq> {
+        self.progress.borrow().durable
+    }
+
+    /// Whether the log must keep what it has not made durable.
     pub fn holds_log(&self) -> bool {
         self.node.enabled
             && self

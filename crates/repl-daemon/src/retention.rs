@@ -1,4 +1,4 @@
-//! Trims the log below what every replica has applied, watches its limits, and keeps the measured
+//! Trims the log below what every replica has made durable, watches its limits, and keeps the measured
 //! figures (queue, lag, rates) of status fresh. One look a second.
 
 use std::sync::Arc;
@@ -79,17 +79,18 @@ impl Retention {
         self.trim()
     }
 
-    /// What every replica that holds the log has applied; none while one of them is unknown.
-    fn applied_by_all(&self) -> Option<Seq> {
+    /// What no replica that holds the log can need again; none while that of one is unknown. What
+    /// is applied does not count: a crash of the replica may take it back, with its checkpoint.
+    fn durable_at_all(&self) -> Option<Seq> {
         let mut lowest = self.durable.borrow().seq;
         for replica in self.replicas.iter().filter(|replica| replica.holds_log()) {
-            lowest = lowest.min(replica.applied()?.0);
+            lowest = lowest.min(replica.durable()?);
         }
         Some(lowest)
     }
 
     fn trim(&self) -> Result<(), LogError> {
-        let Some(through) = self.applied_by_all() else {
+        let Some(through) = self.durable_at_all() else {
             return Ok(());
         };
         let freed = self.log.trim(through)?;
@@ -146,7 +147,7 @@ impl Retention {
             return Ok(());
         };
         for replica in self.replicas.iter().filter(|replica| replica.holds_log()) {
-            let behind = replica.applied().is_none_or(|(seq, _)| seq < oldest_end);
+            let behind = replica.durable().is_none_or(|seq| seq < oldest_end);
             if behind {
                 self.give_up(replica, if too_large { "size" } else { "age" });
             }

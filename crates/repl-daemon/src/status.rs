@@ -208,6 +208,7 @@ fn replica_status(replica: &Replica, bounds: &Bounds) -> ReplicaStatus {
         activity: view.activity.unwrap_or(Activity::Stopped),
         applied_seq,
         applied_position: applied.map(|(_, position)| position.0),
+        durable_seq: replica.durable().map_or(0, |seq| seq.0),
         queue_transactions: queue,
         // Measured once a second; a queue that is empty now has neither size nor age.
         queue_bytes: if queue == 0 { 0 } else { view.queue_bytes },

@@ -19,7 +19,7 @@ use super::fit::{fit, target_table};
 use super::rows::{Writer, truncate};
 use super::{SqliteTarget, connect, registry};
 use crate::seam::{
-    Applier, ConnectorError, CopiedTable, Load, ReplicaState, Result, Style, TableDdl,
+    Applier, Commit, ConnectorError, CopiedTable, Load, ReplicaState, Result, Style, TableDdl,
 };
 
 /// Row changes kept before they are sent to the database ahead of the commit.
@@ -145,7 +145,12 @@ impl Applier for SqliteApplier {
         self.with(move |session| session.apply(&steps)).await
     }
 
-    async fn commit(&mut self, next: &Checkpoint, joined: &[TableName]) -> Result<()> {
+    async fn submit(
+        &mut self,
+        next: &Checkpoint,
+        joined: &[TableName],
+        _commit: Commit,
+    ) -> Result<()> {
         let steps = self.take_kept();
         let (next, joined) = (next.clone(), joined.to_vec());
         self.with(move |session| {

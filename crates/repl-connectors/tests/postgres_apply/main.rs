@@ -10,6 +10,7 @@ mod exactly_once;
 mod fixture;
 mod keyless;
 mod load;
+mod pipelined;
 mod server;
 mod values;
 mod wire;

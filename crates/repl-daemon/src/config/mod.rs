@@ -28,9 +28,10 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 pub use model::{
-    AllowConfig, ApiConfig, CaptureConfig, Config, ConvertConfig, Endpoint, Engine, ExcludeConfig,
-    GroupConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, LoggingConfig, NodeConfig, NodeRole,
-    PgHost, Rename, ReplicaTablesConfig, RetryConfig, Server, TablesConfig, TlsConfig, TlsMode,
+    AllowConfig, ApiConfig, CaptureConfig, CommitMode, Config, ConvertConfig, Endpoint, Engine,
+    ExcludeConfig, GroupConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, LoggingConfig,
+    NodeConfig, NodeRole, PgHost, Rename, ReplicaTablesConfig, RetryConfig, Server, TablesConfig,
+    TlsConfig, TlsMode,
 };
 pub use problem::{ConfigProblems, Place, Problem, Severity};
 pub use report::check_report;

@@ -230,6 +230,16 @@ impl fmt::Display for Engine {
     }
 }
 
+/// How a replica's own commits are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitMode {
+    /// Each waits for the replica's disk.
+    Durable,
+    /// They become durable within a second; until then the event log keeps what a crash of the
+    /// replica would take back.
+    Asynchronous,
+}
+
 /// `[[node]]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
@@ -249,6 +259,8 @@ pub struct NodeConfig {
     pub enabled: bool,
     /// Lag above which status warns.
     pub max_lag: Duration,
+    /// How it commits what it is sent.
+    pub commit: CommitMode,
     /// Longest wait for a connection.
     pub connect_timeout: Duration,
     /// What this replica gets, within the group's selection.

@@ -8,8 +8,8 @@ use repl_core::convert::Rule;
 
 use super::defaults;
 use super::model::{
-    AllowConfig, ConvertConfig, Endpoint, ExcludeConfig, NodeConfig, NodeRole, PgHost,
-    ReplicaTablesConfig, Server, TlsConfig, TlsMode,
+    AllowConfig, CommitMode, ConvertConfig, Endpoint, Engine, ExcludeConfig, NodeConfig, NodeRole,
+    PgHost, ReplicaTablesConfig, Server, TlsConfig, TlsMode,
 };
 use super::problem::{Findings, complaint, file_trouble};
 use super::reader::Section;
@@ -42,6 +42,7 @@ pub(super) struct NodeDraft {
     pub priority: u32,
     pub enabled: bool,
     pub max_lag: Duration,
+    pub commit: CommitMode,
     pub connect_timeout: Duration,
     pub tables: ReplicaTablesConfig,
     pub convert: ConvertConfig,
@@ -69,6 +70,7 @@ impl NodeDraft {
             priority: self.priority,
             enabled: self.enabled,
             max_lag: self.max_lag,
+            commit: self.commit,
             connect_timeout: self.connect_timeout,
             tables: self.tables,
             convert: self.convert,
@@ -83,6 +85,7 @@ pub(super) fn read(mut section: Section<'_>, around: Surroundings<'_>) -> NodeDr
     let password_in_url = url_password.is_some();
     let password = read_password(&mut section, url_password, endpoint.as_ref(), around);
     let tls = read_tls(&mut section, endpoint.as_ref(), around.base);
+    let commit = read_commit(&mut section, role, endpoint.as_ref());
     let priority = section.integer("priority", defaults::PRIORITY, 0..=MAX_PRIORITY);
     let day = Duration::from_secs(86_400);
     let (short, minute) = (Duration::from_millis(100), Duration::from_secs(300));
@@ -97,6 +100,7 @@ pub(super) fn read(mut section: Section<'_>, around: Surroundings<'_>) -> NodeDr
         priority: u32::try_from(priority).unwrap_or(u32::MAX),
         enabled: section.boolean("enabled", true),
         max_lag: section.duration("max_lag", defaults::MAX_LAG, short..=30 * day),
+        commit,
         connect_timeout: section.duration(
             "connect_timeout",
             defaults::CONNECT_TIMEOUT,
@@ -194,6 +198,37 @@ fn read_password(
         ));
     }
     found.and_then(|(_, secret)| secret)
+}
+
+/// Asynchronous where the engine can: the daemon then keeps what a crash could take back.
+fn read_commit(
+    section: &mut Section<'_>,
+    role: Option<NodeRole>,
+    endpoint: Option<&Endpoint>,
+) -> CommitMode {
+    let modes = [
+        ("durable", CommitMode::Durable),
+        ("asynchronous", CommitMode::Asynchronous),
+    ];
+    let written = section.choice("commit", &modes);
+    let engine = endpoint.map(Endpoint::engine);
+    if role != Some(NodeRole::Primary) && engine == Some(Engine::Postgres) {
+        return written.unwrap_or(CommitMode::Asynchronous);
+    }
+    if let (Some(engine), true) = (engine, section.has("commit")) {
+        let (what, why) = match role {
+            Some(NodeRole::Primary) => (
+                "commit is for replicas".to_owned(),
+                "how the primary commits is the applications' choice".to_owned(),
+            ),
+            _ => (
+                format!("{engine} replicas have no choice of commit"),
+                "their commits are always durable".to_owned(),
+            ),
+        };
+        section.fail("commit", complaint(what, why, "remove the key"));
+    }
+    CommitMode::Durable
 }
 
 fn read_tables(mut section: Section<'_>) -> ReplicaTablesConfig {

@@ -47,6 +47,8 @@ pub struct Batch {
     pub reduced: Reduced,
     /// Source transactions that end in it.
     pub transactions: u64,
+    /// Memory it took, approximately.
+    pub bytes: u64,
     /// Schema versions that occur here for the first time in this session.
     pub new_routes: Vec<Arc<Route>>,
 }
@@ -80,6 +82,8 @@ pub struct BatchEnd {
 pub enum Mode {
     /// As many as fit a batch, reduced to net changes.
     Combined,
+    /// The same, up to and including this transaction.
+    Rewritten(Seq),
     /// One by one, changes in the source's order, up to and including this transaction.
     OneByOne(Seq),
 }
@@ -199,6 +203,9 @@ impl Collector {
 
     /// The next work, or none at the log's end.
     pub(super) fn next(&mut self) -> Result<Option<Work>, CollectError> {
+        if self.finished {
+            return Ok(None);
+        }
         loop {
             let Some(record) = self.read()? else {
                 return Ok(self.take_batch().map(Work::Batch));
@@ -347,8 +354,12 @@ impl Collector {
                 self.finished = seq >= last;
                 self.take_batch().map(Work::Batch)
             }
-            Mode::Combined if full || building.continues => self.take_batch().map(Work::Batch),
-            Mode::Combined => None,
+            Mode::Rewritten(last) if seq >= last => {
+                self.finished = true;
+                self.take_batch().map(Work::Batch)
+            }
+            _ if full || building.continues => self.take_batch().map(Work::Batch),
+            _ => None,
         }
     }
 
@@ -514,7 +525,7 @@ impl Collector {
     fn take_part(&mut self, end: Option<BatchEnd>) -> Batch {
         let mut building = std::mem::take(&mut self.building);
         let reduced = match self.plan.mode {
-            Mode::Combined => building.net.finish(),
+            Mode::Combined | Mode::Rewritten(_) => building.net.finish(),
             Mode::OneByOne(_) => {
                 building.close_ordered();
                 let (steps, rows) = (building.ordered_steps, building.rows);
@@ -531,6 +542,7 @@ impl Collector {
             continues: building.continues,
             reduced,
             transactions: building.transactions,
+            bytes: building.bytes,
             new_routes: std::mem::take(&mut self.new_routes),
         }
     }

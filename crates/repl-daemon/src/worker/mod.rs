@@ -2,21 +2,25 @@
 //!
 //! Each session goes through the same states: connect → [`attach`] (do the replica's checkpoint
 //! and the log join?) → [`copy`] (tables whose rows are not there yet) → [`stream`] (batches from
-//! [`collect`], with the ladder of [`stream`] when one fails). Any error ends the session; its
-//! directive decides whether the worker waits and comes back by itself, pauses for the operator or
+//! [`collect`] by way of [`send`], with the ladder of [`stream`] when one fails). Any error ends the
+//! session; its directive decides whether the worker waits and comes back by itself, pauses for the operator or
 //! needs a new copy.
 
 mod ahead;
 pub mod attach;
 pub mod collect;
 pub mod copy;
+mod flight;
+mod send;
 pub mod stream;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use repl_api::Activity;
-use repl_connectors::seam::{Applier, ConnectorError, ReplicaState, SnapshotSource, SourceTable};
+use repl_connectors::seam::{
+    Applier, Commit, ConnectorError, ReplicaState, SnapshotSource, SourceTable,
+};
 use repl_core::backoff::{Backoff, BackoffPolicy};
 use repl_core::checkpoint::Checkpoint;
 use repl_core::log::{Durable, EventLog};
@@ -30,7 +34,7 @@ use crate::config::LimitsConfig;
 use crate::conversion::Conversion;
 use crate::errors;
 use crate::follow::Follow;
-use crate::replica::{Orders, Progress, Replica};
+use crate::replica::{Orders, Replica};
 use crate::state::Pause;
 use collect::TxInfo;
 
@@ -174,7 +178,7 @@ impl Worker {
             return Ok(ended);
         }
         let mut checkpoint = self.attach().await?;
-        self.note_applied(&checkpoint);
+        self.note_committed(&checkpoint, Commit::Durable);
         loop {
             if let Some(ended) = self.interrupted() {
                 return Ok(ended);
@@ -241,9 +245,13 @@ impl Worker {
         }
     }
 
-    fn note_applied(&self, checkpoint: &Checkpoint) {
-        self.replica().progress.send_replace(Progress {
-            applied: Some((checkpoint.seq, checkpoint.position.clone())),
+    /// Notes that the replica is at `checkpoint`, and whether it can lose that again.
+    fn note_committed(&self, checkpoint: &Checkpoint, how: Commit) {
+        self.replica().progress.send_modify(|progress| {
+            progress.applied = Some((checkpoint.seq, checkpoint.position.clone()));
+            if how == Commit::Durable {
+                progress.durable = Some(checkpoint.seq);
+            }
         });
     }
 

@@ -1,25 +1,34 @@
 //! Follows the log: batches from the collector into the replica, and the ladder when one fails.
 //!
-//! The ladder: a batch is applied set-wise; if a constraint refuses it, its rows are rewritten
+//! Batches are sent without waiting for the replica's answers to those before ([`flight`] says how
+//! far), so that the way to the replica and its commits cost latency but no throughput. A small
+//! batch leaves at once even so; only when all that may be on its way is, does the collector
+//! combine what comes meanwhile.
+//!
+//! The ladder: batches are applied set-wise; if a constraint refuses one, its rows are rewritten
 //! (delete all, insert all), which solves swaps of unique values; if that fails too, its source
 //! transactions are applied one by one in the source's own order, so that either the batch passes
-//! or the one transaction at fault is found and named. Errors that ask for a retry leave the ladder
-//! at once: the batch is simply tried again.
+//! or the one transaction at fault is found and named. Each rung begins with a new session, whose
+//! checkpoint says what was committed, and reads the log again from there. Errors that ask for a
+//! retry leave the ladder at once.
+//!
+//! [`flight`]: super::flight
+
+use std::sync::Arc;
 
 use repl_api::Activity;
-use repl_connectors::seam::{ConnectorError, Style, TableDdl};
-use repl_core::batch::Route;
+use repl_connectors::seam::{Commit, ConnectorError};
 use repl_core::checkpoint::Checkpoint;
-use repl_core::cut::Cut;
-use repl_core::failpoint;
-use repl_core::schema::TableName;
 use repl_core::{ErrorKind, Seq};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::ahead::Incoming;
-use super::collect::{Batch, CollectError, Mode, Plan, TxInfo, Work};
+use super::collect::{CollectError, Mode, Plan, TxInfo, Work};
+use super::flight::Flight;
 use super::{Ended, Failure, Worker};
+use crate::config::CommitMode;
 
 /// Why following ended well.
 pub enum Left {
@@ -31,12 +40,14 @@ pub enum Left {
 
 enum Followed {
     Left(Left),
-    /// Every transaction of a one-by-one range was applied.
+    /// Every transaction of a range was applied.
     RangeDone,
 }
 
-enum Trouble {
+pub(super) enum Trouble {
     Failure(Failure),
+    /// The replica refused a transaction on its way.
+    Refused(ConnectorError),
     /// Some transaction up to this one cannot be applied set-wise.
     Suspect(Seq),
 }
@@ -47,67 +58,139 @@ impl<E: Into<Failure>> From<E> for Trouble {
     }
 }
 
+/// What happened next.
+enum Event {
+    /// Whether the oldest transaction on its way was committed.
+    Settled(Result<(), ConnectorError>),
+    /// More to apply; none at the end of a range.
+    Work(Option<Result<Work, CollectError>>),
+    /// The selected tables changed.
+    Tables,
+    /// The operator gave an order.
+    Orders,
+    /// The daemon may be stopping.
+    Shutdown,
+    /// What was sent must become durable.
+    FlushDue,
+}
+
+/// One pass over the log, in one mode and one session.
+pub(super) struct Course<'a> {
+    /// Where the replica is known to be.
+    pub(super) checkpoint: &'a mut Checkpoint,
+    pub(super) flight: Flight,
+    pub(super) mode: Mode,
+}
+
 impl Worker {
     /// Follows the log from `checkpoint` until something else is to be done.
     pub(super) async fn stream(&mut self, checkpoint: &mut Checkpoint) -> Result<Left, Failure> {
         let mut mode = Mode::Combined;
         loop {
-            match self.follow(checkpoint, mode).await {
+            let mut course = self.course(checkpoint, mode);
+            let trouble = match self.follow(&mut course).await {
                 Ok(Followed::Left(left)) => return Ok(left),
-                Ok(Followed::RangeDone) => mode = Mode::Combined,
-                Err(Trouble::Failure(failure)) => return Err(failure),
-                Err(Trouble::Suspect(through)) => {
-                    info!(through = through.0, "applying transactions one by one");
-                    self.reopen(checkpoint).await?;
-                    mode = Mode::OneByOne(through);
+                Ok(Followed::RangeDone) => {
+                    mode = Mode::Combined;
+                    continue;
                 }
+                Err(trouble) => trouble,
+            };
+            let flight = course.flight;
+            mode = match trouble {
+                Trouble::Failure(failure) => return Err(failure),
+                Trouble::Suspect(through) => {
+                    self.reopen(checkpoint).await?;
+                    Mode::OneByOne(through)
+                }
+                Trouble::Refused(error) => {
+                    self.reopen(checkpoint).await?;
+                    match flight.next_rung(checkpoint.seq, mode, error.kind) {
+                        Some(rung) => {
+                            debug!(error = %error.message, ?rung, "transactions refused");
+                            rung
+                        }
+                        None => return Err(error.into()),
+                    }
+                }
+            };
+            if let Mode::OneByOne(through) = mode {
+                info!(through = through.0, "applying transactions one by one");
             }
         }
     }
 
-    async fn follow(
-        &mut self,
-        checkpoint: &mut Checkpoint,
-        mode: Mode,
-    ) -> Result<Followed, Trouble> {
-        let mut work = Incoming::start(self.plan(checkpoint, mode));
+    fn course<'a>(&self, checkpoint: &'a mut Checkpoint, mode: Mode) -> Course<'a> {
+        let commit = match self.parts.replica.node.commit {
+            CommitMode::Durable => Commit::Durable,
+            CommitMode::Asynchronous => Commit::Asynchronous,
+        };
+        let depth = self.parts.applier.depth();
+        Course {
+            flight: Flight::new(checkpoint.clone(), mode, depth, commit),
+            checkpoint,
+            mode,
+        }
+    }
+
+    async fn follow(&mut self, course: &mut Course<'_>) -> Result<Followed, Trouble> {
+        let mut work = Incoming::start(self.plan(course.checkpoint, course.mode));
         loop {
             if let Some(ended) = self.interrupted() {
-                return Ok(Followed::Left(Left::Ended(ended)));
+                return Ok(Followed::Left(Left::Ended(self.leave(course, ended).await)));
             }
-            let next = match work.try_recv() {
-                Ok(next) => Some(next),
-                Err(mpsc::error::TryRecvError::Disconnected) => None,
-                Err(mpsc::error::TryRecvError::Empty) => {
-                    self.replica().show(Activity::Idle);
-                    tokio::select! {
-                        next = work.recv() => next,
-                        _ = self.parts.tables.changed() => {
-                            self.parts.tables.borrow_and_update();
-                            if self.missing_tables().is_empty() {
-                                continue;
-                            }
-                            return Ok(Followed::Left(Left::TablesChanged));
-                        }
-                        _ = self.orders.changed() => {
-                            return Ok(Followed::Left(Left::Ended(Ended::Orders)));
-                        }
-                        _ = self.parts.shutdown.changed() => continue,
-                    }
+            let changed = match self.next_event(&mut work, &course.flight).await {
+                Event::Settled(outcome) => {
+                    outcome.map_err(|error| course.trouble(error))?;
+                    self.settled(course)
+                }
+                Event::Work(Some(work)) => self.take(course, work).await?,
+                Event::Work(None) => return Ok(Followed::RangeDone),
+                Event::Tables => {
+                    self.parts.tables.borrow_and_update();
+                    !self.missing_tables().is_empty()
+                }
+                Event::Orders => {
+                    let ended = self.leave(course, Ended::Orders).await;
+                    return Ok(Followed::Left(Left::Ended(ended)));
+                }
+                Event::Shutdown => false,
+                Event::FlushDue => {
+                    self.flush(course).await?;
+                    false
                 }
             };
-            let Some(next) = next else {
-                return Ok(Followed::RangeDone);
-            };
-            if self.take(checkpoint, mode, next).await? {
+            if changed {
+                self.land(course).await?;
                 return Ok(Followed::Left(Left::TablesChanged));
             }
         }
     }
 
+    async fn next_event(&mut self, work: &mut Incoming, flight: &Flight) -> Event {
+        if flight.is_empty() {
+            match work.try_recv() {
+                Ok(next) => return Event::Work(Some(next)),
+                Err(mpsc::error::TryRecvError::Disconnected) => return Event::Work(None),
+                Err(mpsc::error::TryRecvError::Empty) => self.replica().show(Activity::Idle),
+            }
+        }
+        let flush_due = flight.flush_due().filter(|_| flight.has_room());
+        tokio::select! {
+            biased;
+            _ = self.orders.changed() => Event::Orders,
+            _ = self.parts.shutdown.changed() => Event::Shutdown,
+            outcome = self.parts.applier.settle(), if flight.is_waiting() => Event::Settled(outcome),
+            next = work.recv(), if flight.has_room() => Event::Work(next),
+            // Not within a transaction: what a copy would do then is part of it.
+            _ = self.parts.tables.changed(), if !flight.is_open() => Event::Tables,
+            () = reached(flush_due) => Event::FlushDue,
+        }
+    }
+
     fn plan(&self, checkpoint: &Checkpoint, mode: Mode) -> Plan {
         Plan {
-            log: std::sync::Arc::clone(&self.parts.log),
+            log: Arc::clone(&self.parts.log),
             follow: self.parts.follow.clone(),
             after: checkpoint.seq,
             epoch: checkpoint.epoch,
@@ -128,181 +211,58 @@ impl Worker {
     /// Does the work; true when the last open cut was joined, which changes the standing.
     async fn take(
         &mut self,
-        checkpoint: &mut Checkpoint,
-        mode: Mode,
+        course: &mut Course<'_>,
         work: Result<Work, CollectError>,
     ) -> Result<bool, Trouble> {
         let work = match work {
-            Ok(work) => work,
-            Err(CollectError::Log(error)) => return Err(error.into()),
-            // Those before it are applied first, so that the one at fault is met by itself.
-            Err(CollectError::Convert(transaction, _)) if mode == Mode::Combined => {
-                return Err(Trouble::Suspect(transaction.seq));
-            }
-            Err(CollectError::Convert(transaction, error)) => {
-                return Err(Trouble::Failure(blame(*error, &transaction)));
-            }
+            Ok(Work::Batch(batch)) => return self.batch(course, batch).await,
+            other => other,
         };
+        // What else there is comes behind everything on its way.
+        let joined = self.settle_all(course).await?;
         match work {
-            Work::Broken(epoch, reason) => Err(ConnectorError::new(
+            Ok(Work::Batch(_)) => Ok(joined),
+            Ok(Work::Broken(epoch, reason)) => Err(ConnectorError::new(
                 ErrorKind::History,
                 format!("history broke when epoch {epoch} began: {reason}"),
             )
             .into()),
-            Work::Joined(tables, position) => {
+            Ok(Work::Joined(tables, position)) => {
                 // A mark's position is not that of the transaction the checkpoint names, so the
                 // checkpoint stays and only the cuts are cleared.
-                self.parts.applier.begin(checkpoint).await?;
-                self.parts.applier.commit(checkpoint, &tables).await?;
+                let last = self.clear_cuts(course.checkpoint, &tables).await?;
                 debug!(%position, "copies joined the stream");
-                Ok(self.joined(&tables))
+                Ok(last || joined)
             }
-            Work::Batch(batch) => {
-                self.replica().show(Activity::Applying);
-                self.batch(checkpoint, mode, batch).await
-            }
+            Err(CollectError::Log(error)) => Err(error.into()),
+            Err(CollectError::Convert(transaction, error)) => Err(match course.mode {
+                Mode::OneByOne(_) => blame(*error, &transaction).into(),
+                // Those before it are applied first, so that the one at fault is met by itself.
+                Mode::Combined | Mode::Rewritten(_) => Trouble::Suspect(transaction.seq),
+            }),
         }
     }
+}
 
-    /// Clears the cuts that the checkpoint has passed already: on an idle primary nothing follows
-    /// that would show it.
-    pub(super) async fn join_passed(&mut self, checkpoint: &Checkpoint) -> Result<(), Failure> {
-        let passed: Vec<TableName> = self
-            .state
-            .tables
-            .iter()
-            // Positions do not tell: where a copy starts may lie in another span of history.
-            .filter(|(_, table)| {
-                matches!(table.cut, Some(Cut::Through(last)) if last <= checkpoint.seq)
-            })
-            .map(|(name, _)| name.clone())
-            .collect();
-        if !passed.is_empty() {
-            self.parts.applier.begin(checkpoint).await?;
-            self.parts.applier.commit(checkpoint, &passed).await?;
-            self.joined(&passed);
-        }
-        Ok(())
+/// Completes at `instant`; never without one.
+async fn reached(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
     }
+}
 
-    fn joined(&mut self, tables: &[TableName]) -> bool {
-        for table in tables {
-            if let Some(copied) = self.state.tables.get_mut(table) {
-                copied.cut = None;
-            }
+impl Course<'_> {
+    /// What an error of the replica means for the ladder. In a range that is applied one by one
+    /// only one transaction is on its way, and so it is the one at fault.
+    pub(super) fn trouble(&self, error: ConnectorError) -> Trouble {
+        if !blames_a_transaction(error.kind) {
+            return error.into();
         }
-        !tables.is_empty() && self.state.tables.values().all(|table| table.cut.is_none())
-    }
-
-    async fn batch(
-        &mut self,
-        checkpoint: &mut Checkpoint,
-        mode: Mode,
-        batch: Batch,
-    ) -> Result<bool, Trouble> {
-        let through = batch.end.as_ref().map_or(batch.first.seq, |end| end.seq);
-        if batch.reduced.needs_order {
-            return Err(Trouble::Suspect(through));
+        match (self.mode, self.flight.oldest()) {
+            (Mode::OneByOne(_), Some(transaction)) => blame(error, transaction).into(),
+            _ => Trouble::Refused(error),
         }
-        for route in &batch.new_routes {
-            if let Err(error) = self.fit(route).await {
-                return Err(Trouble::Failure(blame(error, &batch.first)));
-            }
-        }
-        let mut outcome = self.apply(checkpoint, &batch, Style::SetWise).await;
-        let whole = batch.end.is_some() && !batch.continues;
-        if let (Err(error), Mode::Combined, true) = (&outcome, mode, whole)
-            && error.kind == ErrorKind::Constraint
-        {
-            debug!(error = %error.message, "set-wise application refused; rewriting the rows");
-            self.reopen(checkpoint).await?;
-            outcome = self.apply(checkpoint, &batch, Style::Rewrite).await;
-        }
-        match outcome {
-            Ok(()) => Ok(self.applied(checkpoint, &batch)),
-            Err(error) if !blames_a_transaction(error.kind) => Err(error.into()),
-            Err(error) => match mode {
-                Mode::Combined => Err(Trouble::Suspect(through)),
-                Mode::OneByOne(_) => Err(Trouble::Failure(blame(error, &batch.first))),
-            },
-        }
-    }
-
-    async fn apply(
-        &mut self,
-        checkpoint: &Checkpoint,
-        batch: &Batch,
-        style: Style,
-    ) -> Result<(), ConnectorError> {
-        if !batch.continues {
-            self.parts.applier.begin(checkpoint).await?;
-        }
-        for step in &batch.reduced.steps {
-            self.parts.applier.apply(step, style).await?;
-        }
-        if let Some(end) = &batch.end {
-            let next = Checkpoint {
-                log: checkpoint.log,
-                epoch: end.epoch,
-                seq: end.seq,
-                position: end.position.clone(),
-            };
-            self.parts.applier.commit(&next, &end.joined).await?;
-        }
-        Ok(())
-    }
-
-    /// Notes what a batch brought; true when the last open cut was joined.
-    fn applied(&mut self, checkpoint: &mut Checkpoint, batch: &Batch) -> bool {
-        {
-            let mut view = self.replica().view();
-            view.rows += batch.reduced.rows;
-            view.transactions += batch.transactions;
-        }
-        let Some(end) = &batch.end else { return false };
-        self.backoff.succeeded();
-        checkpoint.epoch = end.epoch;
-        checkpoint.seq = end.seq;
-        checkpoint.position = end.position.clone();
-        self.state.checkpoint = Some(checkpoint.clone());
-        self.note_applied(checkpoint);
-        self.joined(&end.joined)
-    }
-
-    /// A fresh session on the same checkpoint; where an attempt was committed after all, the
-    /// stored one decides.
-    async fn reopen(&mut self, checkpoint: &mut Checkpoint) -> Result<(), Failure> {
-        self.parts.applier.close().await;
-        self.open().await?;
-        *checkpoint = self.attach().await?;
-        self.note_applied(checkpoint);
-        failpoint::hit("worker.reopened")
-            .map_err(|error| ConnectorError::new(ErrorKind::Connection, error.to_string()))?;
-        Ok(())
-    }
-
-    /// Makes the replica's table fit a schema version seen for the first time.
-    async fn fit(&mut self, route: &Route) -> Result<(), ConnectorError> {
-        let refused = match self.parts.applier.fit(route, None).await {
-            Err(error) if error.kind == ErrorKind::Schema => error,
-            other => return other,
-        };
-        let ddl = self.alterations(route).await?;
-        if ddl.create.is_empty() {
-            return Err(refused);
-        }
-        self.parts.applier.fit(route, Some(&ddl)).await
-    }
-
-    async fn alterations(&mut self, route: &Route) -> Result<TableDdl, ConnectorError> {
-        if self.parts.conversion.is_some() {
-            // The source's own statements are not the replica's language.
-            return Ok(TableDdl::default());
-        }
-        self.parts
-            .snapshots
-            .added_columns(&route.schema, &route.target)
-            .await
     }
 }
 
@@ -313,7 +273,7 @@ fn blames_a_transaction(kind: ErrorKind) -> bool {
     )
 }
 
-fn blame(error: ConnectorError, transaction: &TxInfo) -> Failure {
+pub(super) fn blame(error: ConnectorError, transaction: &TxInfo) -> Failure {
     Failure {
         error,
         transaction: Some(transaction.clone()),

@@ -82,6 +82,7 @@ fn replica(name: &str) -> ReplicaStatus {
         activity: Activity::Applying,
         applied_seq: 48_212,
         applied_position: Some("0/5A3C8F0".into()),
+        durable_seq: 48_190,
         queue_transactions: 1,
         queue_bytes: 1740,
         lag_ms: Some(2),

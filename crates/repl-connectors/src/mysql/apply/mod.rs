@@ -28,7 +28,7 @@ use repl_core::schema::TableName;
 
 use self::session::Session;
 use super::target::MySqlTarget;
-use crate::seam::{Applier, ConnectorError, Load, ReplicaState, Result, Style, TableDdl};
+use crate::seam::{Applier, Commit, ConnectorError, Load, ReplicaState, Result, Style, TableDdl};
 
 /// Which replica is written, and on whose behalf.
 #[derive(Clone, Debug)]
@@ -110,7 +110,12 @@ impl Applier for MySqlApplier {
         Ok(())
     }
 
-    async fn commit(&mut self, next: &Checkpoint, joined: &[TableName]) -> Result<()> {
+    async fn submit(
+        &mut self,
+        next: &Checkpoint,
+        joined: &[TableName],
+        _commit: Commit,
+    ) -> Result<()> {
         let mut session = self.take()?;
         session.commit(next, joined).await?;
         self.session = Some(session);

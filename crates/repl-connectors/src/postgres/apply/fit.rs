@@ -12,7 +12,7 @@ use crate::seam::{ConnectorError, Result, TableDdl};
 
 impl Session {
     pub(super) async fn fit(&mut self, route: &Route, ddl: Option<&TableDdl>) -> Result<()> {
-        self.forget_targets();
+        self.forget_target(&route.target);
         if self.batch.is_some() {
             // What is queued comes before the table's new shape, and fails under its own name.
             self.sync().await?;
@@ -32,7 +32,8 @@ impl Session {
         if known.is_some_and(changed) {
             self.remember_columns(&route.schema).await?;
         }
-        Ok(())
+        self.know_target(&Arc::new(route.clone()), catalog)
+            .map(drop)
     }
 
     async fn add_columns(

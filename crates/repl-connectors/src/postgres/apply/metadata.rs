@@ -67,19 +67,33 @@ pub(super) struct Catalog {
     pub(super) deferrable: Vec<Deferrable>,
 }
 
-const CLASS: &str = "SELECT c.oid, c.relkind FROM pg_catalog.pg_class c \
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-    WHERE n.nspname = $1::text AND c.relname = $2::text";
+/// The table of the schema `$1` and the name `$2`, as a condition on `c`; the queries below go out
+/// together, so none can use what another finds.
+macro_rules! the_table {
+    ($select:literal) => {
+        concat!(
+            "WITH c AS (SELECT c.oid, c.relkind FROM pg_catalog.pg_class c \
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+             WHERE n.nspname = $1::text AND c.relname = $2::text) ",
+            $select
+        )
+    };
+}
 
-const COLUMNS: &str = "SELECT a.attname, pg_catalog.format_type(a.atttypid, -1), \
+const CLASS: &str = the_table!("SELECT c.oid, c.relkind FROM c");
+
+const COLUMNS: &str = the_table!(
+    "SELECT a.attname, pg_catalog.format_type(a.atttypid, -1), \
     pg_catalog.format_type(a.atttypid, a.atttypmod), \
     t.typarray <> 0 AND t.typcategory NOT IN ('A', 'C'), t.typdelim, a.attnotnull, \
     a.atthasdef OR a.attidentity <> '', a.attgenerated <> '', a.attidentity = 'a' \
     FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
-    WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+    WHERE a.attrelid = (SELECT oid FROM c) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
+);
 
 /// Strategy 3 of a btree operator class is its equality.
-const UNIQUE: &str = "SELECT i.indexrelid, a.attname, on_.nspname, op.oprname \
+const UNIQUE: &str = the_table!(
+    "SELECT i.indexrelid, a.attname, on_.nspname, op.oprname \
     FROM pg_catalog.pg_index i \
     CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[]) \
         WITH ORDINALITY AS k(attnum, opclass, position) \
@@ -89,12 +103,14 @@ const UNIQUE: &str = "SELECT i.indexrelid, a.attname, on_.nspname, op.oprname \
         AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype \
     JOIN pg_catalog.pg_operator op ON op.oid = ao.amopopr \
     JOIN pg_catalog.pg_namespace on_ ON on_.oid = op.oprnamespace \
-    WHERE i.indrelid = $1::oid AND i.indisunique AND i.indimmediate AND i.indisvalid \
+    WHERE i.indrelid = (SELECT oid FROM c) AND i.indisunique AND i.indimmediate AND i.indisvalid \
         AND i.indpred IS NULL AND i.indexprs IS NULL AND k.position <= i.indnkeyatts \
-    ORDER BY i.indisprimary DESC, i.indexrelid, k.position";
+    ORDER BY i.indisprimary DESC, i.indexrelid, k.position"
+);
 
 /// `indnullsnotdistinct` exists from PostgreSQL 15 on.
-const DEFERRABLE: &str = "SELECT con.conname, \
+const DEFERRABLE: &str = the_table!(
+    "SELECT con.conname, \
     pg_catalog.pg_get_indexdef(i.indexrelid, k.n, false), a.attname, on_.nspname, op.oprname, \
     pg_catalog.pg_get_expr(i.indpred, i.indrelid), \
     coalesce((pg_catalog.to_jsonb(i) ->> 'indnullsnotdistinct')::bool, false) \
@@ -108,8 +124,9 @@ const DEFERRABLE: &str = "SELECT con.conname, \
         AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype \
     JOIN pg_catalog.pg_operator op ON op.oid = coalesce(con.conexclop[k.n], ao.amopopr) \
     JOIN pg_catalog.pg_namespace on_ ON on_.oid = op.oprnamespace \
-    WHERE con.conrelid = $1::oid AND con.condeferrable AND con.contype IN ('p', 'u', 'x') \
-    ORDER BY con.oid, k.n";
+    WHERE con.conrelid = (SELECT oid FROM c) AND con.condeferrable AND con.contype IN ('p', 'u', 'x') \
+    ORDER BY con.oid, k.n"
+);
 
 impl Catalog {
     /// Reads a table's entry; none when there is no such table.
@@ -117,22 +134,19 @@ impl Catalog {
         client: &mut PgClient,
         table: &TableName,
     ) -> Result<Option<Catalog>, PipelineError> {
-        let class = client
-            .query(CLASS, &[Some(&table.schema), Some(&table.name)])
+        let name = [Some(table.schema.as_str()), Some(table.name.as_str())];
+        let [class, columns, unique, deferrable] = client
+            .query_all([CLASS, COLUMNS, UNIQUE, DEFERRABLE], &name)
             .await?;
         let Some(class) = class.first() else {
             return Ok(None);
         };
-        let oid = field(class, 0).to_owned();
-        let columns = client.query(COLUMNS, &[Some(&oid)]).await?;
-        let unique = client.query(UNIQUE, &[Some(&oid)]).await?;
-        let deferrable = client.query(DEFERRABLE, &[Some(&oid)]).await?;
         Ok(Some(Catalog {
+            oid: field(class, 0).to_owned(),
             kind: field(class, 1).to_owned(),
             columns: columns.iter().map(column).collect(),
             unique: unique_indexes(&unique),
             deferrable: deferrables(&deferrable),
-            oid,
         }))
     }
 

@@ -4,6 +4,12 @@
 //! checkpoint, COMMIT, Sync. A small batch is one write and one round trip; after any failure the
 //! server skips the rest, COMMIT included. Whatever must hold (the checkpoint's value, the number
 //! of rows touched, deferrable constraints) is verified by the statements themselves.
+//!
+//! The next transaction is sent before the reply to the one before it, so that distance does not
+//! cost throughput. When transaction n fails, the server is left in a failed transaction, in which
+//! the BEGIN of n+1 is refused and the rest of n+1 skipped, and so on for all that are on the
+//! wire. Were n to fail as late as in its COMMIT, n+1 would begin, and then not find the checkpoint
+//! that n was to leave. Either way nothing behind a failure is ever applied.
 
 // Errors are rare, and made for people: their size does not matter.
 #![allow(clippy::result_large_err)]
@@ -30,7 +36,11 @@ use repl_core::schema::TableName;
 
 use self::session::Session;
 use super::target::PgTarget;
-use crate::seam::{Applier, ConnectorError, Load, ReplicaState, Result, Style, TableDdl};
+use crate::seam::{Applier, Commit, ConnectorError, Load, ReplicaState, Result, Style, TableDdl};
+
+/// Most transactions on the wire at once. A full batch takes some 50 ms, so this covers round trips
+/// beyond 200 ms; small ones beyond it are better grouped than sent one by one.
+const DEPTH: usize = 8;
 
 /// Which replica is written, and on whose behalf.
 #[derive(Clone, Debug)]
@@ -64,13 +74,15 @@ impl PgApplier {
     /// Takes the session out for one call. It comes back only when the call succeeds: after an
     /// error, or when the caller gave up waiting, what it was doing is not known any more.
     fn take(&mut self) -> Result<Session> {
-        self.session.take().ok_or_else(|| {
-            ConnectorError::new(
-                ErrorKind::Connection,
-                "the session to the replica is closed",
-            )
-        })
+        self.session.take().ok_or_else(closed)
     }
+}
+
+fn closed() -> ConnectorError {
+    ConnectorError::new(
+        ErrorKind::Connection,
+        "the session to the replica is closed",
+    )
 }
 
 #[async_trait]
@@ -107,11 +119,30 @@ impl Applier for PgApplier {
         Ok(done)
     }
 
-    async fn commit(&mut self, next: &Checkpoint, joined: &[TableName]) -> Result<()> {
+    fn depth(&self) -> usize {
+        DEPTH
+    }
+
+    async fn submit(
+        &mut self,
+        next: &Checkpoint,
+        joined: &[TableName],
+        commit: Commit,
+    ) -> Result<()> {
         let mut session = self.take()?;
-        let done = session.commit(next, joined).await?;
+        let done = session.submit(next, joined, commit).await?;
         self.session = Some(session);
         Ok(done)
+    }
+
+    async fn settle(&mut self) -> Result<()> {
+        // Left in place meanwhile: giving up waiting changes nothing.
+        let session = self.session.as_mut().ok_or_else(closed)?;
+        let outcome = session.settle().await;
+        if outcome.is_err() {
+            self.session = None;
+        }
+        outcome
     }
 
     async fn fit(&mut self, route: &Route, ddl: Option<&TableDdl>) -> Result<()> {

@@ -81,15 +81,17 @@ impl Session {
         Ok(())
     }
 
-    /// Ends the pipeline.
+    /// Ends the pipeline, and waits for all replies.
     pub(super) async fn sync(&mut self) -> Result<()> {
-        self.client.queue_sync();
-        self.finish().await
+        let outcome = self.client.sync().await;
+        outcome.map_err(|error| self.explain(error))?;
+        self.labels.drop_before(self.client.completed());
+        Ok(())
     }
 
-    /// Waits for the reply to the queued Sync.
-    pub(super) async fn finish(&mut self) -> Result<()> {
-        let outcome = self.client.finish().await;
+    /// Waits for the reply to a Sync that was written. Safe to cancel.
+    pub(super) async fn await_sync(&mut self, number: u64) -> Result<()> {
+        let outcome = self.client.await_sync(number).await;
         outcome.map_err(|error| self.explain(error))?;
         self.labels.drop_before(self.client.completed());
         Ok(())

@@ -1,6 +1,6 @@
 //! One session to a replica: how it is prepared, and the course of a target transaction.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use repl_core::ErrorKind;
@@ -14,7 +14,7 @@ use super::queue::{Label, Labels};
 use super::text::Arrays;
 use super::{PgApplierConfig, failpoint};
 use crate::postgres::wire::PgClient;
-use crate::seam::{ConnectorError, ReplicaState, Result, Style};
+use crate::seam::{Commit, ConnectorError, ReplicaState, Result, Style};
 
 /// Oldest server supported, as `server_version_num`.
 const OLDEST_SERVER: u32 = 140_000;
@@ -23,7 +23,9 @@ const NAME_BYTES: usize = 63;
 
 /// Settings of the session. Values must be read and written exactly as in the source's text form;
 /// plans must be made for a few rows by key whatever the statistics say, since stale ones would
-/// scan whole tables; a session cut off from us must not hold its locks for long.
+/// scan whole tables; a session cut off from us must not hold its locks for long; commits are
+/// durable unless one says otherwise for itself, and a stronger `synchronous_commit` of the role or
+/// database is kept.
 const SETTINGS: &str = "\
     SET search_path = ''; SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; \
     SET IntervalStyle = 'postgres'; SET extra_float_digits = 3; SET bytea_output = 'hex'; \
@@ -38,6 +40,21 @@ const SETTINGS: &str = "\
     SELECT pg_catalog.set_config('synchronous_commit', 'on', false) \
     WHERE pg_catalog.current_setting('synchronous_commit') = 'off'";
 
+const IN_RECOVERY: &str = "SELECT pg_catalog.pg_is_in_recovery()";
+
+/// Ends sessions of ours that survived a broken connection: they may hold locks. One that cannot be
+/// ended does no harm, since its commit would fail on the checkpoint.
+const END_LEFTOVERS: &str = "SELECT pg_catalog.pg_terminate_backend(pid, 5000) \
+    FROM pg_catalog.pg_stat_activity \
+    WHERE application_name = pg_catalog.current_setting('application_name') \
+    AND datid = (SELECT oid FROM pg_catalog.pg_database \
+    WHERE datname = pg_catalog.current_database()) \
+    AND usesysid = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user) \
+    AND pid <> pg_catalog.pg_backend_pid()";
+
+/// Turns off foreign keys and ordinary triggers: their effects arrive from the source.
+const REPLICA_ROLE: &str = "SET session_replication_role = replica";
+
 pub(super) struct Session {
     pub(super) client: PgClient,
     pub(super) config: PgApplierConfig,
@@ -45,6 +62,8 @@ pub(super) struct Session {
     pub(super) arrays: Arrays,
     targets: HashMap<(SchemaId, TableName), Arc<Target>>,
     pub(super) batch: Option<Batch>,
+    /// The Syncs that end the transactions submitted and not settled, oldest first.
+    submitted: VecDeque<u64>,
 }
 
 /// The target transaction being made.
@@ -68,12 +87,10 @@ impl Session {
             arrays: Arrays::default(),
             targets: HashMap::new(),
             batch: None,
+            submitted: VecDeque::new(),
         };
         session.check_server()?;
-        session.client.simple(SETTINGS).await?;
-        session.check_writable().await?;
-        session.end_leftovers().await?;
-        session.become_replica().await?;
+        session.prepare().await?;
         session.create_store().await?;
         let state = session.read_state().await?;
         Ok((session, state))
@@ -105,12 +122,11 @@ impl Session {
         Ok(())
     }
 
-    async fn check_writable(&mut self) -> Result<()> {
-        let rows = self
-            .client
-            .simple("SELECT pg_catalog.pg_is_in_recovery()")
-            .await?;
-        if super::store::text(&rows, 0, 0) == "t" {
+    async fn prepare(&mut self) -> Result<()> {
+        let texts = [SETTINGS, IN_RECOVERY, END_LEFTOVERS, REPLICA_ROLE];
+        let [settings, in_recovery, leftovers, role] = self.client.simple_all(texts).await?;
+        settings?;
+        if super::store::text(&in_recovery?, 0, 0) == "t" {
             return Err(ConnectorError::new(
                 ErrorKind::Configuration,
                 format!(
@@ -120,43 +136,19 @@ impl Session {
             )
             .advice("point this node at a server that is not in recovery"));
         }
-        Ok(())
+        leftovers?;
+        role.map(drop).map_err(|error| self.explain_role(error))
     }
 
-    /// Ends sessions of ours that survived a broken connection: they may hold locks. One that
-    /// cannot be ended does no harm, since its commit would fail on the checkpoint.
-    async fn end_leftovers(&mut self) -> Result<()> {
-        self.client
-            .simple(
-                "SELECT pg_catalog.pg_terminate_backend(pid, 5000) \
-                 FROM pg_catalog.pg_stat_activity \
-                 WHERE application_name = pg_catalog.current_setting('application_name') \
-                 AND datid = (SELECT oid FROM pg_catalog.pg_database \
-                 WHERE datname = pg_catalog.current_database()) \
-                 AND usesysid = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user) \
-                 AND pid <> pg_catalog.pg_backend_pid()",
-            )
-            .await?;
-        Ok(())
-    }
-
-    /// Turns off foreign keys and ordinary triggers: their effects arrive from the source.
-    async fn become_replica(&mut self) -> Result<()> {
-        let outcome = self
-            .client
-            .simple("SET session_replication_role = replica")
-            .await;
-        outcome.map(|_| ()).map_err(|mut error| {
-            if error.kind == ErrorKind::Privilege {
-                let role = repl_core::schema::quote_identifier(&self.config.target.user);
-                error.advice = format!(
-                    "as a superuser of the replica: GRANT SET ON PARAMETER \
-                     session_replication_role TO {role} (PostgreSQL 15 or later); on PostgreSQL \
-                     14 the role must be a superuser"
-                );
-            }
-            error
-        })
+    fn explain_role(&self, mut error: ConnectorError) -> ConnectorError {
+        if error.kind == ErrorKind::Privilege {
+            let role = repl_core::schema::quote_identifier(&self.config.target.user);
+            error.advice = format!(
+                "as a superuser of the replica: GRANT SET ON PARAMETER session_replication_role \
+                 TO {role} (PostgreSQL 15 or later); on PostgreSQL 14 the role must be a superuser"
+            );
+        }
+        error
     }
 
     /// The replica's side of a route, read from the catalog at its first use.
@@ -170,12 +162,27 @@ impl Session {
             Err(error) => return Err(self.explain(error)),
         };
         let catalog = catalog.ok_or_else(|| missing_table(&route.target))?;
+        self.know_target(route, catalog)
+    }
+
+    /// Keeps what the catalog says of a route's table.
+    pub(super) fn know_target(
+        &mut self,
+        route: &Arc<Route>,
+        catalog: Catalog,
+    ) -> Result<Arc<Target>> {
+        let key = (route.schema.id, route.target.clone());
         let target = Arc::new(Target::new(route, catalog)?);
         self.targets.insert(key, Arc::clone(&target));
         Ok(target)
     }
 
-    /// Forgets what the catalog said.
+    /// Forgets what the catalog said of a table.
+    pub(super) fn forget_target(&mut self, table: &TableName) {
+        self.targets.retain(|(_, target), _| target != table);
+    }
+
+    /// Forgets what the catalog said of all tables.
     pub(super) fn forget_targets(&mut self) {
         self.targets.clear();
     }
@@ -212,28 +219,44 @@ impl Session {
         }
     }
 
-    pub(super) async fn commit(&mut self, next: &Checkpoint, joined: &[TableName]) -> Result<()> {
+    pub(super) async fn submit(
+        &mut self,
+        next: &Checkpoint,
+        joined: &[TableName],
+        commit: Commit,
+    ) -> Result<()> {
         let batch = self.batch.take().ok_or_else(|| {
-            ConnectorError::new(ErrorKind::Internal, "commit without a transaction")
+            ConnectorError::new(ErrorKind::Internal, "submit without a transaction")
         })?;
         self.verify_constraints(&batch.touched).await?;
         let outside = repl_core::failpoint::sabotage("checkpoint-outside-transaction");
         if !outside {
-            self.move_checkpoint(&batch.expected, next)?;
+            self.move_checkpoint(&batch.expected, next, commit)?;
         }
         self.join_tables(joined)?;
         failpoint("pg.apply.before_commit")?;
         self.push("COMMIT", &[], Label::Other)?;
-        self.client.queue_sync();
-        let written = self.client.write_queued().await;
-        written.map_err(|error| self.explain(error))?;
+        let mut end = self.client.queue_sync();
+        self.write_now().await?;
         failpoint("pg.apply.commit_sent")?;
-        self.finish().await?;
         if outside {
+            self.await_sync(end).await?;
             failpoint("pg.apply.outside")?;
-            self.move_checkpoint(&batch.expected, next)?;
-            self.sync().await?;
+            self.move_checkpoint(&batch.expected, next, commit)?;
+            end = self.client.queue_sync();
+            self.write_now().await?;
         }
+        self.submitted.push_back(end);
+        Ok(())
+    }
+
+    /// Waits for the oldest transaction submitted. Safe to cancel.
+    pub(super) async fn settle(&mut self) -> Result<()> {
+        let Some(&end) = self.submitted.front() else {
+            return Ok(());
+        };
+        self.await_sync(end).await?;
+        self.submitted.pop_front();
         failpoint("pg.apply.after_commit")
     }
 

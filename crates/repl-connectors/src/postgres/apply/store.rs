@@ -12,7 +12,7 @@ use super::session::Session;
 use super::sql::{MARK, counted};
 use super::text::Arrays;
 use crate::postgres::wire::TextRow;
-use crate::seam::{ConnectorError, CopiedTable, ReplicaState, Result};
+use crate::seam::{Commit, ConnectorError, CopiedTable, ReplicaState, Result};
 
 /// Version of the tables' format.
 const FORMAT: &str = "1";
@@ -77,13 +77,17 @@ impl Session {
     }
 
     /// Reads checkpoint and registry in one statement's snapshot each; nobody else writes them.
+    ///
+    /// Reading is a write: a session before us may have committed asynchronously, and what we
+    /// read is relied upon as durable. A durable commit makes everything before it durable.
     pub(super) async fn read_state(&mut self) -> Result<ReplicaState> {
         let group = self.config.group.clone();
         let origin = self.config.origin.clone();
         let rows = self
             .rows(
-                "SELECT format, log_id, epoch, seq, position FROM repl.checkpoint \
-                 WHERE group_name = $1::text AND origin = $2::text",
+                "UPDATE repl.checkpoint SET updated_at = now() \
+                 WHERE group_name = $1::text AND origin = $2::text \
+                 RETURNING format, log_id, epoch, seq, position",
                 &[Some(&group), Some(&origin)],
             )
             .await?;
@@ -126,7 +130,7 @@ impl Session {
         next: &Checkpoint,
     ) -> Result<()> {
         if let Some(expected) = expected {
-            self.move_checkpoint(expected, next)?;
+            self.move_checkpoint(expected, next, Commit::Durable)?;
             return self.sync().await;
         }
         let fields = Fields::new(self, next);
@@ -160,17 +164,24 @@ impl Session {
         self.push(&sql, &fields.bytes()[..5], Label::Checkpoint)
     }
 
-    /// Queues the move of the checkpoint, which fails unless it is `expected`.
+    /// Queues the move of the checkpoint, which fails unless it is `expected`, and says how the
+    /// transaction is to commit.
     pub(super) fn move_checkpoint(
         &mut self,
         expected: &Checkpoint,
         next: &Checkpoint,
+        commit: Commit,
     ) -> Result<()> {
+        let how = match commit {
+            Commit::Durable => "",
+            // One statement less than SET LOCAL.
+            Commit::Asynchronous => ", pg_catalog.set_config('synchronous_commit', 'off', true)",
+        };
         let sql = format!(
             "WITH moved AS (UPDATE repl.checkpoint SET log_id = $3::uuid, epoch = $4::int8, \
              seq = $5::numeric, position = $6::text, updated_at = now() WHERE \
              group_name = $1::text AND origin = $2::text AND format = {FORMAT} AND \
-             log_id = $7::uuid AND epoch = $8::int8 AND seq = $9::numeric RETURNING 1){}",
+             log_id = $7::uuid AND epoch = $8::int8 AND seq = $9::numeric RETURNING 1{how}){}",
             counted("moved", "1")
         );
         let (next, before) = (Fields::new(self, next), Fields::new(self, expected));

@@ -148,14 +148,54 @@ impl PgClient {
     /// What the server reports, by its SQLSTATE; [`ErrorKind::Connection`] when the session broke.
     /// The failure of an earlier statement of the pipeline.
     pub async fn simple(&mut self, sql: &str) -> Result<Vec<TextRow>> {
-        self.end_pipeline().await?;
-        let outcome = self.run_simple(sql).await;
-        outcome.map_err(|error| error.into_connector(&self.server))
+        let [outcome] = self.simple_all([sql]).await?;
+        outcome
     }
 
-    async fn run_simple(&mut self, sql: &str) -> Result<Vec<TextRow>, WireError> {
-        frontend::query(sql, self.conn.out())?;
+    /// [`PgClient::simple`] for several texts, each a transaction of its own whatever becomes of
+    /// the others, at the cost of one round trip for all.
+    ///
+    /// # Errors
+    /// As of [`PgClient::simple`], per text; as a whole when the session broke.
+    pub async fn simple_all<const N: usize>(
+        &mut self,
+        texts: [&str; N],
+    ) -> Result<[Result<Vec<TextRow>>; N]> {
+        self.end_pipeline().await?;
+        let mut outcomes = [const { Ok(Vec::new()) }; N];
+        let outcome = self.run_simple(&texts, &mut outcomes).await;
+        outcome.map_err(|error| error.into_connector(&self.server))?;
+        Ok(outcomes)
+    }
+
+    async fn run_simple(
+        &mut self,
+        texts: &[&str],
+        outcomes: &mut [Result<Vec<TextRow>>],
+    ) -> Result<(), WireError> {
+        for sql in texts {
+            frontend::query(sql, self.conn.out())?;
+        }
         self.conn.flush().await?;
+        for outcome in outcomes {
+            let reply = self.simple_reply().await;
+            if let Err(WireError::Server(error)) = &reply
+                && error.is_fatal()
+            {
+                return reply.map(drop);
+            }
+            *outcome = match reply {
+                Err(WireError::Server(error)) => {
+                    Err(WireError::Server(error).into_connector(&self.server))
+                }
+                other => Ok(other?),
+            };
+        }
+        Ok(())
+    }
+
+    /// The reply to one simple query.
+    async fn simple_reply(&mut self) -> Result<Vec<TextRow>, WireError> {
         let mut rows = Vec::new();
         let mut failure = None;
         loop {

@@ -3,7 +3,8 @@
 //!
 //! After an error the server skips everything up to the next Sync, COPY data included, so a whole
 //! transaction can be on its way before its first reply: a COMMIT behind a failed statement is
-//! never executed.
+//! never executed. Several transactions, each ended by its own Sync, may be on their way at once;
+//! the first failure of any of them is the one reported, and ends the use of what is behind it.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -28,19 +29,23 @@ const HEADER: usize = 5;
 #[derive(Default)]
 pub(super) struct Pipeline {
     prepared: HashMap<Box<str>, u64>,
-    /// Prepared by this pipeline: not certain to exist until it ends well.
+    /// Prepared by what is still on its way: not certain to exist until that ends well.
     fresh: Vec<Box<str>>,
     next_name: u64,
     /// Statements not answered yet: whether their rows are wanted.
     pending: VecDeque<bool>,
     completed: u64,
+    /// Wanted rows: of the statements answered, then of the one being answered.
+    results: VecDeque<Vec<TextRow>>,
     rows: Vec<TextRow>,
     /// Where the open CopyData message starts in the output.
     copy_at: Option<usize>,
     /// Statements were queued since the last Sync.
     open: bool,
-    /// The reply to the last Sync was received.
-    ready: bool,
+    /// Syncs queued over the whole session …
+    syncs: u64,
+    /// … and how many of them were answered.
+    answered: u64,
 }
 
 /// An error of a pipelined statement.
@@ -178,46 +183,55 @@ impl PgClient {
         self.finish().await
     }
 
-    /// Queues the Sync without writing it.
-    pub fn queue_sync(&mut self) {
+    /// Queues a Sync without writing it. Returns its number: they count up over the whole session.
+    pub fn queue_sync(&mut self) -> u64 {
         self.close_copy_message();
-        self.pipeline.ready = false;
         frontend::sync(self.conn.out());
+        self.pipeline.open = false;
+        self.pipeline.syncs += 1;
+        self.pipeline.syncs
     }
 
-    /// Writes everything and waits for the replies up to that of the queued Sync.
+    /// Writes everything and waits for the replies up to that of the last Sync queued.
     ///
     /// # Errors
     /// As [`PgClient::sync`].
     pub async fn finish(&mut self) -> Result<(), PipelineError> {
         let outcome = match self.write_queued().await {
-            Ok(()) => self.await_sync().await,
+            Ok(()) => self.await_sync(self.pipeline.syncs).await,
             Err(error) => Err(error),
         };
-        self.pipeline.open = false;
         if let Err(error) = outcome {
             self.resynchronise(&error).await;
             return Err(error);
         }
-        self.pipeline.fresh.clear();
         Ok(())
     }
 
-    async fn await_sync(&mut self) -> Result<(), PipelineError> {
-        while !self.pipeline.ready {
-            self.conn.receive().await.map_err(|e| self.failed(e))?;
-            self.take_replies()?;
+    /// Waits for the reply to the Sync of this number, which must have been written. Safe to
+    /// cancel.
+    ///
+    /// # Errors
+    /// The failure of a statement before it. The session is then of no further use.
+    pub async fn await_sync(&mut self, number: u64) -> Result<(), PipelineError> {
+        while self.pipeline.answered < number {
+            // Not a message further: what is behind may fail.
+            match self.conn.buffered_message().map_err(|e| self.failed(e))? {
+                Some(message) => self.take_reply(message).map_err(|e| self.failed(e))?,
+                None => self.conn.receive().await.map_err(|e| self.failed(e))?,
+            }
         }
         Ok(())
     }
 
-    /// After a failed statement: skips to the reply to the Sync, which has been queued.
+    /// After a failed statement: skips to the reply to the last Sync queued.
     async fn resynchronise(&mut self, failure: &PipelineError) {
         for sql in self.pipeline.fresh.drain(..) {
             self.pipeline.prepared.remove(&sql);
         }
         self.pipeline.completed += self.pipeline.pending.len() as u64;
         self.pipeline.pending.clear();
+        self.pipeline.results.clear();
         self.pipeline.rows.clear();
         let usable = matches!(&failure.error, WireError::Server(e) if !e.is_fatal());
         if !usable {
@@ -231,19 +245,23 @@ impl PgClient {
             }
         }
         // Whatever breaks here is met again by the next use of the session.
-        while let Ok(message) = self.conn.next_message().await {
-            if matches!(message, Message::ReadyForQuery(_)) {
-                return;
+        while self.pipeline.answered < self.pipeline.syncs {
+            match self.conn.next_message().await {
+                Ok(Message::ReadyForQuery(_)) => self.pipeline.answered += 1,
+                Ok(_) => {}
+                Err(_) => return,
             }
         }
     }
 
-    /// Ends a pipeline that is open, for what must not be sent within one.
+    /// Ends a pipeline that is open and takes in all replies, for what must not be sent within one.
     pub(super) async fn end_pipeline(&mut self) -> Result<()> {
-        if !self.pipeline.open {
+        if self.pipeline.open {
+            self.queue_sync();
+        } else if self.pipeline.answered == self.pipeline.syncs {
             return Ok(());
         }
-        let outcome = self.sync().await;
+        let outcome = self.finish().await;
         outcome.map_err(|error| self.explain(error))
     }
 
@@ -257,22 +275,41 @@ impl PgClient {
         sql: &str,
         params: &[Option<&str>],
     ) -> Result<Vec<TextRow>, PipelineError> {
+        let [rows] = self.query_all([sql], params).await?;
+        Ok(rows)
+    }
+
+    /// [`PgClient::query`] for several statements with the same parameters, at the cost of one
+    /// round trip for all.
+    ///
+    /// # Errors
+    /// As [`PgClient::query`].
+    pub async fn query_all<const N: usize>(
+        &mut self,
+        statements: [&str; N],
+        params: &[Option<&str>],
+    ) -> Result<[Vec<TextRow>; N], PipelineError> {
         let within = self.pipeline.open;
-        let params = params.iter().map(|param| param.map(str::as_bytes));
-        let number = self
-            .queue_wanting(sql, params, true)
-            .map_err(|e| self.failed(e))?;
+        let mut last = 0;
+        for sql in statements {
+            let params = params.iter().map(|param| param.map(str::as_bytes));
+            last = self
+                .queue_wanting(sql, params, true)
+                .map_err(|e| self.failed(e))?;
+        }
         if !within {
             self.sync().await?;
-            return Ok(std::mem::take(&mut self.pipeline.rows));
+        } else {
+            frontend::flush(self.conn.out());
+            self.write_queued().await?;
+            while self.pipeline.completed <= last {
+                self.conn.receive().await.map_err(|e| self.failed(e))?;
+                self.take_replies()?;
+            }
         }
-        frontend::flush(self.conn.out());
-        self.write_queued().await?;
-        while self.pipeline.completed <= number {
-            self.conn.receive().await.map_err(|e| self.failed(e))?;
-            self.take_replies()?;
-        }
-        Ok(std::mem::take(&mut self.pipeline.rows))
+        Ok(std::array::from_fn(|_| {
+            self.pipeline.results.pop_front().unwrap_or_default()
+        }))
     }
 
     /// Takes in all replies received.
@@ -291,13 +328,24 @@ impl PgClient {
             | Message::NoData
             | Message::CopyInResponse(_) => Ok(()),
             Message::ReadyForQuery(_) => {
-                self.pipeline.ready = true;
+                self.pipeline.answered += 1;
+                if self.pipeline.answered == self.pipeline.syncs && !self.pipeline.open {
+                    self.pipeline.fresh.clear();
+                }
                 Ok(())
             }
+            // What a COMMIT answers in a transaction that has failed. We never ask for it.
+            Message::CommandComplete(body) if body.tag()? == "ROLLBACK" => Err(
+                WireError::Protocol("a transaction was rolled back instead of committed".into()),
+            ),
             Message::CommandComplete(_) | Message::EmptyQueryResponse => {
-                match self.pipeline.pending.pop_front() {
-                    Some(_) => self.pipeline.completed += 1,
-                    None => return Err(WireError::Protocol("a reply to nothing".into())),
+                let Some(wanted) = self.pipeline.pending.pop_front() else {
+                    return Err(WireError::Protocol("a reply to nothing".into()));
+                };
+                self.pipeline.completed += 1;
+                if wanted {
+                    let rows = std::mem::take(&mut self.pipeline.rows);
+                    self.pipeline.results.push_back(rows);
                 }
                 Ok(())
             }

@@ -1,0 +1,213 @@
+//! Sends batches to the replica, and settles them.
+
+use std::time::Duration;
+
+use repl_api::Activity;
+use repl_connectors::seam::{Commit, ConnectorError, Style, TableDdl};
+use repl_core::ErrorKind;
+use repl_core::batch::Route;
+use repl_core::checkpoint::Checkpoint;
+use repl_core::cut::Cut;
+use repl_core::failpoint;
+use repl_core::schema::TableName;
+use tracing::debug;
+
+use super::collect::{Batch, Mode};
+use super::stream::{Course, Trouble, blame};
+use super::{Ended, Failure, Worker};
+
+/// How long the answers to what is on its way are waited for when the session is to end. Those that
+/// did not come are told by the checkpoint the next session finds.
+const LEAVE_WAIT: Duration = Duration::from_secs(2);
+
+impl Worker {
+    /// Sends a batch, or a part of one; true when the last open cut was joined meanwhile.
+    pub(super) async fn batch(
+        &mut self,
+        course: &mut Course<'_>,
+        batch: Batch,
+    ) -> Result<bool, Trouble> {
+        self.replica().show(Activity::Applying);
+        let mut joined = false;
+        if batch.reduced.needs_order || !batch.new_routes.is_empty() {
+            // Both need answers of the replica, which come behind those to what is on its way.
+            joined = self.settle_all(course).await?;
+        }
+        if batch.reduced.needs_order {
+            let through = batch.end.as_ref().map_or(batch.first.seq, |end| end.seq);
+            return Err(Trouble::Suspect(through));
+        }
+        for route in &batch.new_routes {
+            if let Err(error) = self.fit(route).await {
+                return Err(blame(error, &batch.first).into());
+            }
+        }
+        let sent = self.send(course, batch).await;
+        sent.map_err(|error| course.trouble(error))?;
+        Ok(joined)
+    }
+
+    async fn send(&mut self, course: &mut Course<'_>, batch: Batch) -> Result<(), ConnectorError> {
+        let style = match course.mode {
+            Mode::Rewritten(_) => Style::Rewrite,
+            Mode::Combined | Mode::OneByOne(_) => Style::SetWise,
+        };
+        // What is left out on the operator's word is left out for good.
+        let skip = self.orders.borrow().skip;
+        let skips = skip.is_some_and(|skip| skip > course.flight.head().seq);
+        let flight = &mut course.flight;
+        let applier = &mut self.parts.applier;
+        flight.sending(&batch);
+        if !batch.continues {
+            applier.begin(flight.head()).await?;
+        }
+        for step in &batch.reduced.steps {
+            applier.apply(step, style).await?;
+        }
+        if let Some(end) = batch.end {
+            let (next, how) = flight.ending(&end, skips);
+            applier.submit(&next, &end.joined, how).await?;
+            flight.submitted(next, end.joined, how);
+        }
+        Ok(())
+    }
+
+    /// Sends a durable commit of nothing, which makes durable what is before it.
+    pub(super) async fn flush(&mut self, course: &mut Course<'_>) -> Result<(), Trouble> {
+        let head = course.flight.head();
+        let applier = &mut self.parts.applier;
+        let sent = async {
+            applier.begin(head).await?;
+            applier.submit(head, &[], Commit::Durable).await
+        };
+        sent.await.map_err(|error| course.trouble(error))?;
+        course.flight.submitted_flush();
+        Ok(())
+    }
+
+    /// Waits for everything submitted; true when the last open cut was joined.
+    pub(super) async fn settle_all(&mut self, course: &mut Course<'_>) -> Result<bool, Trouble> {
+        let mut joined = false;
+        while course.flight.is_waiting() {
+            let settled = self.parts.applier.settle().await;
+            settled.map_err(|error| course.trouble(error))?;
+            joined |= self.settled(course);
+        }
+        Ok(joined)
+    }
+
+    /// Leaves nothing on its way, and nothing that the replica could still lose.
+    pub(super) async fn land(&mut self, course: &mut Course<'_>) -> Result<(), Trouble> {
+        self.settle_all(course).await?;
+        if course.flight.flush_due().is_some() {
+            self.flush(course).await?;
+            self.settle_all(course).await?;
+        }
+        Ok(())
+    }
+
+    /// The same for the end of the session, as far as it is possible within a bounded time.
+    pub(super) async fn leave(&mut self, course: &mut Course<'_>, ended: Ended) -> Ended {
+        match tokio::time::timeout(LEAVE_WAIT, self.land(course)).await {
+            Ok(Ok(())) => {}
+            // It is met again, with all that belongs to it, should the session be resumed.
+            Ok(Err(_)) => debug!("what was on its way to the replica failed"),
+            Err(_) => debug!("the replica did not answer in time"),
+        }
+        ended
+    }
+
+    /// Notes that the oldest transaction on its way is committed; true when the last open cut was
+    /// joined by it.
+    pub(super) fn settled(&mut self, course: &mut Course<'_>) -> bool {
+        let Some((sent, end)) = course.flight.settled() else {
+            return false;
+        };
+        {
+            let mut view = self.replica().view();
+            view.rows += sent.rows;
+            view.transactions += sent.transactions;
+        }
+        self.backoff.succeeded();
+        *course.checkpoint = end.checkpoint;
+        self.state.checkpoint = Some(course.checkpoint.clone());
+        self.note_committed(course.checkpoint, end.commit);
+        self.joined(&end.joined)
+    }
+
+    /// Clears the cuts that the checkpoint has passed already: on an idle primary nothing follows
+    /// that would show it.
+    pub(super) async fn join_passed(&mut self, checkpoint: &Checkpoint) -> Result<(), Failure> {
+        let passed: Vec<TableName> = self
+            .state
+            .tables
+            .iter()
+            // Positions do not tell: where a copy starts may lie in another span of history.
+            .filter(|(_, table)| {
+                matches!(table.cut, Some(Cut::Through(last)) if last <= checkpoint.seq)
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        if !passed.is_empty() {
+            self.clear_cuts(checkpoint, &passed).await?;
+        }
+        Ok(())
+    }
+
+    /// Clears cuts without moving the checkpoint, with nothing on its way; true when none is left.
+    pub(super) async fn clear_cuts(
+        &mut self,
+        checkpoint: &Checkpoint,
+        tables: &[TableName],
+    ) -> Result<bool, ConnectorError> {
+        self.parts.applier.begin(checkpoint).await?;
+        self.parts.applier.commit(checkpoint, tables).await?;
+        self.note_committed(checkpoint, Commit::Durable);
+        Ok(self.joined(tables))
+    }
+
+    fn joined(&mut self, tables: &[TableName]) -> bool {
+        for table in tables {
+            if let Some(copied) = self.state.tables.get_mut(table) {
+                copied.cut = None;
+            }
+        }
+        !tables.is_empty() && self.state.tables.values().all(|table| table.cut.is_none())
+    }
+
+    /// A fresh session on the same checkpoint; where an attempt was committed after all, the
+    /// stored one decides.
+    pub(super) async fn reopen(&mut self, checkpoint: &mut Checkpoint) -> Result<(), Failure> {
+        self.parts.applier.close().await;
+        self.open().await?;
+        *checkpoint = self.attach().await?;
+        self.note_committed(checkpoint, Commit::Durable);
+        failpoint::hit("worker.reopened")
+            .map_err(|error| ConnectorError::new(ErrorKind::Connection, error.to_string()))?;
+        Ok(())
+    }
+
+    /// Makes the replica's table fit a schema version seen for the first time.
+    async fn fit(&mut self, route: &Route) -> Result<(), ConnectorError> {
+        let refused = match self.parts.applier.fit(route, None).await {
+            Err(error) if error.kind == ErrorKind::Schema => error,
+            other => return other,
+        };
+        let ddl = self.alterations(route).await?;
+        if ddl.create.is_empty() {
+            return Err(refused);
+        }
+        self.parts.applier.fit(route, Some(&ddl)).await
+    }
+
+    async fn alterations(&mut self, route: &Route) -> Result<TableDdl, ConnectorError> {
+        if self.parts.conversion.is_some() {
+            // The source's own statements are not the replica's language.
+            return Ok(TableDdl::default());
+        }
+        self.parts
+            .snapshots
+            .added_columns(&route.schema, &route.target)
+            .await
+    }
+}
