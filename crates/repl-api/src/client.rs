@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 
 use crate::{
     ActionDone, ApiError, ErrorBody, Health, Index, LogInfo, LogQuery, ReplicaStatus, ReplicaVerb,
-    SkipRequest, SlotDropRequest, Status,
+    SkipRequest, SlotDropRequest, Status, Validation, ValidationRequest,
 };
 
 /// Largest answer the client reads, in bytes; a bound against a peer that is not the daemon.
@@ -167,6 +167,30 @@ impl Client {
     /// `POST /v1/slot/drop`: drop the slot and publication on the primary.
     pub async fn drop_slot(&self, request: &SlotDropRequest) -> Result<ActionDone, ClientError> {
         self.post("/v1/slot/drop", request).await
+    }
+
+    /// `POST /v1/validations`: start comparing replicas with the primary.
+    pub async fn validate(&self, request: &ValidationRequest) -> Result<Validation, ClientError> {
+        self.post("/v1/validations", request).await
+    }
+
+    /// `GET /v1/validations/{id}`: how a comparison stands; `latest` is the last one begun.
+    pub async fn validation(&self, id: &str) -> Result<Validation, ClientError> {
+        self.get(&format!("/v1/validations/{}", component(id)))
+            .await
+    }
+
+    /// `POST /v1/validations/{id}/repair`: repair what it found. When it takes longer than a request may,
+    /// the answer is an error with the code `timeout`, and the repair goes on.
+    pub async fn repair(&self, id: &str) -> Result<ActionDone, ClientError> {
+        let path = format!("/v1/validations/{}/repair", component(id));
+        self.post(&path, &Empty {}).await
+    }
+
+    /// `POST /v1/validations/{id}/cancel`: end a comparison.
+    pub async fn cancel_validation(&self, id: &str) -> Result<ActionDone, ClientError> {
+        let path = format!("/v1/validations/{}/cancel", component(id));
+        self.post(&path, &Empty {}).await
     }
 
     async fn act(

@@ -15,8 +15,10 @@ mod client;
 mod error;
 mod log;
 mod request;
+#[macro_use]
 mod status;
 mod time;
+mod validate;
 
 pub use client::{Client, ClientError};
 pub use error::{ApiError, ErrorBody, ErrorCode};
@@ -28,6 +30,10 @@ pub use status::{
     TableStatus,
 };
 pub use time::format_utc;
+pub use validate::{
+    DifferenceKind, RepairReport, ReplicaValidation, RowDifference, TableValidation, Validated,
+    Validation, ValidationProgress, ValidationRequest, ValidationState, Verdict,
+};
 
 /// The version of the API described by this crate: the first path segment of every endpoint.
 pub const API_VERSION: &str = "v1";

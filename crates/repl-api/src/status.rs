@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Validated;
+
 /// Defines a unit-only wire enum with its names on the wire, one more variant for names of newer
 /// daemons, and `as_str`/`Display` that agree with the wire.
 macro_rules! wire_enum {
@@ -353,6 +355,9 @@ pub struct ReplicaStatus {
     /// Progress of the copy; `null` when none is under way.
     #[serde(default)]
     pub copy: Option<CopyProgress>,
+    /// What comparisons with the primary last found; `null` when there was none of every value.
+    #[serde(default)]
+    pub validated: Option<Validated>,
 }
 
 /// Progress of copying tables into a replica.
@@ -469,6 +474,16 @@ impl ReplicaStatus {
         }
         if matches!(self.activity, Activity::Retrying | Activity::Stopped) {
             return Some(format!("replica {name} is not applying: {}", self.activity));
+        }
+        let found = self
+            .validated
+            .as_ref()
+            .map(|validated| &validated.different);
+        if let Some(tables) = found.filter(|tables| !tables.is_empty()) {
+            return Some(format!(
+                "replica {name} differs from the primary in {}",
+                tables.join(", ")
+            ));
         }
         self.lags()
             .then(|| format!("replica {name} lags more than its max_lag"))

@@ -8,12 +8,14 @@ use crate::ApiError;
 
 wire_enum! {
     /// The outcome of a comparison.
+    #[derive(Default)]
     Verdict {
         /// The replica holds exactly what the primary holds.
         Equal = "equal",
         /// It does not.
         Different = "different",
         /// It could not be told; the reason is given.
+        #[default]
         Undetermined = "undetermined",
     }
 }
@@ -201,12 +203,6 @@ pub struct TableValidation {
     /// The first of these rows.
     #[serde(default)]
     pub differences: Vec<RowDifference>,
-}
-
-impl Default for Verdict {
-    fn default() -> Self {
-        Verdict::Undetermined
-    }
 }
 
 /// One row that differs.

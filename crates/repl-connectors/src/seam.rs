@@ -330,6 +330,49 @@ pub trait Snapshot: Send {
     /// When the connection breaks.
     async fn next_rows(&mut self) -> Result<Vec<Row>>;
 
+    /// Begins work on one table; what it locks is let go by [`Snapshot::leave`]. Without it the
+    /// locks last as long as the snapshot.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    async fn enter(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Ends work on a table, after an error as well; false when what was read need not be what the
+    /// snapshot holds, because the table was emptied or rewritten in a way that snapshots do not
+    /// survive.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    async fn leave(&mut self, _table: &TableName) -> Result<bool> {
+        Ok(true)
+    }
+
+    /// Counts the rows of a table.
+    ///
+    /// # Errors
+    /// When the table is gone or the connection breaks.
+    async fn count(&mut self, table: &TableName) -> Result<u64> {
+        self.open(table).await?;
+        let mut count = 0;
+        loop {
+            match self.next_rows().await?.len() as u64 {
+                0 => return Ok(count),
+                rows => count += rows,
+            }
+        }
+    }
+
+    /// Source ids of transactions that are committed, and may be in the log, but that the snapshot
+    /// does not show because the source withholds their commit.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    async fn withheld(&mut self) -> Result<Vec<u64>> {
+        Ok(Vec::new())
+    }
+
     /// Ends the snapshot in good order. Dropping it does as well, but some servers complain of it
     /// in their log.
     async fn end(&mut self) {}

@@ -22,6 +22,7 @@ pub mod record;
 pub mod row;
 pub mod schema;
 pub mod select;
+pub mod validate;
 
 pub use error::{Directive, ErrorKind};
 pub use position::{Epoch, LogId, Seq, SourcePosition};

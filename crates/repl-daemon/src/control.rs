@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use repl_api::{ActionDone, ErrorCode, LogInfo, LogQuery, SkipRequest, Status};
+use repl_api::{
+    ActionDone, ErrorCode, LogInfo, LogQuery, SkipRequest, Status, Validation, ValidationRequest,
+};
 use repl_connectors::seam::ConnectorError;
 use repl_core::Seq;
 use repl_core::membership::Membership;
@@ -17,12 +19,14 @@ use crate::logview;
 use crate::replica::Replica;
 use crate::state::Pause;
 use crate::status::Group;
+use crate::validate::Validator;
 
 /// Carries out the verbs on the group.
 pub struct GroupControl {
     group: Arc<Group>,
     uninstall: mpsc::Sender<Uninstall>,
     interrupt: watch::Sender<bool>,
+    validator: Validator,
     /// Verbs change durable state one after the other.
     serial: tokio::sync::Mutex<()>,
 }
@@ -33,13 +37,20 @@ impl GroupControl {
         group: Arc<Group>,
         uninstall: mpsc::Sender<Uninstall>,
         interrupt: watch::Sender<bool>,
+        validator: Validator,
     ) -> Self {
         GroupControl {
             group,
             uninstall,
             interrupt,
+            validator,
             serial: tokio::sync::Mutex::new(()),
         }
+    }
+
+    /// What compares replicas with the primary.
+    pub fn validator(&self) -> &Validator {
+        &self.validator
     }
 
     fn replica(&self, name: &str) -> Result<&Arc<Replica>, ControlError> {
@@ -279,6 +290,26 @@ impl Control for GroupControl {
             removed.join("; ")
         };
         Ok(done("slot.drop", &self.group.config.primary.name, message))
+    }
+
+    async fn validate(&self, request: &ValidationRequest) -> Result<Validation, ControlError> {
+        self.validator.start(request)
+    }
+
+    async fn validation(&self, id: &str) -> Result<Validation, ControlError> {
+        self.validator.get(id)
+    }
+
+    async fn cancel_validation(
+        &self,
+        id: &str,
+        _actor: &Actor,
+    ) -> Result<ActionDone, ControlError> {
+        self.validator.cancel(id)
+    }
+
+    async fn repair(&self, id: &str, _actor: &Actor) -> Result<ActionDone, ControlError> {
+        self.validator.repair(id).await
     }
 }
 

@@ -27,6 +27,7 @@ use crate::replica::Replica;
 use crate::retention::Retention;
 use crate::state::StateFile;
 use crate::status::Group;
+use crate::validate::{Member, Record, Shared, Validator};
 use crate::wiring;
 use crate::worker::{Worker, WorkerParts};
 
@@ -130,12 +131,15 @@ impl Host {
             .iter()
             .map(|node| Arc::new(Replica::new(node.clone(), Arc::clone(&state))))
             .collect();
+        let verified = Arc::new(Record::open(&config.log.dir, &config.group.name)?);
         let group = Arc::new(Group {
             log: Arc::clone(&log),
             board: Arc::new(CaptureBoard::default()),
             capture_errors: Arc::new(CaptureErrors::default()),
             capture_meter: Arc::new(Mutex::new(Meter::default())),
             replicas,
+            pins: Arc::default(),
+            verified,
             ingest: Arc::clone(&ingest),
             started_ms: crate::clock::now_ms(),
             config,
@@ -158,12 +162,16 @@ impl Host {
             tasks: JoinSet::new(),
         };
         let source = parts.start_capture(&stop_capture)?;
-        parts.serve(
-            admin,
+        let control = GroupControl::new(
+            Arc::clone(&parts.group),
             source.uninstall,
             stop_capture.clone(),
-            admin_stop.subscribe(),
+            parts.validator(&source.snapshots)?,
         );
+        control
+            .validator()
+            .start_background(&parts.group.config.validate)?;
+        parts.serve(admin, control, admin_stop.subscribe());
         let workers = parts.start_workers(&source.snapshots, &source.follow)?;
         Ok(Host {
             tasks: parts.tasks,
@@ -319,6 +327,7 @@ impl Parts {
         let retention = Retention {
             log: Arc::clone(&group.log),
             durable: self.durable.clone(),
+            pins: Arc::clone(&group.pins),
             replicas: group.replicas.clone(),
             limits: config.log.clone(),
             released,
@@ -336,18 +345,41 @@ impl Parts {
         })
     }
 
+    /// What compares the replicas with the primary.
+    fn validator(&self, snapshots: &Arc<dyn SnapshotSource>) -> anyhow::Result<Validator> {
+        let (group, config) = (&self.group, &self.group.config);
+        let member = |replica: &Arc<Replica>| -> anyhow::Result<Member> {
+            Ok(Member {
+                replica: Arc::clone(replica),
+                contents: wiring::contents(config, &replica.node),
+                routing: wiring::routing(config, &replica.node)?,
+                conversion: wiring::conversion(config, &replica.node)?,
+            })
+        };
+        Ok(Validator::new(Shared {
+            log: Arc::clone(&group.log),
+            durable: self.durable.clone(),
+            snapshots: Arc::clone(snapshots),
+            pins: Arc::clone(&group.pins),
+            members: group
+                .replicas
+                .iter()
+                .map(member)
+                .collect::<Result<_, _>>()?,
+            tables: group.board.tables(),
+            default_schema: wiring::default_schema(config.engine()).to_owned(),
+            verified: Arc::clone(&group.verified),
+            stop: self.stop.clone(),
+        }))
+    }
+
     fn serve(
         &mut self,
         admin: AdminServer,
-        uninstall: mpsc::Sender<crate::capture_task::Uninstall>,
-        interrupt: watch::Sender<bool>,
+        control: GroupControl,
         mut stop: watch::Receiver<bool>,
     ) {
-        let control = Arc::new(GroupControl::new(
-            Arc::clone(&self.group),
-            uninstall,
-            interrupt,
-        ));
+        let control = Arc::new(control);
         self.tasks.spawn(async move {
             let stopped = async move {
                 // An error means the host is gone, which is a stop as well.

@@ -16,6 +16,7 @@ pub mod flusher;
 pub mod follow;
 pub mod ingest;
 pub mod logview;
+pub mod pins;
 pub mod preflight;
 pub mod random;
 pub mod rates;
@@ -23,6 +24,7 @@ pub mod replica;
 pub mod retention;
 pub mod state;
 pub mod status;
+pub mod validate;
 pub mod wiring;
 pub mod worker;
 

@@ -1,11 +1,14 @@
 //! One replica as the rest of the daemon sees it: a board its worker writes and a line of commands
 //! to the worker.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use repl_api::{Activity, CopyProgress, ErrorInfo};
+use repl_core::batch::NetTable;
+use repl_core::checkpoint::Checkpoint;
 use repl_core::{Seq, SourcePosition};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::config::NodeConfig;
 use crate::rates::Meter;
@@ -52,6 +55,38 @@ pub struct Orders {
     pub skip: Option<Seq>,
 }
 
+/// What a repair wrote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repaired {
+    /// Rows inserted.
+    pub inserted: u64,
+    /// Rows updated.
+    pub updated: u64,
+    /// Rows deleted.
+    pub deleted: u64,
+}
+
+type Prepare = Box<dyn FnOnce(&Checkpoint) -> Result<NetTable, String> + Send>;
+
+/// An order to the worker to write rows between two batches.
+pub struct RepairOrder {
+    /// Tells what to write at a point of the stream; reads the log.
+    pub prepare: Prepare,
+    /// Takes the outcome.
+    pub reply: oneshot::Sender<Result<Repaired, String>>,
+}
+
+impl RepairOrder {
+    /// An order and where its outcome comes out.
+    pub fn new(
+        prepare: impl FnOnce(&Checkpoint) -> Result<NetTable, String> + Send + 'static,
+    ) -> (RepairOrder, oneshot::Receiver<Result<Repaired, String>>) {
+        let (reply, applied) = oneshot::channel();
+        let prepare = Box::new(prepare);
+        (RepairOrder { prepare, reply }, applied)
+    }
+}
+
 /// Shared between worker, status and control.
 pub struct Replica {
     /// Its configuration.
@@ -65,6 +100,7 @@ pub struct Replica {
     pub progress: watch::Sender<Progress>,
     /// Orders from the operator.
     pub orders: watch::Sender<Orders>,
+    repairs: Mutex<VecDeque<RepairOrder>>,
 }
 
 impl Replica {
@@ -77,6 +113,7 @@ impl Replica {
             meter: Mutex::new(Meter::default()),
             progress: watch::Sender::new(Progress::default()),
             orders: watch::Sender::new(Orders::default()),
+            repairs: Mutex::default(),
         }
     }
 
@@ -120,6 +157,26 @@ impl Replica {
             && self
                 .record()
                 .is_none_or(|record| record.standing.holds_log())
+    }
+
+    fn repairs(&self) -> MutexGuard<'_, VecDeque<RepairOrder>> {
+        self.repairs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the worker write rows before its next batch.
+    pub fn repair(&self, order: RepairOrder) {
+        self.repairs().push_back(order);
+        self.order(|_| {});
+    }
+
+    /// The oldest repair that waits for the worker.
+    pub fn take_repair(&self) -> Option<RepairOrder> {
+        self.repairs().pop_front()
+    }
+
+    /// Takes back the repairs that the worker has not begun.
+    pub fn withdraw_repairs(&self) {
+        self.repairs().clear();
     }
 
     /// Wakes the worker with an order.

@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 use crate::clock::now_ms;
 use crate::config::LogConfig;
 use crate::ingest::Ingest;
+use crate::pins::Pins;
 use crate::rates::Meter;
 use crate::replica::Replica;
 
@@ -28,6 +29,8 @@ pub struct Retention {
     pub log: Arc<dyn EventLog>,
     /// Its durable end.
     pub durable: watch::Receiver<Durable>,
+    /// Holds on what a comparison still reads.
+    pub pins: Arc<Pins>,
     /// The replicas.
     pub replicas: Vec<Arc<Replica>>,
     /// Limits.
@@ -93,7 +96,9 @@ impl Retention {
         let Some(through) = self.durable_at_all() else {
             return Ok(());
         };
-        let freed = self.log.trim(through)?;
+        let freed = self
+            .pins
+            .trimming(through, |through| self.log.trim(through))?;
         if freed > 0 {
             info!(through = through.0, freed, "log trimmed");
         }

@@ -13,8 +13,10 @@ use repl_core::schema::Identity;
 use crate::capture_task::CaptureErrors;
 use crate::config::Config;
 use crate::ingest::Ingest;
+use crate::pins::Pins;
 use crate::rates::Meter;
 use crate::replica::Replica;
+use crate::validate::Record;
 use crate::wiring::engine_name;
 
 /// Everything status is read from.
@@ -31,6 +33,10 @@ pub struct Group {
     pub capture_meter: Arc<Mutex<Meter>>,
     /// The replicas.
     pub replicas: Vec<Arc<Replica>>,
+    /// What comparisons found.
+    pub verified: Arc<Record>,
+    /// Holds on the log.
+    pub pins: Arc<Pins>,
     /// The disk's guard.
     pub ingest: Arc<Ingest>,
     /// When the daemon started, milliseconds since the Unix epoch.
@@ -62,7 +68,10 @@ impl Group {
             replicas: self
                 .replicas
                 .iter()
-                .map(|r| replica_status(r, &bounds))
+                .map(|r| ReplicaStatus {
+                    validated: self.verified.of(&r.node.name),
+                    ..replica_status(r, &bounds)
+                })
                 .collect(),
             alerts: self.alerts(),
         }
@@ -226,5 +235,6 @@ fn replica_status(replica: &Replica, bounds: &Bounds) -> ReplicaStatus {
         rows_per_s,
         last_error: held.or(view.last_error),
         copy: view.copy,
+        validated: None,
     }
 }

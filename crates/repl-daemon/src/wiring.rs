@@ -3,14 +3,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use repl_connectors::mysql::apply::{MySqlApplier, MySqlApplierConfig};
+use repl_connectors::content::ContentSource;
+use repl_connectors::mysql::apply::{MySqlApplier, MySqlApplierConfig, MySqlContents};
 use repl_connectors::mysql::target::{MySqlHost, MySqlTarget, MySqlTls, TlsMode as MySqlTlsMode};
-use repl_connectors::postgres::apply::{PgApplier, PgApplierConfig};
+use repl_connectors::postgres::apply::{PgApplier, PgApplierConfig, PgContents};
 use repl_connectors::postgres::capture::{PgCapture, PgCaptureOptions};
 use repl_connectors::postgres::snapshot::PgSnapshots;
 use repl_connectors::postgres::target::{PgHost, PgTarget, PgTls, TlsMode};
 use repl_connectors::seam::{Applier, Capture, Snapshot, SnapshotSource};
-use repl_connectors::sqlite::{SqliteApplier, SqliteCapture, SqliteSnapshots, SqliteTarget};
+use repl_connectors::sqlite::{
+    SqliteApplier, SqliteCapture, SqliteContents, SqliteSnapshots, SqliteTarget,
+};
 use repl_core::convert;
 use repl_core::schema::TableName;
 use repl_core::select::{Rename, Routing, Selection, TablePattern, split_name};
@@ -90,6 +93,29 @@ pub fn applier(config: &Config, node: &NodeConfig) -> Box<dyn Applier> {
                 origin,
             }))
         }
+    }
+}
+
+/// Makes what reads a replica's content.
+pub fn contents(config: &Config, node: &NodeConfig) -> Arc<dyn ContentSource> {
+    match &node.endpoint {
+        Endpoint::Sqlite { path } => {
+            Arc::new(SqliteContents::new(sqlite_target(config, node, path)))
+        }
+        Endpoint::Server(server) if server.engine == Engine::Mysql => {
+            Arc::new(MySqlContents::new(MySqlApplierConfig {
+                target: mysql_target(node, server),
+                group: config.group.name.clone(),
+                replica: node.name.clone(),
+                origin: config.primary.name.clone(),
+            }))
+        }
+        Endpoint::Server(server) => Arc::new(PgContents::new(PgApplierConfig {
+            target: postgres_target(node, server, ""),
+            group: config.group.name.clone(),
+            replica: node.name.clone(),
+            origin: config.primary.name.clone(),
+        })),
     }
 }
 
@@ -281,7 +307,8 @@ pub fn conversion(config: &Config, node: &NodeConfig) -> anyhow::Result<Option<A
     })))
 }
 
-fn default_schema(engine: Engine) -> &'static str {
+/// The schema of tables whose name is given without one.
+pub fn default_schema(engine: Engine) -> &'static str {
     match engine {
         Engine::Postgres => "public",
         Engine::Mysql => "",

@@ -14,7 +14,8 @@ Exit codes:
   1  the daemon refused the operation, or it failed
   2  wrong usage: an unknown option, a missing argument or confirmation
   3  the daemon cannot be reached
-  4  only with `status --check`: something needs attention";
+  4  only with `status --check`: something needs attention
+`validate` ends with 0 when all is equal, 1 when something differs, 2 when it could not tell.";
 
 /// How a run ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +24,7 @@ pub enum Exit {
     Ok = 0,
     /// The daemon refused, or the operation failed.
     Failed = 1,
-    /// Wrong usage.
+    /// Wrong usage; also: `validate` could not tell.
     Usage = 2,
     /// The daemon cannot be reached.
     Unreachable = 3,
@@ -51,6 +52,11 @@ impl Failure {
     /// The operation failed (exit code 1).
     pub fn failed(message: impl Into<String>, advice: impl Into<String>) -> Self {
         Self::new(Exit::Failed, "failed", message, advice)
+    }
+
+    /// `validate` could not tell (exit code 2).
+    pub fn undetermined(message: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, "undetermined", message, advice)
     }
 
     /// The command was used wrongly (exit code 2).

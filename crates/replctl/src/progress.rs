@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use repl_api::{ReplicaStatus, Status};
+use repl_api::{ReplicaStatus, Status, Validation};
 
 use crate::render;
 
@@ -50,6 +50,45 @@ impl CopyBars {
         bar.set_position(copy.rows_done);
         bar.set_prefix(render::clean(&replica.name));
         bar.set_message(render::copy_summary(copy));
+    }
+}
+
+/// The bar of a validation on a terminal; elsewhere a line per table.
+pub(crate) struct ValidationBar {
+    bar: ProgressBar,
+    table: Option<String>,
+}
+
+impl ValidationBar {
+    /// A bar on stderr.
+    pub(crate) fn new() -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        Self {
+            bar: bar.with_style(style()),
+            table: None,
+        }
+    }
+
+    /// Shows how far it is; once it has ended the bar disappears.
+    pub(crate) fn update(&mut self, validation: &Validation) {
+        let Some(progress) = &validation.progress else {
+            self.bar.finish_and_clear();
+            return;
+        };
+        let line = render::validation_progress(progress);
+        if self.bar.is_hidden() {
+            if progress.table.is_some() && progress.table != self.table {
+                self.table.clone_from(&progress.table);
+                eprintln!("{line}");
+            }
+            return;
+        }
+        let rows = progress.rows_done;
+        // Estimates can be too low; a bar must not run past its end.
+        self.bar
+            .set_length(progress.rows_estimate.unwrap_or(0).max(rows));
+        self.bar.set_position(rows);
+        self.bar.set_message(line);
     }
 }
 

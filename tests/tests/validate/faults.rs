@@ -242,6 +242,6 @@ fn missing_columns_and_tables_are_named() -> Result<()> {
     let (code, text) = replctl(&group.daemon, &["--replica", SQLITE, "--tables", "planted"])?;
     ensure!(code == 0 && !text.contains("twins"), "{code}: {text}");
     let (code, text) = replctl(&group.daemon, &["--tables", "nothing"])?;
-    ensure!(code == 1 && text.contains("nothing"), "{code}: {text}");
+    ensure!(code == 2 && text.contains("nothing"), "{code}: {text}");
     Ok(())
 }

@@ -13,6 +13,7 @@ mod ddl;
 mod describe;
 mod details;
 pub mod error;
+mod frozen;
 mod images;
 pub mod lsn;
 mod pgoutput;

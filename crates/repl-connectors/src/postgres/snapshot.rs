@@ -20,6 +20,7 @@ use super::admin::Admin;
 use super::catalog;
 use super::ddl;
 use super::describe;
+use super::frozen;
 use super::lsn::Lsn;
 use super::stream::SESSION_OPTIONS;
 use super::target::PgTarget;
@@ -125,20 +126,40 @@ impl Snapshot for PgSnapshot {
     }
 
     async fn next_rows(&mut self) -> Result<Vec<Row>> {
-        let Some(columns) = self.opened else {
-            return Ok(Vec::new());
+        next_rows(&mut self.client, &mut self.opened).await
+    }
+
+    async fn enter(&mut self) -> Result<()> {
+        frozen::enter(&mut self.client).await
+    }
+
+    async fn leave(&mut self, table: &TableName) -> Result<bool> {
+        self.opened = None;
+        frozen::leave(&mut self.client, table).await
+    }
+
+    async fn count(&mut self, table: &TableName) -> Result<u64> {
+        frozen::count(&mut self.client, table, false).await
+    }
+
+    /// A commit waits for synchronous standbys after it was written to the WAL, and meanwhile its
+    /// transaction counts as running. That of a prepared one is not the waiting session's own.
+    async fn withheld(&mut self) -> Result<Vec<u64>> {
+        let sql = "WITH waiting AS (SELECT backend_xid FROM pg_catalog.pg_stat_activity \
+             WHERE wait_event = 'SyncRep') \
+             SELECT backend_xid::text FROM waiting WHERE backend_xid IS NOT NULL UNION \
+             SELECT transaction::text FROM pg_catalog.pg_prepared_xacts \
+             WHERE EXISTS (SELECT 1 FROM waiting WHERE backend_xid IS NULL)";
+        let rows = self.client.simple(sql).await?;
+        let ids = rows
+            .iter()
+            .filter_map(|row| row.first()?.as_deref()?.parse::<u32>().ok());
+        // The snapshot's own ids are 64 bits wide; these are their lower halves.
+        let full = |id: u32| {
+            let same = |running: &&u64| **running as u32 == id;
+            self.visible.running.iter().find(same).copied()
         };
-        let mut rows = Vec::new();
-        let mut size = 0;
-        while size < PIECE_BYTES {
-            let Some(line) = self.client.next_copy_data().await? else {
-                self.opened = None;
-                break;
-            };
-            size += line.len();
-            rows.push(parse_line(&line, columns)?);
-        }
-        Ok(rows)
+        Ok(ids.filter_map(full).collect())
     }
 
     async fn end(&mut self) {
@@ -213,23 +234,47 @@ fn visible(snapshot: &str, end: &str) -> Result<VisibleTransactions> {
     })
 }
 
+/// The next rows of a running COPY of `opened` columns, all in one buffer; `opened` becomes none at
+/// its end.
+pub(super) async fn next_rows(
+    client: &mut PgClient,
+    opened: &mut Option<usize>,
+) -> Result<Vec<Row>> {
+    let Some(columns) = *opened else {
+        return Ok(Vec::new());
+    };
+    let mut buffer = Vec::with_capacity(PIECE_BYTES + PIECE_BYTES / 4);
+    let mut ends = Vec::new();
+    while buffer.len() < PIECE_BYTES {
+        let Some(line) = client.next_copy_data().await? else {
+            *opened = None;
+            break;
+        };
+        parse_line(&line, columns, &mut buffer)?;
+        ends.push(buffer.len());
+    }
+    let buffer = Bytes::from(buffer);
+    let mut start = 0;
+    let row = |end| Row::from_encoded(buffer.slice(std::mem::replace(&mut start, end)..end));
+    Ok(ends.into_iter().map(row).collect())
+}
+
 /// Decodes one line of COPY's text format (documentation of COPY, "Text Format").
-fn parse_line(line: &[u8], columns: usize) -> Result<Row> {
+fn parse_line(line: &[u8], columns: usize, out: &mut Vec<u8>) -> Result<()> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
-    let mut out = Vec::with_capacity(line.len() + 3 * columns + 4);
-    put_u64(&mut out, columns as u64);
+    put_u64(out, columns as u64);
     let mut text = Vec::new();
     let mut count = 0;
     if columns > 0 {
         for field in line.split(|&byte| byte == b'\t') {
             count += 1;
             if field == b"\\N" {
-                put_value(&mut out, Value::Null);
+                put_value(out, Value::Null);
             } else if field.contains(&b'\\') {
                 unescape(field, &mut text);
-                put_value(&mut out, Value::Text(&text));
+                put_value(out, Value::Text(&text));
             } else {
-                put_value(&mut out, Value::Text(field));
+                put_value(out, Value::Text(field));
             }
         }
     }
@@ -239,7 +284,7 @@ fn parse_line(line: &[u8], columns: usize) -> Result<Row> {
             format!("COPY sent {count} columns instead of {columns}"),
         ));
     }
-    Ok(Row::from_encoded(Bytes::from(out)))
+    Ok(())
 }
 
 fn unescape(field: &[u8], text: &mut Vec<u8>) {
@@ -269,7 +314,11 @@ mod tests {
 
     #[test]
     fn copy_lines_are_unescaped() {
-        let row = parse_line(b"a\\tb\\\\\\n\t\\N\t\tx\n", 4).unwrap();
+        let parse = |line: &[u8], columns| {
+            let mut out = Vec::new();
+            parse_line(line, columns, &mut out).map(|()| Row::from_encoded(Bytes::from(out)))
+        };
+        let row = parse(b"a\\tb\\\\\\n\t\\N\t\tx\n", 4).unwrap();
         assert_eq!(
             row.to_vec().unwrap(),
             [
@@ -279,8 +328,8 @@ mod tests {
                 Value::Text(b"x")
             ]
         );
-        assert!(parse_line(b"a\n", 2).is_err());
-        assert!(parse_line(b"\n", 0).unwrap().to_vec().unwrap().is_empty());
+        assert!(parse(b"a\n", 2).is_err());
+        assert!(parse(b"\n", 0).unwrap().to_vec().unwrap().is_empty());
     }
 
     #[test]

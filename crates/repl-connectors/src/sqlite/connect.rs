@@ -81,6 +81,17 @@ pub(super) fn keeper(path: &Path) -> Result<Connection> {
     Ok(db)
 }
 
+/// Opens a replica for reading what it holds.
+///
+/// # Errors
+/// When the file is absent or not a database.
+pub(super) fn reader(path: &Path) -> Result<Connection> {
+    let db = open(path, false)?;
+    db.execute_batch("PRAGMA query_only=ON; PRAGMA cache_size=-8000;")
+        .during("prepare the session")?;
+    Ok(db)
+}
+
 /// Opens a replica: durable commits, no triggers, no foreign key actions.
 ///
 /// # Errors

@@ -45,6 +45,7 @@ mod capture;
 mod changes;
 mod clauses;
 mod connect;
+mod content;
 mod ddl;
 mod describe;
 mod error;
@@ -63,6 +64,7 @@ mod value;
 
 pub use apply::SqliteApplier;
 pub use capture::SqliteCapture;
+pub use content::SqliteContents;
 pub use snapshot::SqliteSnapshots;
 
 /// A SQLite database file and the part it plays.

@@ -24,7 +24,7 @@ use super::capture::blocking;
 use super::describe::describe;
 use super::error::{During, located};
 use super::value::from_sqlite;
-use super::{SqliteTarget, connect, ddl, inspect, meta};
+use super::{SqliteTarget, connect, content, ddl, inspect, meta};
 use crate::seam::{ConnectorError, Result, Snapshot, SnapshotSource, SourceTable, TableDdl};
 
 /// Size at which a batch of rows is handed over: bytes, and rows.
@@ -149,6 +149,7 @@ enum Ask {
     Describe(TableName, oneshot::Sender<Result<TableDescription>>),
     Open(TableName, oneshot::Sender<Result<Option<u64>>>),
     Rows(oneshot::Sender<Result<Vec<Row>>>),
+    Count(TableName, oneshot::Sender<Result<u64>>),
 }
 
 /// One read transaction of the primary.
@@ -221,6 +222,11 @@ impl Snapshot for SqliteSnapshot {
     async fn next_rows(&mut self) -> Result<Vec<Row>> {
         self.ask(Ask::Rows).await
     }
+
+    async fn count(&mut self, table: &TableName) -> Result<u64> {
+        self.schema(table)?;
+        self.ask(|reply| Ask::Count(table.clone(), reply)).await
+    }
 }
 
 fn serve(db: &Connection, schemas: &HashMap<TableName, Arc<TableSchema>>, asked: &Receiver<Ask>) {
@@ -230,6 +236,7 @@ fn serve(db: &Connection, schemas: &HashMap<TableName, Arc<TableSchema>>, asked:
         match ask {
             Ask::Ddl(table, target, reply) => drop(reply.send(table_ddl(db, &table, &target))),
             Ask::Describe(table, reply) => drop(reply.send(describe(db, &table))),
+            Ask::Count(table, reply) => drop(reply.send(content::count(db, &table))),
             Ask::Rows(reply) => {
                 let unopened = ConnectorError::new(ErrorKind::Internal, "no table is open");
                 drop(reply.send(Err(unopened)));
@@ -294,7 +301,11 @@ fn estimate(db: &Connection, table: &TableName) -> Option<u64> {
 }
 
 /// The next rows, all in one buffer.
-fn batch(rows: &mut rusqlite::Rows<'_>, columns: usize, doing: &str) -> Result<Vec<Row>> {
+pub(super) fn batch(
+    rows: &mut rusqlite::Rows<'_>,
+    columns: usize,
+    doing: &str,
+) -> Result<Vec<Row>> {
     let mut buffer = Vec::with_capacity(BATCH_BYTES / 4);
     let mut ends = Vec::new();
     while buffer.len() < BATCH_BYTES && ends.len() < BATCH_ROWS {

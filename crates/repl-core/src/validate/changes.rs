@@ -171,11 +171,12 @@ impl Changes {
 
 /// The transaction behind which to read.
 fn start(log: &dyn EventLog, span: &Span) -> Result<Seq, Unknown> {
-    let visible = match &span.cut {
-        Cut::Transactions(visible) => visible,
-        Cut::Through(seq) => return Ok(*seq),
-        // No snapshot is several.
-        Cut::Several { .. } => return Ok(span.before),
+    if let Cut::Through(seq) = &span.cut {
+        return Ok(*seq);
+    }
+    // A snapshot is never of several cuts.
+    let Cut::Transactions(visible) = &span.cut else {
+        return Ok(span.before);
     };
     let short = |id: &u64| u64::from(*id as u32);
     let running: HashSet<u64> = visible.running.iter().map(short).collect();

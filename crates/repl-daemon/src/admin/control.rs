@@ -1,7 +1,9 @@
 //! The seam between the admin API and the daemon's host.
 
 use async_trait::async_trait;
-use repl_api::{ActionDone, ErrorCode, LogInfo, LogQuery, SkipRequest, Status};
+use repl_api::{
+    ActionDone, ErrorCode, LogInfo, LogQuery, SkipRequest, Status, Validation, ValidationRequest,
+};
 
 /// Why an operation was refused or failed: a code (it fixes the HTTP status), what happened and why,
 /// and what to do.
@@ -86,6 +88,32 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// `Conflict` when the engine has no slot; `Unavailable` when the primary cannot be reached.
     async fn drop_slot(&self, actor: &Actor) -> Result<ActionDone, ControlError>;
+
+    /// Starts comparing replicas with the primary; nothing is changed but that a diverged replica which
+    /// turns out to be equal is diverged no more.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown replica or table; `Conflict` while another one is under way.
+    async fn validate(&self, request: &ValidationRequest) -> Result<Validation, ControlError>;
+
+    /// How a comparison stands; `latest` is the last one begun.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not known (any more).
+    async fn validation(&self, id: &str) -> Result<Validation, ControlError>;
+
+    /// Ends a comparison.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not known (any more); `Conflict` when it has ended.
+    async fn cancel_validation(&self, id: &str, actor: &Actor) -> Result<ActionDone, ControlError>;
+
+    /// Repairs the rows that a deep comparison found to differ, and compares their tables again; returns
+    /// when that has ended.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not known (any more); `Conflict` when there is nothing to repair.
+    async fn repair(&self, id: &str, actor: &Actor) -> Result<ActionDone, ControlError>;
 }
 
 /// The error for a replica that the configuration does not name.

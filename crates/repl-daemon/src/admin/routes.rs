@@ -12,7 +12,8 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use repl_api::{
     API_VERSION, ActionDone, Endpoint, ErrorCode, Health, Index, LogInfo, LogQuery, MAX_LOG_LIMIT,
-    MAX_REQUEST_BODY, ReplicaStatus, ReplicaVerb, SkipRequest, SlotDropRequest, Status,
+    MAX_REQUEST_BODY, ReplicaStatus, ReplicaVerb, SkipRequest, SlotDropRequest, Status, Validation,
+    ValidationRequest,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -38,7 +39,7 @@ pub(super) struct App {
 }
 
 /// Every endpoint: method, path and what it does. The index and its test are made from this.
-pub(super) const ENDPOINTS: [(&str, &str, &str); 11] = [
+pub(super) const ENDPOINTS: [(&str, &str, &str); 15] = [
     ("GET", "/v1", "This list."),
     (
         "GET",
@@ -83,6 +84,22 @@ pub(super) const ENDPOINTS: [(&str, &str, &str); 11] = [
     ),
     (
         "POST",
+        "/v1/validations",
+        "Compare replicas with the primary {\"tables\", \"replicas\", \"deep\", \"show_values\"}.",
+    ),
+    (
+        "GET",
+        "/v1/validations/{id}",
+        "How a comparison stands, and its outcome; `latest` is the last one.",
+    ),
+    (
+        "POST",
+        "/v1/validations/{id}/repair",
+        "Repair the rows it found to differ, and compare again.",
+    ),
+    ("POST", "/v1/validations/{id}/cancel", "End a comparison."),
+    (
+        "POST",
         "/v1/slot/drop",
         "Drop the slot and publication on the primary; {\"confirm\": the group's name}.",
     ),
@@ -98,6 +115,9 @@ pub(super) fn router(app: App, limits: &Limits) -> Router {
         .route("/v1/replicas/{name}", get(replica))
         .route("/v1/replicas/{name}/{verb}", post(replica_verb))
         .route("/v1/slot/drop", post(slot_drop))
+        .route("/v1/validations", post(validate))
+        .route("/v1/validations/{id}", get(validation))
+        .route("/v1/validations/{id}/{verb}", post(validation_verb))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_REQUEST_BODY))
@@ -272,6 +292,47 @@ async fn slot_drop(
     let run = move |control: Arc<dyn Control>| async move { control.drop_slot(&actor).await };
     app.carry_out(actor, "slot.drop", json!({"group": group}), run)
         .await
+}
+
+async fn validate(State(app): State<App>, body: RequestBody) -> Result<Json<Validation>, Failure> {
+    let expected = r#"{"tables": [], "replicas": [], "deep": false, "show_values": false}"#;
+    let request: ValidationRequest = body.parse(expected)?;
+    app.bounded(app.control.validate(&request)).await.map(Json)
+}
+
+async fn validation(
+    State(app): State<App>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Validation>, Failure> {
+    let Path(id) = id.map_err(bad_path)?;
+    app.bounded(app.control.validation(&id)).await.map(Json)
+}
+
+async fn validation_verb(
+    State(app): State<App>,
+    Extension(actor): Extension<Actor>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    body: RequestBody,
+) -> Result<Json<ActionDone>, Failure> {
+    let Path((id, verb)) = path.map_err(bad_path)?;
+    body.parse::<NoArguments>("no body, or {}")?;
+    let arguments = json!({"validation": id});
+    match verb.as_str() {
+        "repair" => {
+            let run =
+                move |control: Arc<dyn Control>| async move { control.repair(&id, &actor).await };
+            app.carry_out(actor, "validation.repair", arguments, run)
+                .await
+        }
+        "cancel" => {
+            let run = move |control: Arc<dyn Control>| async move {
+                control.cancel_validation(&id, &actor).await
+            };
+            app.carry_out(actor, "validation.cancel", arguments, run)
+                .await
+        }
+        _ => Err(no_endpoint(&format!("/v1/validations/{id}/{verb}"))),
+    }
 }
 
 async fn not_found(uri: Uri) -> Failure {

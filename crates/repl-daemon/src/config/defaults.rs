@@ -32,3 +32,5 @@ pub(super) const POSTGRES_PORT: u16 = 5432;
 pub(super) const MYSQL_PORT: u16 = 3306;
 
 pub(super) const ALL_TABLES: &str = "*.*";
+/// Rows read per second by comparisons in the background.
+pub const VALIDATE_ROWS_PER_SECOND: u64 = 50_000;

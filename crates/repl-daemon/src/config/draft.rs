@@ -5,7 +5,7 @@ use toml::de::DeTable;
 
 use super::model::{
     ApiConfig, CaptureConfig, Config, GroupConfig, LimitsConfig, LogConfig, LoggingConfig,
-    NodeRole, RetryConfig, TablesConfig,
+    NodeRole, RetryConfig, TablesConfig, ValidateConfig,
 };
 use super::node::{self, NodeDraft, Surroundings};
 use super::problem::{Findings, Problem};
@@ -19,6 +19,7 @@ pub(super) struct ConfigDraft {
     pub api: ApiConfig,
     pub logging: LoggingConfig,
     pub limits: LimitsConfig,
+    pub validate: ValidateConfig,
     pub retry: RetryConfig,
     pub capture: CaptureConfig,
     pub tables: TablesConfig,
@@ -37,6 +38,7 @@ impl ConfigDraft {
         let api = sections::api(root.section("api"), around.base, &log.dir);
         let logging = sections::logging(root.section("logging"));
         let limits = sections::limits(root.section("limits"));
+        let validate = sections::validate(root.section("validate"));
         let retry = sections::retry(root.section("retry"));
         let capture = sections::capture(root.section("capture"), &group);
         let mut selection = root.section("tables");
@@ -54,6 +56,7 @@ impl ConfigDraft {
             api,
             logging,
             limits,
+            validate,
             retry,
             capture,
             tables,
@@ -73,6 +76,7 @@ impl ConfigDraft {
             api: self.api,
             logging: self.logging,
             limits: self.limits,
+            validate: self.validate,
             retry: self.retry,
             capture: self.capture,
             tables: self.tables,

@@ -31,7 +31,7 @@ pub use model::{
     AllowConfig, ApiConfig, CaptureConfig, CommitMode, Config, ConvertConfig, Endpoint, Engine,
     ExcludeConfig, GroupConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, LoggingConfig,
     NodeConfig, NodeRole, PgHost, Rename, ReplicaTablesConfig, RetryConfig, Server, TablesConfig,
-    TlsConfig, TlsMode,
+    TlsConfig, TlsMode, ValidateConfig,
 };
 pub use problem::{ConfigProblems, Place, Problem, Severity};
 pub use report::check_report;

@@ -21,6 +21,8 @@ pub struct Config {
     pub logging: LoggingConfig,
     /// Bounds of memory and batch sizes.
     pub limits: LimitsConfig,
+    /// Comparisons in the background.
+    pub validate: ValidateConfig,
     /// Backoff of everything that is retried.
     pub retry: RetryConfig,
     /// Capture on the primary.
@@ -144,6 +146,15 @@ pub struct LimitsConfig {
     pub batch_transactions: u64,
     /// Most bytes captured but not yet durable in the log.
     pub pending_bytes: u64,
+}
+
+/// `[validate]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ValidateConfig {
+    /// Time between the beginnings of two passes over all tables; none is never.
+    pub interval: Option<Duration>,
+    /// Most rows read per second, on all sides together; none is unlimited.
+    pub max_rows_per_second: Option<u64>,
 }
 
 /// `[retry]`: exponential backoff with jitter.

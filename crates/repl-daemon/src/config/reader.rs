@@ -12,6 +12,9 @@ use super::units::{
     format_duration, format_size, parse_duration, parse_size, plain_duration, plain_size,
 };
 
+/// Accepted in place of a duration where the thing need not be done at all.
+const OFF: &str = "off";
+
 /// The word for "no limit".
 const UNLIMITED: &str = "unlimited";
 
@@ -266,6 +269,15 @@ impl<'r> Section<'r> {
         range: RangeInclusive<Duration>,
     ) -> Option<Duration> {
         self.quantity(key, &DURATION, range, UNLIMITED)
+    }
+
+    /// A duration, or none for `off` (also the default).
+    pub fn duration_or_off(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<Duration>,
+    ) -> Option<Duration> {
+        self.quantity(key, &DURATION, range, OFF)
     }
 
     /// One word of a fixed set.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::defaults;
 use super::model::{
     ApiConfig, CaptureConfig, GroupConfig, LimitsConfig, LogConfig, LogFormat, LogLevel,
-    LoggingConfig, RetryConfig,
+    LoggingConfig, RetryConfig, ValidateConfig,
 };
 use super::problem::{Complaint, complaint};
 use super::reader::Section;
@@ -194,6 +194,17 @@ pub(super) fn limits(mut section: Section<'_>) -> LimitsConfig {
         batch_bytes: section.size("batch_bytes", defaults::BATCH_BYTES, 64 * KIB..=GIB),
         batch_transactions: section.integer("batch_transactions", transactions, 1..=1_000_000),
         pending_bytes: section.size("pending_bytes", defaults::PENDING_BYTES, MIB..=4 * GIB),
+    };
+    section.finish();
+    config
+}
+
+pub(super) fn validate(mut section: Section<'_>) -> ValidateConfig {
+    let rate = defaults::VALIDATE_ROWS_PER_SECOND;
+    let most = section.integer("max_rows_per_second", rate, 0..=1_000_000_000);
+    let config = ValidateConfig {
+        interval: section.duration_or_off("interval", SECOND..=365 * DAY),
+        max_rows_per_second: (most > 0).then_some(most),
     };
     section.finish();
     config

@@ -11,6 +11,7 @@ pub mod attach;
 pub mod collect;
 pub mod copy;
 mod flight;
+mod repair;
 mod send;
 pub mod stream;
 
@@ -179,6 +180,9 @@ impl Worker {
         }
         let mut checkpoint = self.attach().await?;
         self.note_committed(&checkpoint, Commit::Durable);
+        if let Some(ended) = self.repair(&checkpoint).await {
+            return Ok(ended);
+        }
         loop {
             if let Some(ended) = self.interrupted() {
                 return Ok(ended);

@@ -10,6 +10,7 @@ pub mod skip;
 pub mod slot;
 pub mod status;
 pub mod tables;
+pub mod validate;
 
 use repl_api::ActionDone;
 
@@ -29,6 +30,7 @@ pub(crate) async fn dispatch(command: Command, context: &Context) -> Result<Exit
         Command::Retry(args) => retry::run(&args, context).await,
         Command::Skip(args) => skip::run(args, context).await,
         Command::Resync(args) => resync::run(&args, context).await,
+        Command::Validate(args) => validate::run(args, context).await,
         Command::Slot(args) => slot::run(&args, context).await,
         Command::Help(args) => help::run(&args),
     }

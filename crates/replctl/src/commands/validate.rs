@@ -56,7 +56,8 @@ pub(super) async fn run(args: ValidateArgs, context: &Context) -> Result<Exit, F
         deep: args.deep,
         show_values: args.show_values,
     };
-    let started = client.validate(&request).await?;
+    let started = client.validate(&request).await;
+    let started = started.map_err(could_not_tell)?;
     let mut found = follow(&client, &started.id).await?;
     let rows = render::rows_to_repair(&found);
     if args.repair && found.state == ValidationState::Done && rows.is_some() {
@@ -75,11 +76,19 @@ pub(super) async fn run(args: ValidateArgs, context: &Context) -> Result<Exit, F
     outcome(&found)
 }
 
+/// A refusal or failure of the daemon: exit code 1 would mean that something differs.
+fn could_not_tell(error: ClientError) -> Failure {
+    match error {
+        ClientError::Refused(error) => Failure::undetermined(error.message, error.advice),
+        other => Failure::from(other),
+    }
+}
+
 /// Orders the repair. One that takes longer than a request may goes on, and is followed.
 async fn order_repair(client: &Client, id: &str) -> Result<(), Failure> {
     match client.repair(id).await {
         Err(ClientError::Refused(error)) if error.code == ErrorCode::Timeout => Ok(()),
-        other => other.map(drop).map_err(Failure::from),
+        other => other.map(drop).map_err(could_not_tell),
     }
 }
 
@@ -89,7 +98,7 @@ async fn follow(client: &Client, id: &str) -> Result<Validation, Failure> {
     let mut polls = POLLS.into_iter();
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
     loop {
-        let now = client.validation(id).await?;
+        let now = client.validation(id).await.map_err(could_not_tell)?;
         bar.update(&now);
         if now.is_over() {
             return Ok(now);
@@ -97,8 +106,9 @@ async fn follow(client: &Client, id: &str) -> Result<Validation, Failure> {
         tokio::select! {
             () = tokio::time::sleep(polls.next().unwrap_or(POLL)) => {}
             _ = &mut interrupted => {
-                client.cancel_validation(id).await?;
-                return Err(Failure::failed("interrupted; the validation is ended", ""));
+                client.cancel_validation(id).await.map_err(could_not_tell)?;
+                let message = "interrupted; the validation is ended";
+                return Err(Failure::undetermined(message, ""));
             }
         }
     }
@@ -106,7 +116,7 @@ async fn follow(client: &Client, id: &str) -> Result<Validation, Failure> {
 
 fn outcome(found: &Validation) -> Result<Exit, Failure> {
     if let Some(error) = &found.error {
-        return Err(Failure::failed(&error.message, &error.advice));
+        return Err(Failure::undetermined(&error.message, &error.advice));
     }
     Ok(match found.verdict {
         Some(Verdict::Equal) => Exit::Ok,

@@ -9,11 +9,13 @@ mod replicas;
 mod status;
 mod style;
 mod tables;
+mod validate;
 
 pub use human::{age, bytes, clean, count, duration, rate};
 pub use log::log;
 pub use status::{copy_summary, status};
 pub use tables::tables;
+pub use validate::{rows_to_repair, validation, validation_progress};
 
 /// For whom and when something is rendered.
 #[derive(Debug, Clone, Copy)]

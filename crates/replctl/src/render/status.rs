@@ -2,7 +2,7 @@
 
 use repl_api::{
     CopyProgress, Directive, ErrorInfo, IngestState, LogStatus, Membership, PrimaryState,
-    PrimaryStatus, ReplicaStatus, Status, TableState,
+    PrimaryStatus, ReplicaStatus, Status, TableState, Validated,
 };
 
 use super::human::{age, bytes, clean, count, duration, rate, wrap};
@@ -30,6 +30,11 @@ pub fn status(status: &Status, view: &View) -> String {
         out.text.push_str(&replicas::table(&status.replicas, view));
     }
     copies(&status.replicas, &mut out);
+    for replica in &status.replicas {
+        if let Some(validated) = &replica.validated {
+            out.line(&validated_line(&replica.name, validated, view));
+        }
+    }
     errors(status, &mut out);
     let pending: Vec<_> = status
         .tables
@@ -43,6 +48,19 @@ pub fn status(status: &Status, view: &View) -> String {
         out.text.push_str(&tables::tables(&pending, view));
     }
     out.text
+}
+
+/// One line about what comparisons with the primary found.
+fn validated_line(replica: &str, validated: &Validated, view: &View) -> String {
+    let when = age(validated.oldest_ms, view.now_ms);
+    let tables = count(validated.tables);
+    let name = clean(replica);
+    if validated.different.is_empty() {
+        return format!("{name}: {tables} tables found equal to the primary, the oldest {when}");
+    }
+    let different = clean(&validated.different.join(", "));
+    let line = format!("{name}: differs from the primary in {different}: replctl validate --deep");
+    paint(&line, Tone::Bad, view)
 }
 
 /// One line about a copy: what, how far, how fast, how long still.

@@ -95,6 +95,7 @@ fn replica(name: &str) -> ReplicaStatus {
         rows_per_s: 4208.2,
         last_error: None,
         copy: None,
+        validated: None,
     }
 }
 

@@ -147,11 +147,10 @@ impl Reader {
             store.tables
         );
         let tables = copied_tables(&self.rows(&sql, vec![group.into()]).await?)?;
-        Ok(ReplicaState {
-            checkpoint,
-            tables,
-            ..ReplicaState::default()
-        })
+        let mut state = ReplicaState::default();
+        state.tables.extend(tables);
+        state.checkpoint = checkpoint;
+        Ok(state)
     }
 
     async fn serve(mut self, mut asked: mpsc::Receiver<Ask>) {

@@ -7,6 +7,7 @@
 //! or updated by one join whose plan is fixed: no statistics can turn it into a scan.
 
 mod bulk;
+mod content;
 mod fit;
 mod load;
 mod metadata;
@@ -26,6 +27,7 @@ use repl_core::checkpoint::Checkpoint;
 use repl_core::convert::ConvertOptions;
 use repl_core::schema::TableName;
 
+pub use self::content::MySqlContents;
 use self::session::Session;
 use super::target::MySqlTarget;
 use crate::seam::{Applier, Commit, ConnectorError, Load, ReplicaState, Result, Style, TableDdl};

@@ -31,6 +31,11 @@ pub(super) struct Store {
 }
 
 impl Store {
+    /// Where the tables can be: in a database of our own, or beside the replica's tables.
+    pub(super) fn candidates(database: &str) -> [Store; 2] {
+        [Store::new(DATABASE, ""), Store::new(database, "repl_")]
+    }
+
     fn new(database: &str, prefix: &'static str) -> Self {
         let mut store = Store {
             database: database.to_owned(),
@@ -99,8 +104,7 @@ fn damaged(what: &str) -> ConnectorError {
 impl Session {
     /// Finds our tables, or makes them where they are absent.
     pub(super) async fn create_store(&mut self) -> Result<()> {
-        let own = Store::new(DATABASE, "");
-        let beside = Store::new(&self.config.target.database, "repl_");
+        let [own, beside] = Store::candidates(&self.config.target.database);
         let mut found = None;
         for store in [&own, &beside] {
             if !self.is_complete(store).await? {
@@ -187,15 +191,7 @@ impl Session {
             self.store.tables
         );
         let group = vec![self.config.group.as_str().into()];
-        let mut tables = HashMap::new();
-        for row in self.rows(&sql, group).await? {
-            let cut: Option<Cut> = optional(&row, 3)
-                .map(|json| serde_json::from_str(&json).map_err(|_| damaged("table registry")))
-                .transpose()?;
-            let incarnation = text(&row, 2);
-            let name = TableName::new(text(&row, 0), text(&row, 1));
-            tables.insert(name, CopiedTable { incarnation, cut });
-        }
+        let tables = copied_tables(&self.rows(&sql, group).await?)?;
         Ok(ReplicaState { checkpoint, tables })
     }
 
@@ -358,7 +354,21 @@ fn identity(checkpoint: &Checkpoint) -> [Param; 3] {
     ]
 }
 
-fn checkpoint(row: &ServerRow) -> Result<Checkpoint> {
+/// Reads rows of the registry: schema, name, incarnation, cut.
+pub(super) fn copied_tables(rows: &[ServerRow]) -> Result<HashMap<TableName, CopiedTable>> {
+    let mut tables = HashMap::new();
+    for row in rows {
+        let cut: Option<Cut> = optional(row, 3)
+            .map(|json| serde_json::from_str(&json).map_err(|_| damaged("table registry")))
+            .transpose()?;
+        let incarnation = text(row, 2);
+        let name = TableName::new(text(row, 0), text(row, 1));
+        tables.insert(name, CopiedTable { incarnation, cut });
+    }
+    Ok(tables)
+}
+
+pub(super) fn checkpoint(row: &ServerRow) -> Result<Checkpoint> {
     let format = text(row, 0);
     if format != FORMAT {
         return Err(ConnectorError::new(

@@ -65,12 +65,10 @@ impl PgContents {
                  WHERE group_name = {group}"
             ))
             .await?;
-        let tables = copied_tables(&rows)?;
-        Ok(ReplicaState {
-            checkpoint,
-            tables,
-            ..ReplicaState::default()
-        })
+        let mut state = ReplicaState::default();
+        state.tables.extend(copied_tables(&rows)?);
+        state.checkpoint = checkpoint;
+        Ok(state)
     }
 }
 

@@ -14,6 +14,7 @@
 // Errors are rare, and made for people: their size does not matter.
 #![allow(clippy::result_large_err)]
 
+mod content;
 mod fit;
 mod load;
 mod metadata;
@@ -34,6 +35,7 @@ use repl_core::batch::{Route, Step};
 use repl_core::checkpoint::Checkpoint;
 use repl_core::schema::TableName;
 
+pub use self::content::PgContents;
 use self::session::Session;
 use super::target::PgTarget;
 use crate::seam::{Applier, Commit, ConnectorError, Load, ReplicaState, Result, Style, TableDdl};

@@ -99,18 +99,7 @@ impl Session {
                 &[Some(&group)],
             )
             .await?;
-        let mut tables = HashMap::new();
-        for at in 0..rows.len() {
-            let name = TableName::new(text(&rows, at, 0), text(&rows, at, 1));
-            let cut: Option<Cut> = match rows[at].get(3) {
-                Some(Some(json)) => {
-                    Some(serde_json::from_str(json).map_err(|_| damaged("table registry"))?)
-                }
-                _ => None,
-            };
-            let incarnation = text(&rows, at, 2).to_owned();
-            tables.insert(name, CopiedTable { incarnation, cut });
-        }
+        let tables = copied_tables(&rows)?;
         Ok(ReplicaState { checkpoint, tables })
     }
 
@@ -339,7 +328,24 @@ impl Fields {
     }
 }
 
-fn checkpoint(row: &TextRow) -> Result<Checkpoint> {
+/// Reads rows of the registry: schema, name, incarnation, cut.
+pub(super) fn copied_tables(rows: &[TextRow]) -> Result<HashMap<TableName, CopiedTable>> {
+    let mut tables = HashMap::new();
+    for (at, row) in rows.iter().enumerate() {
+        let name = TableName::new(text(rows, at, 0), text(rows, at, 1));
+        let cut: Option<Cut> = match row.get(3) {
+            Some(Some(json)) => {
+                Some(serde_json::from_str(json).map_err(|_| damaged("table registry"))?)
+            }
+            _ => None,
+        };
+        let incarnation = text(rows, at, 2).to_owned();
+        tables.insert(name, CopiedTable { incarnation, cut });
+    }
+    Ok(tables)
+}
+
+pub(super) fn checkpoint(row: &TextRow) -> Result<Checkpoint> {
     let field = |at: usize| row.get(at).and_then(Option::as_deref).unwrap_or_default();
     if field(0) != FORMAT {
         return Err(ConnectorError::new(

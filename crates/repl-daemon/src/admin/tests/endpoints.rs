@@ -53,6 +53,7 @@ async fn every_listed_endpoint_exists() {
     assert_eq!(index.endpoints.len(), ENDPOINTS.len());
     for endpoint in index.endpoints {
         let path = endpoint.path.replace("{name}", "replica-1");
+        let path = path.replace("{id}", "1");
         let request = format!("{} {path} HTTP/1.1\r\nhost: x\r\n\r\n", endpoint.method);
         let answer = fixture.raw(request.as_bytes()).await;
         let code = answer.split(' ').nth(1).unwrap();
@@ -73,6 +74,36 @@ fn every_endpoint_is_documented() {
             "docs/API.md lacks {method} {path}"
         );
     }
+}
+
+#[tokio::test]
+async fn comparisons_are_started_followed_repaired_and_ended() {
+    let fixture = Fixture::start().await;
+    let client = &fixture.client;
+    let request = repl_api::ValidationRequest {
+        deep: true,
+        ..Default::default()
+    };
+    let started = client.validate(&request).await.unwrap();
+    assert!(started.deep && !started.is_over());
+    let found = client.validation(&started.id).await.unwrap();
+    assert_eq!(found.verdict, Some(repl_api::Verdict::Equal));
+    let unknown = refusal(client.validation("2").await);
+    assert_eq!(unknown.code, ErrorCode::NotFound);
+    client.repair("1").await.unwrap();
+    client.cancel_validation("1").await.unwrap();
+    assert_eq!(fixture.calls(), ["repair 1", "cancel 1"]);
+    let audit = fixture.audit();
+    let verbs: Vec<_> = audit.iter().map(|line| line["verb"].clone()).collect();
+    let expected = [
+        "validation.repair",
+        "validation.repair",
+        "validation.cancel",
+        "validation.cancel",
+    ];
+    assert_eq!(verbs, expected);
+    let misspelt = post("/v1/validations", r#"{"dep": true}"#);
+    assert!(fixture.raw(&misspelt).await.contains("400"));
 }
 
 #[tokio::test]

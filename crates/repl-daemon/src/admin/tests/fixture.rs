@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use repl_api::{
     ActionDone, Client, ErrorCode, LogInfo, LogQuery, SkipRequest, Status, TableChanges,
-    TransactionInfo,
+    TransactionInfo, Validation, ValidationRequest,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -134,6 +134,31 @@ impl Control for TestControl {
 
     async fn resync(&self, replica: &str, _: &Actor) -> Result<ActionDone, ControlError> {
         self.act("resync", replica).await
+    }
+
+    async fn validate(&self, request: &ValidationRequest) -> Result<Validation, ControlError> {
+        let started = json!({"id": "1", "state": "running", "deep": request.deep, "started_ms": 1});
+        Ok(serde_json::from_value(started).unwrap())
+    }
+
+    async fn validation(&self, id: &str) -> Result<Validation, ControlError> {
+        if id != "1" {
+            let message = format!("there is no validation {id}");
+            return Err(ControlError::new(ErrorCode::NotFound, message, ""));
+        }
+        let done = json!({"id": id, "state": "done", "deep": true, "started_ms": 1,
+                          "finished_ms": 2, "verdict": "equal"});
+        Ok(serde_json::from_value(done).unwrap())
+    }
+
+    async fn cancel_validation(&self, id: &str, _: &Actor) -> Result<ActionDone, ControlError> {
+        self.calls.lock().unwrap().push(format!("cancel {id}"));
+        Ok(done("validation.cancel", id))
+    }
+
+    async fn repair(&self, id: &str, _: &Actor) -> Result<ActionDone, ControlError> {
+        self.calls.lock().unwrap().push(format!("repair {id}"));
+        Ok(done("validation.repair", id))
     }
 
     async fn drop_slot(&self, _: &Actor) -> Result<ActionDone, ControlError> {
