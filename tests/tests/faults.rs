@@ -4,6 +4,7 @@
 //! `REPL_TEST_FULL=1` turns the random crash tests from tens of cycles into hundreds.
 
 mod faults {
+    mod copies;
     mod crashes;
     mod daemons;
     mod disk;

@@ -127,6 +127,20 @@ wire_enum! {
 }
 
 wire_enum! {
+    /// How far the copy of one table is.
+    TableCopyState {
+        /// Not begun in this round.
+        Waiting = "waiting",
+        /// Rows are being loaded.
+        Copying = "copying",
+        /// All rows are there; key and indexes are being made.
+        Indexing = "indexing",
+        /// Complete.
+        Done = "done",
+    }
+}
+
+wire_enum! {
     /// The kind of an error; it decides what the daemon does about it.
     ErrorKind {
         /// The server is not reachable or the connection broke.
@@ -378,6 +392,29 @@ pub struct CopyProgress {
     /// Rows copied per second, recent average.
     #[serde(default)]
     pub rows_per_s: f64,
+    /// Seconds left at that rate; `null` when the rows are not known.
+    #[serde(default)]
+    pub eta_s: Option<f64>,
+    /// Why the copy waits; `null` when it does not.
+    #[serde(default)]
+    pub paused: Option<String>,
+    /// The tables under way.
+    #[serde(default)]
+    pub tables: Vec<TableCopyProgress>,
+}
+
+/// Progress of one table's copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableCopyProgress {
+    /// Its name at the primary.
+    pub table: String,
+    /// What is being done.
+    pub state: TableCopyState,
+    /// Rows copied, before an interruption included.
+    pub rows_done: u64,
+    /// Estimate of the rows in the table; `null` when there is none.
+    #[serde(default)]
+    pub rows_estimate: Option<u64>,
 }
 
 /// An error as the operator needs it: what, where, why, what to do.
@@ -475,10 +512,7 @@ impl ReplicaStatus {
         if matches!(self.activity, Activity::Retrying | Activity::Stopped) {
             return Some(format!("replica {name} is not applying: {}", self.activity));
         }
-        let found = self
-            .validated
-            .as_ref()
-            .map(|validated| &validated.different);
+        let found = self.validated.as_ref().map(|validated| &validated.different);
         if let Some(tables) = found.filter(|tables| !tables.is_empty()) {
             return Some(format!(
                 "replica {name} differs from the primary in {}",

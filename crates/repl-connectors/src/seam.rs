@@ -1,23 +1,28 @@
 //! What the daemon asks of an engine.
 
+mod capture;
+
+pub use capture::{
+    Capture, CaptureBoard, CaptureLimits, CapturePort, CaptureState, CaptureStatus, SourceTable,
+};
+
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use repl_core::ErrorKind;
 use repl_core::batch::{Route, Step};
 use repl_core::checkpoint::Checkpoint;
 use repl_core::convert::ConvertOptions;
 use repl_core::convert::ddl::TableDescription;
+use repl_core::copy::{KeyBound, KeyRange, PartialCopy, StoredCopy};
 use repl_core::cut::Cut;
-use repl_core::log::{Durable, LogError, TxWriter};
+use repl_core::log::LogError;
 use repl_core::row::Row;
 use repl_core::schema::{TableName, TableSchema};
 use repl_core::select::Selection;
-use repl_core::{ErrorKind, SourcePosition};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot, watch};
 
 /// An error of an engine, in the operator's words.
 #[derive(Clone, Debug, Error, PartialEq)]
@@ -84,193 +89,6 @@ impl From<repl_core::codec::Malformed> for ConnectorError {
 /// Short for this crate's results.
 pub type Result<T, E = ConnectorError> = std::result::Result<T, E>;
 
-// ---------------------------------------------------------------- capture
-
-/// Reads the changes of the primary into the log.
-#[async_trait]
-pub trait Capture: Send {
-    /// Connects, verifies that history is continuous with the log, and streams until the
-    /// connection breaks, ingest must pause or `port.shutdown` turns true (then `Ok`). Every error
-    /// leaves the log at a transaction boundary; the daemon decides by its kind whether and when
-    /// to call again.
-    ///
-    /// # Errors
-    /// [`ErrorKind::History`] when positions or identity show a gap or a rewind: nothing was
-    /// written to the log. The daemon then marks the replicas and calls [`Capture::rebase`].
-    async fn run(&mut self, port: &mut CapturePort) -> Result<()>;
-
-    /// Begins a new span of history at the source's present position (creating the slot or
-    /// triggers anew where they are lost): a `History` record with the next epoch goes into the
-    /// log. Also used for the first start with an empty log, with `epoch` = 1 or higher.
-    ///
-    /// # Errors
-    /// As [`Capture::run`], except `History`.
-    async fn rebase(
-        &mut self,
-        port: &mut CapturePort,
-        epoch: repl_core::Epoch,
-        reason: &str,
-    ) -> Result<()>;
-
-    /// Whether transactions that the log lost in a crash, because they were not durable yet, come
-    /// again as the same transactions in the same order. Only then may replicas apply them before
-    /// they are durable.
-    fn repeats_exactly(&self) -> bool {
-        false
-    }
-
-    /// Compares two positions of this source; none when they are not comparable (another
-    /// incarnation, damaged text).
-    fn compare(&self, a: &SourcePosition, b: &SourcePosition) -> Option<std::cmp::Ordering>;
-
-    /// Removes what the daemon installed at the primary (slot and publication; triggers and change
-    /// table). Only on the operator's explicit command, with capture stopped.
-    ///
-    /// # Errors
-    /// When the primary refuses.
-    async fn uninstall(&mut self) -> Result<Vec<String>>;
-}
-
-/// Everything a capture works with.
-pub struct CapturePort {
-    /// The log's writing side.
-    pub writer: TxWriter,
-    /// How far the log is durable: what may be acknowledged as flushed.
-    pub durable: watch::Receiver<Durable>,
-    /// Source position up to which the mode's rule is met: what may be acknowledged as applied.
-    /// Empty as long as nothing is.
-    pub released: watch::Receiver<SourcePosition>,
-    /// Which tables to capture.
-    pub selection: Selection,
-    /// Limits.
-    pub limits: CaptureLimits,
-    /// Where the capture shows what it does.
-    pub board: Arc<CaptureBoard>,
-    /// Turns true when the daemon stops.
-    pub shutdown: watch::Receiver<bool>,
-    /// False while ingest must pause (log disk full): capture then disconnects, so that the
-    /// primary's own shutdown never waits for us.
-    pub ingest_allowed: watch::Receiver<bool>,
-    /// Requests for an exact snapshot that only the capture's own read position can give (SQLite).
-    pub snapshots: mpsc::Receiver<oneshot::Sender<Result<Box<dyn Snapshot>>>>,
-}
-
-/// Limits of capture.
-#[derive(Clone, Copy, Debug)]
-pub struct CaptureLimits {
-    /// Bytes appended and not yet durable above which reading from the source waits.
-    pub pending_bytes: u64,
-    /// Largest row accepted, bytes; a larger one stops capture with an error that names the table.
-    pub max_row_bytes: u64,
-    /// How often a heartbeat is written to the primary when idle.
-    pub heartbeat_interval: Duration,
-    /// How often the list of tables is compared with the selection.
-    pub table_refresh_interval: Duration,
-    /// Silence after which the connection counts as dead.
-    pub idle_timeout: Duration,
-    /// Upper bound of the change-detection delay of engines that must poll (SQLite).
-    pub poll_interval_max: Duration,
-}
-
-/// State of the capture, for status.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CaptureState {
-    /// Not started or between attempts.
-    #[default]
-    Disconnected,
-    /// Connecting and checking.
-    Connecting,
-    /// Comparing what the source sends again with what the log holds.
-    Verifying,
-    /// Following.
-    Streaming,
-    /// Stopped until the operator acts.
-    Stopped,
-}
-
-/// What the capture last reported. Positions are the source's own text.
-#[derive(Clone, Debug, Default)]
-pub struct CaptureStatus {
-    /// State.
-    pub state: CaptureState,
-    /// Position of the last transaction or mark received.
-    pub captured: String,
-    /// Position last acknowledged to the source as flushed.
-    pub acknowledged: String,
-    /// The source's own end position last heard.
-    pub server: String,
-    /// Bytes of history the source keeps for us, where it tells.
-    pub retained_bytes: Option<u64>,
-    /// Transactions captured since start.
-    pub transactions: u64,
-    /// Row changes captured since start.
-    pub rows: u64,
-}
-
-/// One selected table of the source.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SourceTable {
-    /// Name at the source.
-    pub name: TableName,
-    /// Changes when the table was dropped and made again (PostgreSQL: OID), so that copies of the
-    /// former one are not taken for this one's.
-    pub incarnation: String,
-    /// Present shape; none when the table is refused.
-    pub schema: Option<Arc<TableSchema>>,
-    /// Why the table is not captured; empty when it is.
-    pub refusal: String,
-    /// The statement that mends it; empty when there is nothing to mend.
-    pub remedy: String,
-}
-
-/// Shared view of the capture.
-#[derive(Debug)]
-pub struct CaptureBoard {
-    status: Mutex<CaptureStatus>,
-    tables: watch::Sender<Arc<Vec<SourceTable>>>,
-}
-
-impl Default for CaptureBoard {
-    fn default() -> Self {
-        CaptureBoard {
-            status: Mutex::new(CaptureStatus::default()),
-            tables: watch::Sender::new(Arc::new(Vec::new())),
-        }
-    }
-}
-
-impl CaptureBoard {
-    /// Changes the status.
-    pub fn update(&self, change: impl FnOnce(&mut CaptureStatus)) {
-        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// A copy of the status.
-    pub fn status(&self) -> CaptureStatus {
-        self.status
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    /// Publishes the selected tables; watchers wake only when the list changed.
-    pub fn set_tables(&self, tables: Vec<SourceTable>) {
-        self.tables.send_if_modified(|now| {
-            let changed = **now != tables;
-            if changed {
-                *now = Arc::new(tables);
-            }
-            changed
-        });
-    }
-
-    /// Watches the selected tables.
-    pub fn tables(&self) -> watch::Receiver<Arc<Vec<SourceTable>>> {
-        self.tables.subscribe()
-    }
-}
-
 // ---------------------------------------------------------------- snapshot
 
 /// Makes exact cuts of the source.
@@ -330,6 +148,35 @@ pub trait Snapshot: Send {
     /// When the connection breaks.
     async fn next_rows(&mut self) -> Result<Vec<Row>>;
 
+    /// Another reader of the same cut, for reading in parallel; none where the engine has one only.
+    ///
+    /// # Errors
+    /// When the connection cannot be made.
+    async fn share(&mut self) -> Result<Option<Box<dyn Snapshot>>> {
+        Ok(None)
+    }
+
+    /// The table's present shape, and where to divide it into ranges of its primary key, in the
+    /// order that [`Snapshot::open_range`] follows: nowhere when it has no such key or is not larger
+    /// than a part.
+    ///
+    /// # Errors
+    /// When the table is gone.
+    async fn divide(&mut self, table: &TableName, _part: PartSize) -> Result<Division> {
+        let what = format!("table {table} cannot be divided");
+        Err(ConnectorError::new(ErrorKind::Internal, what))
+    }
+
+    /// Starts reading the rows of a range. The images have the columns of `schema`, which is of a
+    /// [`Division`] of this snapshot or of an earlier one.
+    ///
+    /// # Errors
+    /// When the table is gone, was altered, or was emptied after the snapshot was taken.
+    async fn open_range(&mut self, schema: &TableSchema, _range: &KeyRange) -> Result<()> {
+        let what = format!("table {} cannot be read in parts", schema.table);
+        Err(ConnectorError::new(ErrorKind::Internal, what))
+    }
+
     /// Begins work on one table; what it locks is let go by [`Snapshot::leave`]. Without it the
     /// locks last as long as the snapshot.
     ///
@@ -378,6 +225,26 @@ pub trait Snapshot: Send {
     async fn end(&mut self) {}
 }
 
+/// How large the parts of a table should be.
+#[derive(Clone, Copy, Debug)]
+pub struct PartSize {
+    /// Rows.
+    pub rows: u64,
+    /// Bytes at the source.
+    pub bytes: u64,
+}
+
+/// How a large table is copied.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Division {
+    /// Present shape.
+    pub schema: TableSchema,
+    /// Where the parts meet, ascending.
+    pub bounds: Vec<KeyBound>,
+    /// Rows in the table, as far as known.
+    pub estimate: Option<u64>,
+}
+
 /// Statements that make a table. All identifiers are already quoted for the target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableDdl {
@@ -385,8 +252,9 @@ pub struct TableDdl {
     pub before: Vec<String>,
     /// The table itself.
     pub create: Vec<String>,
-    /// After the rows were loaded: primary key, unique constraints, indexes, check constraints,
-    /// ownership of sequences.
+    /// After the rows were loaded, where it can wait until then: the primary key.
+    pub key: Vec<String>,
+    /// After it: unique constraints, indexes, check constraints, ownership of sequences.
     pub after: Vec<String>,
     /// After all tables were made: foreign keys.
     pub foreign_keys: Vec<ForeignKeyDdl>,
@@ -420,6 +288,8 @@ pub struct ReplicaState {
     pub checkpoint: Option<Checkpoint>,
     /// Tables that were copied, by source name.
     pub tables: HashMap<TableName, CopiedTable>,
+    /// Copies in parts that are not complete, or whose table has not settled, by source name.
+    pub copies: HashMap<TableName, StoredCopy>,
 }
 
 /// A table whose existing rows are in the replica.
@@ -550,11 +420,69 @@ pub trait Applier: Send {
 
     /// Loads one table's rows in one transaction: makes the table by `ddl` if it is absent and
     /// `create` is true, refuses if it holds rows and `replace` is false, empties it otherwise,
-    /// loads, creates what `ddl.after` lists if it made the table, records `copied`, commits.
+    /// loads, creates what `ddl.key` and `ddl.after` list if it made the table, records `copied`,
+    /// commits. What an unfinished copy in parts left of the table is replaced in any case.
     ///
     /// # Errors
     /// As above.
     async fn load(&mut self, load: Load<'_>) -> Result<u64>;
+
+    /// A further session, for loading parts beside this one; none where the replica has one writer.
+    /// `number` tells such sessions apart.
+    fn loader(&self, _number: usize) -> Option<Box<dyn Applier>> {
+        None
+    }
+
+    /// Begins a copy in parts: makes the table, or verifies that the one that is there fits and is
+    /// empty, and records `copy`, durably. False, with nothing done, when the table holds rows that
+    /// are not left over from an unfinished copy in parts.
+    ///
+    /// # Errors
+    /// As above.
+    async fn begin_parts(&mut self, _making: Making<'_>, _copy: &PartialCopy) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Goes on with an interrupted copy in parts, of which `copy` now says what its rows contain:
+    /// records it. False, with nothing done, when the table cannot settle: something but its key
+    /// could refuse rows that are not of one cut.
+    ///
+    /// # Errors
+    /// As above.
+    async fn resume_parts(&mut self, _making: Making<'_>, _copy: &PartialCopy) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Loads one part in one transaction, which also records that it is done. Fails when it is
+    /// done already, or when `copy` is no longer the copy of this table.
+    ///
+    /// # Errors
+    /// As above.
+    async fn load_part(&mut self, _part: LoadPart<'_>) -> Result<u64> {
+        Err(no_parts())
+    }
+
+    /// With all parts done: creates `ddl.key` if the copy made the table, records `copied`; and
+    /// creates `ddl.after`, or records it for [`Applier::finish_parts`] if the table is to settle.
+    ///
+    /// # Errors
+    /// As above.
+    async fn end_parts(
+        &mut self,
+        _making: Making<'_>,
+        _copy: &PartialCopy,
+        _copied: &CopiedTable,
+    ) -> Result<()> {
+        Err(no_parts())
+    }
+
+    /// Creates what was left until this source table has settled.
+    ///
+    /// # Errors
+    /// As above.
+    async fn finish_parts(&mut self, _table: &TableName) -> Result<()> {
+        Err(no_parts())
+    }
 
     /// Adds foreign keys, once all tables are there; a statement whose constraint is there already
     /// is passed over. Those whose other table the replica does not have are left out by the
@@ -564,7 +492,8 @@ pub trait Applier: Send {
     /// As above.
     async fn add_foreign_keys(&mut self, statements: &[String]) -> Result<()>;
 
-    /// Forgets that tables were copied (before a new copy of them).
+    /// Forgets that tables were copied (before a new copy of them), and that copies in parts can
+    /// go on.
     ///
     /// # Errors
     /// As above.
@@ -572,6 +501,35 @@ pub trait Applier: Send {
 
     /// Closes the session.
     async fn close(&mut self);
+}
+
+fn no_parts() -> ConnectorError {
+    ConnectorError::new(ErrorKind::Internal, "no copy in parts was begun")
+}
+
+/// How a table to copy is made.
+#[derive(Clone, Copy)]
+pub struct Making<'a> {
+    /// Shape and target name.
+    pub route: &'a Route,
+    /// Statements.
+    pub ddl: &'a TableDdl,
+    /// Whether an absent table may be made.
+    pub create: bool,
+}
+
+/// One part of a table's copy.
+pub struct LoadPart<'a> {
+    /// Shape and target name.
+    pub route: &'a Arc<Route>,
+    /// The copy it belongs to.
+    pub copy: &'a PartialCopy,
+    /// Its number.
+    pub part: u32,
+    /// The rows: `snapshot.next_rows()` of the opened range.
+    pub rows: &'a mut dyn Snapshot,
+    /// Told the number of rows loaded so far, for progress.
+    pub progress: &'a (dyn Fn(u64) + Send + Sync),
 }
 
 /// One table's load.

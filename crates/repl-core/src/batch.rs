@@ -49,6 +49,10 @@ pub struct NetTable {
     /// For tables without a key: full images and how many equal rows to add (positive) or remove
     /// (negative).
     pub multiset: Vec<(Row, i64)>,
+    /// Rows of the table may be newer than the stream ([`crate::copy`]): a delete removes the row
+    /// if it is there, a complete image replaces it, an incomplete one changes it if it is there.
+    /// Keyed tables only.
+    pub settling: bool,
 }
 
 impl NetTable {
@@ -60,6 +64,7 @@ impl NetTable {
             updates: Vec::new(),
             inserts: Vec::new(),
             multiset: Vec::new(),
+            settling: false,
         }
     }
 

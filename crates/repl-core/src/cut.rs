@@ -16,6 +16,15 @@ pub enum Cut {
     Through(Seq),
     /// The transactions whose ids the snapshot saw as committed.
     Transactions(VisibleTransactions),
+    /// Rows of several snapshots, because a copy was interrupted: every row is at least as new as
+    /// `first` and at most as new as `last`. Until the stream has passed `last` the table is
+    /// *settling* (see [`crate::copy`]).
+    Several {
+        /// The cut of the oldest rows: what the stream passes over.
+        first: Box<Cut>,
+        /// The cut of the newest rows: where the table is exact again.
+        last: Box<Cut>,
+    },
 }
 
 /// A PostgreSQL snapshot (`pg_current_snapshot()`), with a bound for when it stops mattering.
@@ -57,6 +66,35 @@ impl Cut {
             Cut::Transactions(visible) => {
                 position <= visible.horizon.as_str() && visible.contains(txid as u32)
             }
+            Cut::Several { first, .. } => first.contains(seq, txid, position),
+        }
+    }
+
+    /// Whether rows of the table may be newer than the stream, so that its changes are applied
+    /// whatever they find.
+    pub fn settles(&self) -> bool {
+        matches!(self, Cut::Several { .. })
+    }
+
+    /// This cut's rows together with rows of a later one.
+    #[must_use]
+    pub fn and_later(self, last: Cut) -> Cut {
+        let first = match self {
+            Cut::Several { first, .. } => first,
+            cut => Box::new(cut),
+        };
+        Cut::Several {
+            first,
+            last: Box::new(last),
+        }
+    }
+
+    /// Whether the sequence alone tells that the stream has passed the cut.
+    pub fn passed_by(&self, seq: Seq) -> bool {
+        match self {
+            Cut::Through(last) => seq >= *last,
+            Cut::Transactions(_) => false,
+            Cut::Several { first, last } => first.passed_by(seq) && last.passed_by(seq),
         }
     }
 
@@ -65,6 +103,9 @@ impl Cut {
         match self {
             Cut::Through(last) => seq >= *last,
             Cut::Transactions(visible) => position > visible.horizon.as_str(),
+            Cut::Several { first, last } => {
+                first.passed(seq, position) && last.passed(seq, position)
+            }
         }
     }
 }
@@ -108,5 +149,23 @@ mod tests {
         assert!(cut.contains(Seq(1), 9, "8"));
         assert!(!cut.contains(Seq(1), 9, "99"));
         assert!(cut.passed(Seq(1), "99"));
+    }
+
+    #[test]
+    fn rows_of_several_snapshots_settle_at_the_last() {
+        let of = |horizon: &str| {
+            Cut::Transactions(VisibleTransactions {
+                horizon: horizon.into(),
+                ..visible(10, 20, &[15])
+            })
+        };
+        let cut = of("3").and_later(of("5")).and_later(of("7"));
+        assert!(cut.settles());
+        assert!(cut.contains(Seq(1), 14, "2"));
+        assert!(!cut.contains(Seq(1), 14, "4"), "first alone is passed over");
+        assert!(!cut.passed(Seq(1), "6"));
+        assert!(cut.passed(Seq(1), "8"));
+        let json = serde_json::to_string(&cut).unwrap();
+        assert_eq!(serde_json::from_str::<Cut>(&json).unwrap(), cut);
     }
 }

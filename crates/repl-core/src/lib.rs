@@ -11,6 +11,7 @@ pub mod change;
 pub mod checkpoint;
 pub mod codec;
 pub mod convert;
+pub mod copy;
 pub mod cut;
 pub mod error;
 pub mod failpoint;

@@ -5,7 +5,7 @@
 //! only its ends matter. Rows without a key are a multiset of full images, where only counts
 //! matter. TRUNCATE and a new schema version end a step.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -23,6 +23,8 @@ pub struct Reducer {
     tables: Vec<Table>,
     by_schema: HashMap<SchemaId, usize>,
     by_target: HashMap<TableName, SchemaId>,
+    /// Source tables that are settling.
+    settling: HashSet<TableName>,
     rows: u64,
     needs_order: bool,
 }
@@ -60,6 +62,24 @@ impl Reducer {
     /// Starts empty.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Starts empty; the net changes of these source tables are marked as settling.
+    pub fn with_settling(settling: HashSet<TableName>) -> Self {
+        Reducer {
+            settling,
+            ..Self::default()
+        }
+    }
+
+    /// Whether this source table is settling.
+    pub fn settles(&self, table: &TableName) -> bool {
+        self.settling.contains(table)
+    }
+
+    /// Whether the changes taken in so far cannot be expressed as net changes.
+    pub fn needs_order(&self) -> bool {
+        self.needs_order
     }
 
     /// Row changes taken in so far.
@@ -129,10 +149,17 @@ impl Reducer {
     fn close_step(&mut self) {
         self.by_schema.clear();
         self.by_target.clear();
+        let settling = &self.settling;
         let tables: Vec<NetTable> = self
             .tables
             .drain(..)
-            .map(Table::into_net)
+            .map(|table| {
+                let settling = settling.contains(&table.route.schema.table);
+                NetTable {
+                    settling,
+                    ..table.into_net()
+                }
+            })
             .filter(|table| !table.is_empty())
             .collect();
         if !tables.is_empty() {

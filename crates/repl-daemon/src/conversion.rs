@@ -116,6 +116,17 @@ pub fn change(plan: &TablePlan, change: Change) -> Result<Change, ConvertError> 
     })
 }
 
+/// The rows converted.
+///
+/// # Errors
+/// The first value the replica cannot represent.
+pub fn rows(plan: &TablePlan, rows: &[Row]) -> Result<Vec<Row>> {
+    let table = &plan.schema().table;
+    rows.iter()
+        .map(|row| plan.row(row).map_err(|error| failed(table, &error)))
+        .collect()
+}
+
 /// A snapshot whose tables and rows are those of the replica's engine. For one table.
 pub struct Converted<'a> {
     inner: &'a mut dyn Snapshot,
@@ -146,7 +157,10 @@ impl<'a> Converted<'a> {
     }
 
     /// The plan of a shape, with the lengths that the table's keys ask for where they are known.
-    fn plan(&self, schema: &TableSchema) -> Result<TablePlan> {
+    ///
+    /// # Errors
+    /// As [`Conversion::plan`].
+    pub fn plan(&self, schema: &TableSchema) -> Result<TablePlan> {
         match &self.described {
             Some(description) => description
                 .plan(schema, self.conversion.target, &self.conversion.options)
@@ -183,6 +197,7 @@ impl Snapshot for Converted<'_> {
         Ok(TableDdl {
             before: made.before,
             create: made.create,
+            key: made.key,
             after: made.after,
             foreign_keys: foreign_keys.collect(),
         })
@@ -205,9 +220,6 @@ impl Snapshot for Converted<'_> {
         let Some(plan) = &self.plan else {
             return Ok(rows);
         };
-        let table = &plan.schema().table;
-        rows.iter()
-            .map(|row| plan.row(row).map_err(|error| failed(table, &error)))
-            .collect()
+        self::rows(plan, &rows)
     }
 }

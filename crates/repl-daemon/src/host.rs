@@ -29,6 +29,7 @@ use crate::state::StateFile;
 use crate::status::Group;
 use crate::validate::{Member, Record, Shared, Validator};
 use crate::wiring;
+use crate::worker::copy::pace::Others;
 use crate::worker::{Worker, WorkerParts};
 
 /// Runs the group until `shutdown` completes.
@@ -389,6 +390,18 @@ impl Parts {
         });
     }
 
+    /// Whom a copy into `replica` may burden.
+    fn others(&self, replica: &Arc<Replica>) -> Others {
+        let enabled = self.group.replicas.iter().filter(|r| r.node.enabled);
+        Others {
+            replicas: enabled
+                .filter(|other| !Arc::ptr_eq(other, replica))
+                .cloned()
+                .collect(),
+            board: Arc::clone(&self.group.board),
+        }
+    }
+
     fn start_workers(
         &self,
         snapshots: &Arc<dyn SnapshotSource>,
@@ -413,6 +426,8 @@ impl Parts {
                 routing: wiring::routing(config, &replica.node)?,
                 conversion: wiring::conversion(config, &replica.node)?,
                 limits: config.limits.clone(),
+                copy: config.copy.clone(),
+                others: self.others(replica),
                 retry: self.retry(),
                 shutdown: self.stop.clone(),
             });

@@ -35,6 +35,9 @@ pub struct ReplicaRecord {
     pub replace: bool,
     /// A new copy of everything is to begin with the next session.
     pub restart: bool,
+    /// Tables were copied and their foreign keys may be missing.
+    #[serde(default)]
+    pub foreign_keys_due: bool,
 }
 
 /// Why and since when a replica is paused.
@@ -56,6 +59,7 @@ impl ReplicaRecord {
             skipped: 0,
             replace: false,
             restart: false,
+            foreign_keys_due: false,
         }
     }
 

@@ -60,6 +60,8 @@ pub enum Command {
     Skip(commands::skip::SkipArgs),
     /// Empty a replica's tables and copy them again
     Resync(commands::resync::ResyncArgs),
+    /// Show the copies under way: tables, rows, rate, time left
+    Copy(commands::copy::CopyArgs),
     /// Compare replicas with the primary, and repair rows that differ
     Validate(commands::validate::ValidateArgs),
     /// Manage the slot and publication on the primary

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use repl_tests::daemon::Daemon;
 use repl_tests::wait::wait_until;
 
+use super::copies::{MARIADB_PARTS, PG_PARTS, SQLITE_PARTS};
 use super::mariadb::{MARIADB, MARIADB_BROKEN, MARIADB_COPY};
 use super::rig::{self, Random, Rig};
 use super::sqlite::SQLITE;
@@ -73,7 +74,7 @@ const BROKEN: [&str; 1] = ["pg.apply.outside"];
 #[test]
 fn every_failpoint_of_the_code_is_in_these_lists() -> Result<()> {
     let mut listed: BTreeSet<String> = BTreeSet::new();
-    let lists: [&[&str]; 13] = [
+    let lists: [&[&str]; 16] = [
         &CREATE,
         &LOG,
         &RECOVER,
@@ -83,6 +84,9 @@ fn every_failpoint_of_the_code_is_in_these_lists() -> Result<()> {
         &PG,
         &HISTORY,
         &BROKEN,
+        &PG_PARTS,
+        &MARIADB_PARTS,
+        &SQLITE_PARTS,
         &SQLITE,
         &MARIADB_COPY,
         &MARIADB,

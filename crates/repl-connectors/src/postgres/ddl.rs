@@ -40,7 +40,9 @@ pub async fn table_ddl(
             .create
             .push(create_table(connection, oid, target, "").await?),
     }
-    ddl.after = constraints_and_indexes(connection, oid, target).await?;
+    let (key, others) = constraints_and_indexes(connection, oid, target).await?;
+    ddl.key = key;
+    ddl.after.splice(0..0, others);
     ddl.foreign_keys = foreign_keys(connection, oid, target).await?;
     Ok(ddl)
 }
@@ -242,7 +244,8 @@ async fn parent_table(
         None => create_table(connection, oid, target, &tail).await?,
     };
     let mut statements = vec![create];
-    statements.extend(constraints_and_indexes(connection, oid, target).await?);
+    let (key, others) = constraints_and_indexes(connection, oid, target).await?;
+    statements.extend(key.into_iter().chain(others));
     let absent = format!("to_regclass({}) IS NULL", literal(&target.quoted()));
     before.push(guarded(&absent, &statements.join("; ")));
     Ok(())
@@ -319,15 +322,16 @@ fn quote_ident_like(name: &str) -> String {
     }
 }
 
-/// Primary key, unique, exclusion and check constraints, then the other indexes. What a partition
-/// inherits from its parent is left out.
+/// Primary key; then unique, exclusion and check constraints and the other indexes. What a
+/// partition inherits from its parent is left out.
 async fn constraints_and_indexes(
     connection: &mut PgConnection,
     oid: i64,
     target: &TableName,
-) -> Result<Vec<String>> {
+) -> Result<(Vec<String>, Vec<String>)> {
     let rows = sqlx::query(
-        "SELECT 'ADD CONSTRAINT ' || quote_ident(conname) || ' ' || pg_get_constraintdef(oid)
+        "SELECT contype = 'p' AS is_key,
+                'ADD CONSTRAINT ' || quote_ident(conname) || ' ' || pg_get_constraintdef(oid)
                     AS definition
            FROM pg_constraint
           WHERE conrelid = $1::oid AND contype IN ('p', 'u', 'x', 'c') AND conparentid = 0
@@ -338,10 +342,14 @@ async fn constraints_and_indexes(
     .fetch_all(&mut *connection)
     .await
     .map_err(|e| from_sqlx(&e, "describing constraints"))?;
-    let mut statements: Vec<String> = texts(&rows, "definition")?
-        .into_iter()
-        .map(|definition| format!("ALTER TABLE {} {definition}", target.quoted()))
-        .collect();
+    let (mut key, mut statements) = (Vec::new(), Vec::new());
+    for (row, definition) in rows.iter().zip(texts(&rows, "definition")?) {
+        let is_key: bool = row
+            .try_get("is_key")
+            .map_err(|e| from_sqlx(&e, "describing constraints"))?;
+        let list = if is_key { &mut key } else { &mut statements };
+        list.push(format!("ALTER TABLE {} {definition}", target.quoted()));
+    }
     let rows = sqlx::query(
         "SELECT CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END AS uniqueness,
                 quote_ident(c.relname) AS name,
@@ -377,7 +385,7 @@ async fn constraints_and_indexes(
             target.quoted()
         ));
     }
-    Ok(statements)
+    Ok((key, statements))
 }
 
 /// Foreign keys, NOT VALID: while tables are still joining the stream their rows need not fit yet,

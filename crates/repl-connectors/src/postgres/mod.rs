@@ -12,6 +12,7 @@ mod catalog_error;
 mod ddl;
 mod describe;
 mod details;
+mod divide;
 pub mod error;
 mod frozen;
 mod images;

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use repl_core::ErrorKind;
 use repl_core::codec::put_u64;
 use repl_core::convert::ddl::TableDescription;
+use repl_core::copy::KeyRange;
 use repl_core::cut::{Cut, VisibleTransactions};
 use repl_core::row::{Row, Value, put_value};
 use repl_core::schema::{TableName, TableSchema, quote_identifier};
@@ -20,15 +21,23 @@ use super::admin::Admin;
 use super::catalog;
 use super::ddl;
 use super::describe;
+use super::divide;
 use super::frozen;
 use super::lsn::Lsn;
 use super::stream::SESSION_OPTIONS;
 use super::target::PgTarget;
 use super::wire::PgClient;
-use crate::seam::{ConnectorError, Result, Snapshot, SnapshotSource, SourceTable, TableDdl};
+use crate::seam::{
+    ConnectorError, Division, PartSize, Result, Snapshot, SnapshotSource, SourceTable, TableDdl,
+};
 
 /// Rows are handed on in pieces of about this size, bytes.
 const PIECE_BYTES: usize = 256 * 1024;
+
+/// Begins a snapshot's transaction. While rows are written elsewhere, or indexes made, its session is
+/// idle.
+const BEGIN: &str = "SET idle_in_transaction_session_timeout = 0; \
+    BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// Takes snapshots of one primary, each over connections of its own.
 pub struct PgSnapshots {
@@ -47,9 +56,7 @@ impl SnapshotSource for PgSnapshots {
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
         let mut admin = Admin::connect(&self.target, "", "").await?;
         let mut client = PgClient::connect(&self.target, &[("options", SESSION_OPTIONS)]).await?;
-        client
-            .simple("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            .await?;
+        client.simple(BEGIN).await?;
         let rows = client.simple("SELECT pg_current_snapshot()::text").await?;
         // Read after the snapshot was taken: whatever it shows was committed before this position.
         let end = client
@@ -59,8 +66,10 @@ impl SnapshotSource for PgSnapshots {
         // Moves the WAL past the horizon, so that an idle primary does not leave the copy unjoined.
         admin.heartbeat().await?;
         Ok(Box::new(PgSnapshot {
+            target: self.target.clone(),
             client,
-            catalog: admin.connection,
+            catalog: Some(admin.connection),
+            exported: None,
             visible,
             opened: None,
         }))
@@ -84,10 +93,13 @@ impl SnapshotSource for PgSnapshots {
 }
 
 struct PgSnapshot {
+    target: PgTarget,
     client: PgClient,
     /// Outside the snapshot: describes tables as they are now. A table altered in between makes
-    /// its COPY fail, and is copied again from a later snapshot.
-    catalog: PgConnection,
+    /// its COPY fail, and is copied again from a later snapshot. Further readers have none.
+    catalog: Option<PgConnection>,
+    /// Name under which further readers find the snapshot.
+    exported: Option<String>,
     visible: VisibleTransactions,
     /// Number of columns of the table being read.
     opened: Option<usize>,
@@ -100,15 +112,55 @@ impl Snapshot for PgSnapshot {
     }
 
     async fn ddl(&mut self, table: &TableName, target: &TableName) -> Result<TableDdl> {
-        ddl::table_ddl(&mut self.catalog, table, target).await
+        ddl::table_ddl(self.catalog()?, table, target).await
     }
 
     async fn describe(&mut self, table: &TableName) -> Result<TableDescription> {
-        describe::describe(&mut self.catalog, table).await
+        describe::describe(self.catalog()?, table).await
     }
 
     async fn open(&mut self, table: &TableName) -> Result<(TableSchema, Option<u64>)> {
-        let (schema, estimate) = shape(&mut self.catalog, table).await?;
+        let (schema, estimate) = shape(self.catalog()?, table).await?;
+        self.open_range(&schema, &KeyRange::default()).await?;
+        Ok((schema, estimate))
+    }
+
+    async fn share(&mut self) -> Result<Option<Box<dyn Snapshot>>> {
+        let exported = match &self.exported {
+            Some(name) => name.clone(),
+            None => single(self.client.simple("SELECT pg_export_snapshot()").await?)?,
+        };
+        self.exported = Some(exported.clone());
+        let mut client = PgClient::connect(&self.target, &[("options", SESSION_OPTIONS)]).await?;
+        client.simple(BEGIN).await?;
+        client
+            .simple(&format!(
+                "SET TRANSACTION SNAPSHOT {}",
+                ddl::literal(&exported)
+            ))
+            .await?;
+        Ok(Some(Box::new(PgSnapshot {
+            target: self.target.clone(),
+            client,
+            catalog: None,
+            exported: Some(exported),
+            visible: self.visible.clone(),
+            opened: None,
+        })))
+    }
+
+    async fn divide(&mut self, table: &TableName, part: PartSize) -> Result<Division> {
+        let (schema, estimate) = shape(self.catalog()?, table).await?;
+        let bounds = divide::bounds(&mut self.client, &schema, estimate, part).await?;
+        Ok(Division {
+            schema,
+            bounds,
+            estimate,
+        })
+    }
+
+    async fn open_range(&mut self, schema: &TableSchema, range: &KeyRange) -> Result<()> {
+        self.hold(&schema.table).await?;
         let columns: Vec<String> = schema
             .columns
             .iter()
@@ -116,13 +168,14 @@ impl Snapshot for PgSnapshot {
             .collect();
         // ONLY: the rows of partitions and children belong to tables of their own.
         let sql = format!(
-            "COPY (SELECT {} FROM ONLY {}) TO STDOUT",
+            "COPY (SELECT {} FROM ONLY {}{}) TO STDOUT",
             columns.join(", "),
-            schema.table.quoted()
+            schema.table.quoted(),
+            divide::condition(schema, range)
         );
         self.client.copy_out(&sql).await?;
         self.opened = Some(schema.columns.len());
-        Ok((schema, estimate))
+        Ok(())
     }
 
     async fn next_rows(&mut self) -> Result<Vec<Row>> {
@@ -168,12 +221,52 @@ impl Snapshot for PgSnapshot {
     }
 }
 
+impl PgSnapshot {
+    fn catalog(&mut self) -> Result<&mut PgConnection> {
+        self.catalog.as_mut().ok_or_else(|| {
+            let what = "a further reader of a snapshot was asked to describe a table";
+            ConnectorError::new(ErrorKind::Internal, what)
+        })
+    }
+
+    /// Keeps the table from being emptied or rewritten, and verifies that it was not since the
+    /// snapshot was taken: those are seen at once by every snapshot, and older ones find it empty
+    /// (documentation, "Caveats" of concurrency control).
+    async fn hold(&mut self, table: &TableName) -> Result<()> {
+        let name = table.quoted();
+        self.client
+            .simple(&format!("LOCK TABLE ONLY {name} IN ACCESS SHARE MODE"))
+            .await?;
+        let rows = self
+            .client
+            .simple(&format!(
+                "SELECT relfilenode = pg_relation_filenode(oid) FROM pg_class WHERE oid = {}::regclass",
+                ddl::literal(&name)
+            ))
+            .await?;
+        if single(rows)? == "t" {
+            return Ok(());
+        }
+        Err(ConnectorError::new(
+            ErrorKind::Transient,
+            format!("table {table} was emptied or rewritten while it was to be copied"),
+        )
+        .table(table.to_string()))
+    }
+}
+
 async fn shape(
     connection: &mut PgConnection,
     table: &TableName,
 ) -> Result<(TableSchema, Option<u64>)> {
+    // What the planner does: the density last counted, over as many pages as there are now.
     let found: Option<(i64, f64)> = sqlx::query_as(
-        "SELECT c.oid::int8, c.reltuples::float8 FROM pg_class c
+        "SELECT c.oid::int8,
+                CASE WHEN c.reltuples < 0 THEN -1
+                     WHEN c.relpages = 0 THEN c.reltuples
+                     ELSE c.reltuples / c.relpages * (pg_relation_size(c.oid)
+                          / current_setting('block_size')::int8) END::float8
+           FROM pg_class c
            JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = 'r'",
     )

@@ -11,6 +11,7 @@ use repl_core::{Epoch, ErrorKind, LogId, Seq, SourcePosition};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::error::During;
+use super::parts;
 use crate::seam::{ConnectorError, CopiedTable, ReplicaState, Result};
 
 /// The one origin a group has as long as it has one primary at a time.
@@ -18,7 +19,7 @@ const ORIGIN: &str = "primary";
 
 /// Makes the tables where absent.
 pub(super) fn create(db: &Connection) -> Result<()> {
-    db.execute_batch(
+    db.execute_batch(&format!(
         "BEGIN IMMEDIATE;
          CREATE TABLE IF NOT EXISTS _repl_checkpoint (
              grp TEXT NOT NULL, origin TEXT NOT NULL, log TEXT NOT NULL, epoch INTEGER NOT NULL,
@@ -29,8 +30,10 @@ pub(super) fn create(db: &Connection) -> Result<()> {
              incarnation TEXT NOT NULL, cut TEXT, columns TEXT NOT NULL,
              PRIMARY KEY (grp, tab_schema, tab_name)
          ) WITHOUT ROWID;
+         {}
          COMMIT;",
-    )
+        parts::TABLES
+    ))
     .during("make the daemon's own tables")
 }
 
@@ -39,6 +42,7 @@ pub(super) fn state(db: &Connection, group: &str) -> Result<ReplicaState> {
     Ok(ReplicaState {
         checkpoint: checkpoint(db, group)?,
         tables: tables(db, group)?,
+        copies: parts::stored(db, group)?,
     })
 }
 
@@ -269,6 +273,7 @@ pub(super) fn forget(db: &Connection, group: &str, tables: &[TableName]) -> Resu
             params![group, table.schema, table.name],
         )
         .during("forget that a table was copied")?;
+        parts::give_up(db, group, table)?;
     }
     Ok(())
 }

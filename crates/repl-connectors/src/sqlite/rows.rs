@@ -51,6 +51,9 @@ impl Writer {
             route: &net.route,
             statements: &table,
         };
+        if net.settling {
+            return each.settle(net);
+        }
         each.all(&table.delete, &net.deletes, Columns::Key, Expect::Row)?;
         match style {
             Style::Rewrite => each.rewrite(&net.updates)?,
@@ -239,6 +242,8 @@ enum Expect {
     Row,
     /// The row is not there; a constraint tells otherwise.
     New,
+    /// Nothing.
+    Any,
 }
 
 /// Statements over the rows of one table.
@@ -300,6 +305,36 @@ impl Each<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Net changes of a table that is settling: what is there gives way, what is not is not missed.
+    fn settle(&self, net: &NetTable) -> Result<()> {
+        self.all(
+            &self.statements.delete,
+            &net.deletes,
+            Columns::Key,
+            Expect::Any,
+        )?;
+        let mut complete: Vec<Row> = net.inserts.clone();
+        for row in &net.updates {
+            if !row.has_unchanged()? {
+                complete.push(row.clone());
+            } else if self.read(row)?.is_some() {
+                self.update_partly(row)?;
+            }
+        }
+        self.all(
+            &self.statements.delete,
+            &complete,
+            Columns::Key,
+            Expect::Any,
+        )?;
+        self.all(
+            &self.statements.insert,
+            &complete,
+            Columns::All,
+            Expect::New,
+        )
     }
 
     fn update_partly(&self, row: &Row) -> Result<()> {

@@ -13,19 +13,22 @@ use bytes::Bytes;
 use repl_core::ErrorKind;
 use repl_core::codec::put_u64;
 use repl_core::convert::ddl::TableDescription;
+use repl_core::copy::{KeyBound, KeyRange};
 use repl_core::cut::Cut;
 use repl_core::row::{Row, put_value};
 use repl_core::schema::{TableName, TableSchema, quote_identifier};
 use repl_core::select::Selection;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 use tokio::sync::{mpsc, oneshot};
 
 use super::capture::blocking;
 use super::describe::describe;
 use super::error::{During, located};
 use super::value::from_sqlite;
-use super::{SqliteTarget, connect, content, ddl, inspect, meta};
-use crate::seam::{ConnectorError, Result, Snapshot, SnapshotSource, SourceTable, TableDdl};
+use super::{SqliteTarget, connect, content, ddl, divide, inspect, meta};
+use crate::seam::{
+    ConnectorError, Division, PartSize, Result, Snapshot, SnapshotSource, SourceTable, TableDdl,
+};
 
 /// Size at which a batch of rows is handed over: bytes, and rows.
 const BATCH_BYTES: usize = 1024 * 1024;
@@ -143,11 +146,15 @@ pub(super) fn definition(db: &Connection, table: &TableName) -> Result<String> {
     })
 }
 
+/// An estimate of a table's rows, and where its parts meet.
+type Divided = (Option<u64>, Vec<KeyBound>);
+
 /// A question to the thread that owns the connection.
 enum Ask {
     Ddl(TableName, TableName, oneshot::Sender<Result<TableDdl>>),
     Describe(TableName, oneshot::Sender<Result<TableDescription>>),
-    Open(TableName, oneshot::Sender<Result<Option<u64>>>),
+    Divide(TableName, PartSize, oneshot::Sender<Result<Divided>>),
+    Open(TableName, KeyRange, oneshot::Sender<Result<()>>),
     Rows(oneshot::Sender<Result<Vec<Row>>>),
     Count(TableName, oneshot::Sender<Result<u64>>),
 }
@@ -215,8 +222,39 @@ impl Snapshot for SqliteSnapshot {
 
     async fn open(&mut self, table: &TableName) -> Result<(TableSchema, Option<u64>)> {
         let schema = TableSchema::clone(self.schema(table)?);
-        let estimate = self.ask(|reply| Ask::Open(table.clone(), reply)).await?;
+        let whole = PartSize {
+            rows: u64::MAX,
+            bytes: u64::MAX,
+        };
+        let (estimate, _) = self
+            .ask(|reply| Ask::Divide(table.clone(), whole, reply))
+            .await?;
+        self.open_range(&schema, &KeyRange::default()).await?;
         Ok((schema, estimate))
+    }
+
+    async fn divide(&mut self, table: &TableName, part: PartSize) -> Result<Division> {
+        let schema = TableSchema::clone(self.schema(table)?);
+        let (estimate, bounds) = self
+            .ask(|reply| Ask::Divide(table.clone(), part, reply))
+            .await?;
+        Ok(Division {
+            schema,
+            bounds,
+            estimate,
+        })
+    }
+
+    async fn open_range(&mut self, schema: &TableSchema, range: &KeyRange) -> Result<()> {
+        if !self.schema(&schema.table)?.same_shape(schema) {
+            let what = format!(
+                "table {} was altered while it was to be copied",
+                schema.table
+            );
+            return Err(ConnectorError::new(ErrorKind::Transient, what));
+        }
+        self.ask(|reply| Ask::Open(schema.table.clone(), range.clone(), reply))
+            .await
     }
 
     async fn next_rows(&mut self) -> Result<Vec<Row>> {
@@ -241,9 +279,16 @@ fn serve(db: &Connection, schemas: &HashMap<TableName, Arc<TableSchema>>, asked:
                 let unopened = ConnectorError::new(ErrorKind::Internal, "no table is open");
                 drop(reply.send(Err(unopened)));
             }
-            Ask::Open(table, reply) => match schemas.get(&table) {
-                Some(schema) => waiting = read_table(db, schema, reply, asked),
-                None => drop(reply.send(Ok(None))),
+            Ask::Divide(table, part, reply) => drop(reply.send(match schemas.get(&table) {
+                Some(schema) => {
+                    let estimate = estimate(db, &table);
+                    divide::bounds(db, schema, estimate, part).map(|bounds| (estimate, bounds))
+                }
+                None => Ok((None, Vec::new())),
+            })),
+            Ask::Open(table, range, reply) => match schemas.get(&table) {
+                Some(schema) => waiting = read_table(db, schema, &range, reply, asked),
+                None => drop(reply.send(Ok(()))),
             },
         }
     }
@@ -253,7 +298,8 @@ fn serve(db: &Connection, schemas: &HashMap<TableName, Arc<TableSchema>>, asked:
 fn read_table(
     db: &Connection,
     schema: &TableSchema,
-    opened: oneshot::Sender<Result<Option<u64>>>,
+    range: &KeyRange,
+    opened: oneshot::Sender<Result<()>>,
     asked: &Receiver<Ask>,
 ) -> Option<Ask> {
     let doing = format!("read the table {}", schema.table);
@@ -262,8 +308,9 @@ fn read_table(
         .iter()
         .map(|c| quote_identifier(&c.name))
         .collect();
+    let (condition, params) = divide::condition(schema, range);
     let sql = format!(
-        "SELECT {} FROM {}",
+        "SELECT {} FROM {}{condition}",
         columns.join(", "),
         schema.table.quoted()
     );
@@ -274,14 +321,14 @@ fn read_table(
             return None;
         }
     };
-    let mut rows = match statement.query([]).during(&doing) {
+    let mut rows = match statement.query(params_from_iter(params)).during(&doing) {
         Ok(rows) => rows,
         Err(error) => {
             let _ = opened.send(Err(error));
             return None;
         }
     };
-    let _ = opened.send(Ok(estimate(db, &schema.table)));
+    let _ = opened.send(Ok(()));
     loop {
         match asked.recv().ok()? {
             Ask::Rows(reply) => {

@@ -94,7 +94,7 @@ fn statements(tables: &[GeneratedDdl], quoted: impl Fn(&TableName) -> String) ->
         all.extend(made.before.iter().chain(&made.create).cloned());
     }
     for made in tables {
-        all.extend(made.after.iter().cloned());
+        all.extend(made.key.iter().chain(&made.after).cloned());
     }
     for key in tables.iter().flat_map(|made| &made.foreign_keys) {
         all.push(format!("{}{}{}", key.head, quoted(&key.refers), key.tail));

@@ -86,6 +86,7 @@ impl Case {
                 "CREATE TABLE \"{db}\".`t` (id bigint PRIMARY KEY, v varchar(20) \
                  CHARACTER SET utf8mb4) ENGINE = InnoDB"
             )],
+            key: Vec::new(),
             after: vec![
                 format!("CREATE INDEX one ON {db}.t (v)"),
                 format!("CREATE INDEX two ON {db}.t (v, id)"),

@@ -56,7 +56,8 @@ fn ddl() -> TableDdl {
              g int GENERATED ALWAYS AS (id + 1) STORED)"
                 .into(),
         ],
-        after: vec!["ALTER TABLE app.t ADD PRIMARY KEY (id)".into()],
+        key: vec!["ALTER TABLE app.t ADD PRIMARY KEY (id)".into()],
+        after: Vec::new(),
         foreign_keys: Vec::new(),
     }
 }

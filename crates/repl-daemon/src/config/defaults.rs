@@ -16,6 +16,10 @@ pub(super) const BATCH_BYTES: u64 = 4 * MIB;
 pub(super) const BATCH_TRANSACTIONS: u64 = 10_000;
 pub(super) const PENDING_BYTES: u64 = 16 * MIB;
 
+pub(super) const COPY_WORKERS: u64 = 2;
+pub(super) const COPY_PART_ROWS: u64 = 250_000;
+pub(super) const COPY_PART_SIZE: u64 = 256 * MIB;
+
 pub(super) const RETRY_INITIAL: Duration = Duration::from_millis(200);
 pub(super) const RETRY_MAX: Duration = Duration::from_secs(30);
 pub(super) const RETRY_JITTER: f64 = 0.2;

@@ -4,8 +4,8 @@
 use toml::de::DeTable;
 
 use super::model::{
-    ApiConfig, CaptureConfig, Config, GroupConfig, LimitsConfig, LogConfig, LoggingConfig,
-    NodeRole, RetryConfig, TablesConfig, ValidateConfig,
+    ApiConfig, CaptureConfig, Config, CopyConfig, GroupConfig, LimitsConfig, LogConfig,
+    LoggingConfig, NodeRole, RetryConfig, TablesConfig, ValidateConfig,
 };
 use super::node::{self, NodeDraft, Surroundings};
 use super::problem::{Findings, Problem};
@@ -19,6 +19,7 @@ pub(super) struct ConfigDraft {
     pub api: ApiConfig,
     pub logging: LoggingConfig,
     pub limits: LimitsConfig,
+    pub copy: CopyConfig,
     pub validate: ValidateConfig,
     pub retry: RetryConfig,
     pub capture: CaptureConfig,
@@ -38,6 +39,7 @@ impl ConfigDraft {
         let api = sections::api(root.section("api"), around.base, &log.dir);
         let logging = sections::logging(root.section("logging"));
         let limits = sections::limits(root.section("limits"));
+        let copy = sections::copy(root.section("copy"));
         let validate = sections::validate(root.section("validate"));
         let retry = sections::retry(root.section("retry"));
         let capture = sections::capture(root.section("capture"), &group);
@@ -56,6 +58,7 @@ impl ConfigDraft {
             api,
             logging,
             limits,
+            copy,
             validate,
             retry,
             capture,
@@ -76,6 +79,7 @@ impl ConfigDraft {
             api: self.api,
             logging: self.logging,
             limits: self.limits,
+            copy: self.copy,
             validate: self.validate,
             retry: self.retry,
             capture: self.capture,

@@ -28,10 +28,10 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 pub use model::{
-    AllowConfig, ApiConfig, CaptureConfig, CommitMode, Config, ConvertConfig, Endpoint, Engine,
-    ExcludeConfig, GroupConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, LoggingConfig,
-    NodeConfig, NodeRole, PgHost, Rename, ReplicaTablesConfig, RetryConfig, Server, TablesConfig,
-    TlsConfig, TlsMode, ValidateConfig,
+    AllowConfig, ApiConfig, CaptureConfig, CommitMode, Config, ConvertConfig, CopyConfig, Endpoint,
+    Engine, ExcludeConfig, GroupConfig, LimitsConfig, LogConfig, LogFormat, LogLevel,
+    LoggingConfig, NodeConfig, NodeRole, PgHost, Rename, ReplicaTablesConfig, RetryConfig, Server,
+    TablesConfig, TlsConfig, TlsMode, ValidateConfig,
 };
 pub use problem::{ConfigProblems, Place, Problem, Severity};
 pub use report::check_report;

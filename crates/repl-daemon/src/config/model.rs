@@ -21,6 +21,8 @@ pub struct Config {
     pub logging: LoggingConfig,
     /// Bounds of memory and batch sizes.
     pub limits: LimitsConfig,
+    /// Copies of existing rows.
+    pub copy: CopyConfig,
     /// Comparisons in the background.
     pub validate: ValidateConfig,
     /// Backoff of everything that is retried.
@@ -146,6 +148,23 @@ pub struct LimitsConfig {
     pub batch_transactions: u64,
     /// Most bytes captured but not yet durable in the log.
     pub pending_bytes: u64,
+}
+
+/// `[copy]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyConfig {
+    /// Tables or parts of tables loaded into one replica at the same time.
+    pub workers: u64,
+    /// Rows above which a table is copied in parts, and of each part, approximately.
+    pub part_rows: u64,
+    /// The same in bytes at the primary.
+    pub part_size: u64,
+    /// Most rows copied into one replica per second; none is unlimited.
+    pub max_rows_per_second: Option<u64>,
+    /// Lag of another replica above which the copy pauses; none is unlimited.
+    pub max_lag: Option<Duration>,
+    /// Bytes of history retained at the primary above which the copy pauses; none is unlimited.
+    pub max_retained: Option<u64>,
 }
 
 /// `[validate]`

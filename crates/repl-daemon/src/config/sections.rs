@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::defaults;
 use super::model::{
-    ApiConfig, CaptureConfig, GroupConfig, LimitsConfig, LogConfig, LogFormat, LogLevel,
-    LoggingConfig, RetryConfig, ValidateConfig,
+    ApiConfig, CaptureConfig, CopyConfig, GroupConfig, LimitsConfig, LogConfig, LogFormat,
+    LogLevel, LoggingConfig, RetryConfig, ValidateConfig,
 };
 use super::problem::{Complaint, complaint};
 use super::reader::Section;
@@ -194,6 +194,20 @@ pub(super) fn limits(mut section: Section<'_>) -> LimitsConfig {
         batch_bytes: section.size("batch_bytes", defaults::BATCH_BYTES, 64 * KIB..=GIB),
         batch_transactions: section.integer("batch_transactions", transactions, 1..=1_000_000),
         pending_bytes: section.size("pending_bytes", defaults::PENDING_BYTES, MIB..=4 * GIB),
+    };
+    section.finish();
+    config
+}
+
+pub(super) fn copy(mut section: Section<'_>) -> CopyConfig {
+    let most = section.integer("max_rows_per_second", 0, 0..=1_000_000_000);
+    let config = CopyConfig {
+        workers: section.integer("workers", defaults::COPY_WORKERS, 1..=64),
+        part_rows: section.integer("part_rows", defaults::COPY_PART_ROWS, 1..=1_000_000_000),
+        part_size: section.size("part_size", defaults::COPY_PART_SIZE, KIB..=TIB),
+        max_rows_per_second: (most > 0).then_some(most),
+        max_lag: section.duration_or_unlimited("max_lag", SECOND..=30 * DAY),
+        max_retained: section.size_or_unlimited("max_retained", MIB..=1024 * TIB),
     };
     section.finish();
     config

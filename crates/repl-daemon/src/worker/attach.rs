@@ -89,9 +89,13 @@ impl Worker {
             seq,
             position,
         };
-        let tables: Vec<_> = self.state.tables.keys().cloned().collect();
+        let copies = self.state.copies.keys();
+        let tables: Vec<_> = self.state.tables.keys().chain(copies).cloned().collect();
         self.parts.applier.forget_tables(&tables).await?;
         self.state.tables.clear();
+        for copy in self.state.copies.values_mut() {
+            copy.copy = None;
+        }
         let before = self.state.checkpoint.take();
         self.parts
             .applier

@@ -8,6 +8,7 @@ use repl_core::batch::{Route, Step};
 use repl_core::change::{Change, Changes};
 use repl_core::codec::Malformed;
 use repl_core::convert::TablePlan;
+use repl_core::cut::Cut;
 use repl_core::failpoint;
 use repl_core::log::{EventLog, LogError, Reader};
 use repl_core::net::{Reduced, Reducer};
@@ -121,6 +122,8 @@ pub enum CollectError {
     Log(LogError),
     /// A transaction holds what the replica's engine cannot represent.
     Convert(TxInfo, Box<ConnectorError>),
+    /// This table's copy cannot settle: it is to be copied anew.
+    Unsettled(TableName),
 }
 
 impl From<LogError> for CollectError {
@@ -176,12 +179,13 @@ struct Building {
 impl Collector {
     pub(super) fn new(plan: Plan) -> Result<Collector, LogError> {
         let reader = plan.log.follow(plan.after, plan.follow.visibility())?;
+        let building = Building::new(settling(&plan.tables));
         Ok(Collector {
             plan,
             reader,
             routes: HashMap::new(),
             new_routes: Vec::new(),
-            building: Building::default(),
+            building,
             held: None,
             swapped: None,
             transaction: TxInfo::default(),
@@ -391,10 +395,16 @@ impl Collector {
             };
             self.building.rows += 1;
             self.building.bytes += CHANGE_OVERHEAD;
-            if let Mode::OneByOne(_) = self.plan.mode {
+            let one_by_one = matches!(self.plan.mode, Mode::OneByOne(_));
+            // What a change finds in a settling table says nothing, so there is no other way.
+            let settles = self.building.net.settles(&route.schema.table);
+            if one_by_one && !settles {
                 self.building.ordered.push((route, change));
-            } else {
-                self.building.net.add(&route, &change).map_err(damaged)?;
+                continue;
+            }
+            self.building.net.add(&route, &change).map_err(damaged)?;
+            if one_by_one && self.building.net.needs_order() {
+                return Err(CollectError::Unsettled(route.schema.table.clone()));
             }
         }
         Ok(())
@@ -421,7 +431,12 @@ impl Collector {
         }
         if let Mode::OneByOne(_) = self.plan.mode {
             self.building.close_ordered();
-            self.building.ordered_steps.push(Step::Truncate {
+            let settling = settling(&self.plan.tables);
+            let before =
+                std::mem::replace(&mut self.building.net, Reducer::with_settling(settling));
+            let steps = &mut self.building.ordered_steps;
+            steps.extend(before.finish().steps);
+            steps.push(Step::Truncate {
                 tables,
                 restart_identity,
             });
@@ -523,12 +538,14 @@ impl Collector {
     }
 
     fn take_part(&mut self, end: Option<BatchEnd>) -> Batch {
-        let mut building = std::mem::take(&mut self.building);
+        let fresh = Building::new(settling(&self.plan.tables));
+        let mut building = std::mem::replace(&mut self.building, fresh);
         let reduced = match self.plan.mode {
             Mode::Combined | Mode::Rewritten(_) => building.net.finish(),
             Mode::OneByOne(_) => {
                 building.close_ordered();
-                let (steps, rows) = (building.ordered_steps, building.rows);
+                let (mut steps, rows) = (building.ordered_steps, building.rows);
+                steps.extend(building.net.finish().steps);
                 Reduced {
                     steps,
                     rows,
@@ -548,7 +565,21 @@ impl Collector {
     }
 }
 
+/// The tables that are settling.
+fn settling(tables: &HashMap<TableName, CopiedTable>) -> HashSet<TableName> {
+    let settles = |table: &CopiedTable| table.cut.as_ref().is_some_and(Cut::settles);
+    let tables = tables.iter().filter(|(_, table)| settles(table));
+    tables.map(|(name, _)| name.clone()).collect()
+}
+
 impl Building {
+    fn new(settling: HashSet<TableName>) -> Self {
+        Building {
+            net: Reducer::with_settling(settling),
+            ..Building::default()
+        }
+    }
+
     fn close_ordered(&mut self) {
         if !self.ordered.is_empty() {
             self.ordered_steps

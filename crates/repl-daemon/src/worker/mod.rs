@@ -26,12 +26,13 @@ use repl_core::backoff::{Backoff, BackoffPolicy};
 use repl_core::checkpoint::Checkpoint;
 use repl_core::log::{Durable, EventLog};
 use repl_core::membership::Membership;
+use repl_core::schema::TableName;
 use repl_core::select::Routing;
 use repl_core::{Directive, ErrorKind};
 use tokio::sync::watch;
 use tracing::{Instrument, error, info, info_span, warn};
 
-use crate::config::LimitsConfig;
+use crate::config::{CopyConfig, LimitsConfig};
 use crate::conversion::Conversion;
 use crate::errors;
 use crate::follow::Follow;
@@ -61,6 +62,10 @@ pub struct WorkerParts {
     pub conversion: Option<Arc<Conversion>>,
     /// Batch limits.
     pub limits: LimitsConfig,
+    /// How existing rows are copied.
+    pub copy: CopyConfig,
+    /// Whom a copy may burden.
+    pub others: copy::pace::Others,
     /// Backoff between attempts.
     pub retry: BackoffPolicy,
     /// Turns true at shutdown.
@@ -85,6 +90,14 @@ pub struct Failure {
     pub error: ConnectorError,
     /// The transaction at fault, when it is known to be this one.
     pub transaction: Option<TxInfo>,
+}
+
+impl Failure {
+    /// Names the table concerned, unless it is named already.
+    fn at(mut self, table: &TableName) -> Self {
+        self.error.table.get_or_insert_with(|| table.to_string());
+        self
+    }
 }
 
 impl From<ConnectorError> for Failure {
@@ -189,6 +202,7 @@ impl Worker {
             }
             self.copy_missing_tables(&checkpoint).await?;
             self.join_passed(&checkpoint).await?;
+            self.finish_copies().await?;
             self.settle_standing()?;
             match self.stream(&mut checkpoint).await? {
                 stream::Left::TablesChanged => {}

@@ -7,7 +7,6 @@ use repl_connectors::seam::{Commit, ConnectorError, Style, TableDdl};
 use repl_core::ErrorKind;
 use repl_core::batch::Route;
 use repl_core::checkpoint::Checkpoint;
-use repl_core::cut::Cut;
 use repl_core::failpoint;
 use repl_core::schema::TableName;
 use tracing::debug;
@@ -144,7 +143,8 @@ impl Worker {
             .iter()
             // Positions do not tell: where a copy starts may lie in another span of history.
             .filter(|(_, table)| {
-                matches!(table.cut, Some(Cut::Through(last)) if last <= checkpoint.seq)
+                let cut = table.cut.as_ref();
+                cut.is_some_and(|cut| cut.passed_by(checkpoint.seq))
             })
             .map(|(name, _)| name.clone())
             .collect();

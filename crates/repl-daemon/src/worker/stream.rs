@@ -148,7 +148,8 @@ impl Worker {
                 Event::Work(None) => return Ok(Followed::RangeDone),
                 Event::Tables => {
                     self.parts.tables.borrow_and_update();
-                    !self.missing_tables().is_empty()
+                    let copied = self.is_copied() || self.foreign_keys_due();
+                    copied || !self.missing_tables().is_empty()
                 }
                 Event::Orders => {
                     let ended = self.leave(course, Ended::Orders).await;
@@ -235,6 +236,10 @@ impl Worker {
                 Ok(last || joined)
             }
             Err(CollectError::Log(error)) => Err(error.into()),
+            Err(CollectError::Unsettled(table)) => {
+                self.copy_anew(&table).await?;
+                Ok(true)
+            }
             Err(CollectError::Convert(transaction, error)) => Err(match course.mode {
                 Mode::OneByOne(_) => blame(*error, &transaction).into(),
                 // Those before it are applied first, so that the one at fault is met by itself.

@@ -1,5 +1,6 @@
 //! One file per subcommand.
 
+pub mod copy;
 pub mod help;
 pub mod log;
 mod pause;
@@ -30,6 +31,7 @@ pub(crate) async fn dispatch(command: Command, context: &Context) -> Result<Exit
         Command::Retry(args) => retry::run(&args, context).await,
         Command::Skip(args) => skip::run(args, context).await,
         Command::Resync(args) => resync::run(&args, context).await,
+        Command::Copy(args) => copy::run(&args, context).await,
         Command::Validate(args) => validate::run(args, context).await,
         Command::Slot(args) => slot::run(&args, context).await,
         Command::Help(args) => help::run(&args),

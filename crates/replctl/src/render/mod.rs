@@ -13,7 +13,7 @@ mod validate;
 
 pub use human::{age, bytes, clean, count, duration, rate};
 pub use log::log;
-pub use status::{copy_summary, status};
+pub use status::{copies, copy_summary, status};
 pub use tables::tables;
 pub use validate::{rows_to_repair, validation, validation_progress};
 

@@ -2,7 +2,7 @@
 
 use repl_api::{
     CopyProgress, Directive, ErrorInfo, IngestState, LogStatus, Membership, PrimaryState,
-    PrimaryStatus, ReplicaStatus, Status, TableState, Validated,
+    PrimaryStatus, ReplicaStatus, Status, TableCopyProgress, TableCopyState, TableState, Validated,
 };
 
 use super::human::{age, bytes, clean, count, duration, rate, wrap};
@@ -29,7 +29,11 @@ pub fn status(status: &Status, view: &View) -> String {
     } else {
         out.text.push_str(&replicas::table(&status.replicas, view));
     }
-    copies(&status.replicas, &mut out);
+    let copying = copies(&status.replicas, view);
+    if !copying.is_empty() {
+        out.blank();
+        out.text.push_str(&copying);
+    }
     for replica in &status.replicas {
         if let Some(validated) = &replica.validated {
             out.line(&validated_line(&replica.name, validated, view));
@@ -70,9 +74,6 @@ pub fn copy_summary(copy: &CopyProgress) -> String {
         count(copy.tables_done),
         count(copy.tables_total)
     )];
-    if let Some(table) = &copy.table {
-        facts.push(format!("now {}", clean(table)));
-    }
     match copy.rows_estimate {
         Some(estimate) if estimate > copy.rows_done => {
             let percent = copy.rows_done as f64 / estimate as f64 * 100.0;
@@ -83,13 +84,12 @@ pub fn copy_summary(copy: &CopyProgress) -> String {
     }
     if copy.rows_per_s >= 0.05 {
         facts.push(format!("{} rows/s", rate(copy.rows_per_s)));
-        if let Some(left) = copy
-            .rows_estimate
-            .and_then(|all| all.checked_sub(copy.rows_done))
-        {
-            let left_ms = (left as f64 / copy.rows_per_s * 1000.0) as u64;
-            facts.push(format!("about {} left", remaining(left_ms)));
+        if let Some(left) = copy.eta_s {
+            facts.push(format!("about {} left", remaining((left * 1000.0) as u64)));
         }
+    }
+    if let Some(reason) = &copy.paused {
+        facts.push(format!("waiting: {}", clean(reason)));
     }
     facts.join(DOT)
 }
@@ -282,22 +282,47 @@ fn plain(fact: String) -> (String, Tone) {
     (fact, Tone::Plain)
 }
 
-fn copies(replicas: &[ReplicaStatus], out: &mut Out<'_>) {
-    let copying: Vec<_> = replicas
-        .iter()
-        .filter_map(|replica| Some((replica, replica.copy.as_ref()?)))
-        .collect();
-    if !copying.is_empty() {
-        out.blank();
-    }
-    for (replica, copy) in copying {
-        let title = format!("{} is being copied", clean(&replica.name));
-        out.line(&paint(&title, Tone::Strong, out.view));
-        if let Some(estimate) = copy.rows_estimate.filter(|rows| *rows > 0) {
-            let fraction = copy.rows_done as f64 / estimate as f64;
-            out.line(&format!("  {}", bar(fraction, 40)));
+/// The copies under way, each with the tables being copied; empty when there is none.
+pub fn copies(replicas: &[ReplicaStatus], view: &View) -> String {
+    let mut out = Out {
+        text: String::new(),
+        view,
+    };
+    for replica in replicas {
+        if let Some(copy) = &replica.copy {
+            one_copy(replica, copy, &mut out);
         }
-        out.line(&format!("  {}", copy_summary(copy)));
+    }
+    out.text
+}
+
+fn one_copy(replica: &ReplicaStatus, copy: &CopyProgress, out: &mut Out<'_>) {
+    let title = format!("{} is being copied", clean(&replica.name));
+    out.line(&paint(&title, Tone::Strong, out.view));
+    if let Some(estimate) = copy.rows_estimate.filter(|rows| *rows > 0) {
+        let fraction = copy.rows_done as f64 / estimate as f64;
+        out.line(&format!("  {}", bar(fraction, 40)));
+    }
+    out.line(&format!("  {}", copy_summary(copy)));
+    for table in &copy.tables {
+        out.line(&format!("  {}", table_summary(table)));
+    }
+}
+
+/// One line about a table being copied.
+fn table_summary(table: &TableCopyProgress) -> String {
+    let name = clean(&table.table);
+    let rows = match table.rows_estimate {
+        Some(estimate) if estimate > table.rows_done => {
+            let percent = table.rows_done as f64 / estimate as f64 * 100.0;
+            let (done, of) = (count(table.rows_done), count(estimate));
+            format!("{done} of about {of} rows ({percent:.0} %)")
+        }
+        _ => format!("{} rows", count(table.rows_done)),
+    };
+    match table.state {
+        TableCopyState::Indexing => format!("{name}: {rows}, making key and indexes"),
+        _ => format!("{name}: {rows}"),
     }
 }
 

@@ -5,6 +5,7 @@ use repl_api::{
     Activity, CopyProgress, Directive, ErrorInfo, ErrorKind, FailedTransaction, IngestState,
     LogStatus, Membership, Mode, PrimaryState, PrimaryStatus, ReplicaStatus, Status, TableState,
     TableStatus,
+    TableCopyProgress, TableCopyState,
 };
 
 /// The present of all samples: 2026-03-01T12:00:00Z.
@@ -185,6 +186,14 @@ pub fn copying() -> Status {
         rows_done: 1_200_000,
         rows_estimate: Some(4_000_000),
         rows_per_s: 52_000.0,
+        eta_s: Some(53.8),
+        paused: None,
+        tables: vec![TableCopyProgress {
+            table: "public.orders".into(),
+            state: TableCopyState::Copying,
+            rows_done: 700_000,
+            rows_estimate: Some(3_000_000),
+        }],
     });
     status.replicas[1].membership = Membership::Resyncing;
     status.replicas[1].copy = Some(CopyProgress {
@@ -194,6 +203,9 @@ pub fn copying() -> Status {
         rows_done: 0,
         rows_estimate: None,
         rows_per_s: 0.0,
+        eta_s: None,
+        paused: None,
+        tables: Vec::new(),
     });
     status
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use mysql_async::Value as Param;
 use repl_core::ErrorKind;
+use repl_core::batch::Route;
 use repl_core::schema::TableName;
 
 use super::bulk::Into;
@@ -17,10 +18,10 @@ use super::session::{Session, missing_table};
 use super::sql::quote_table;
 use super::store::TABLE;
 use super::{failpoint, fit};
-use crate::seam::{ConnectorError, Load, Result};
+use crate::seam::{ConnectorError, Load, Result, Snapshot, TableDdl};
 
 /// Seconds a load may wait for the source's next rows.
-const LOAD_IDLE: u32 = 3_600;
+pub(super) const LOAD_IDLE: u32 = 3_600;
 /// Errors that say a statement of the interrupted kind had been carried out before.
 const DONE_ALREADY: [&str; 7] = ["1050", "1060", "1061", "1068", "1826", "3822", "1022"];
 
@@ -28,21 +29,23 @@ impl Session {
     pub(super) async fn load(&mut self, mut load: Load<'_>) -> Result<u64> {
         self.forget_targets().await?;
         let source = load.route.schema.table.clone();
+        load.replace |= self.remove_left_copy(load.route).await?;
         let made = self.make_or_empty(&mut load).await?;
+        let after = [load.ddl.key.as_slice(), &load.ddl.after].concat();
         let target = self.target(&Arc::new(load.route.clone())).await?;
         // The source may be slow.
         self.allow_idle(LOAD_IDLE).await?;
-        let rows = self.copy_rows(&target, &mut load).await?;
+        let rows = self.copy_from(&target, load.rows, load.progress).await?;
         self.allow_idle(super::session::IDLE).await?;
         self.register_table(&source, load.copied).await?;
         if made {
-            self.record_statements(&source, &load.ddl.after).await?;
+            self.record_statements(&source, &after).await?;
         }
         failpoint("mysql.load.before_commit")?;
         self.run("COMMIT").await?;
         failpoint("mysql.load.after_commit")?;
         if made {
-            self.finish_load(&source, &load.ddl.after, 0).await?;
+            self.finish_load(&source, &after, 0).await?;
         }
         // Indexes made after the rows were not there when the catalog was read.
         self.forget_targets().await?;
@@ -53,7 +56,11 @@ impl Session {
     async fn make_or_empty(&mut self, load: &mut Load<'_>) -> Result<bool> {
         let table = &load.route.target;
         let mut present = self.catalog(table).await?;
-        if present.is_some() && self.is_left_over(load).await? {
+        if present.is_some()
+            && self
+                .is_left_over(load.route, load.create, load.replace)
+                .await?
+        {
             self.run(&format!("DROP TABLE {}", quote_table(table)))
                 .await?;
             present = None;
@@ -62,13 +69,7 @@ impl Session {
             if !load.create {
                 return Err(missing_table(table));
             }
-            fit::check_names(load.route)?;
-            self.record_intent(load).await?;
-            failpoint("mysql.load.after_intent")?;
-            for statement in load.ddl.before.iter().chain(&load.ddl.create) {
-                self.run(statement).await?;
-            }
-            failpoint("mysql.load.after_create")?;
+            self.make_table(load.route, load.ddl).await?;
             return Ok(true);
         };
         fit::check(load.route, &catalog)?;
@@ -84,27 +85,43 @@ impl Session {
         Ok(false)
     }
 
-    async fn has_rows(&mut self, name: &str) -> Result<bool> {
+    /// Makes a table, with the intent recorded before.
+    pub(super) async fn make_table(&mut self, route: &Route, ddl: &TableDdl) -> Result<()> {
+        fit::check_names(route)?;
+        self.record_intent(route).await?;
+        failpoint("mysql.load.after_intent")?;
+        for statement in ddl.before.iter().chain(&ddl.create) {
+            self.run(statement).await?;
+        }
+        failpoint("mysql.load.after_create")
+    }
+
+    pub(super) async fn has_rows(&mut self, name: &str) -> Result<bool> {
         let sql = format!("SELECT 1 FROM {name} LIMIT 1");
         Ok(!self.rows(&sql, Vec::new()).await?.is_empty())
     }
 
     /// Whether a table is one we made for a load that came to nothing, and that may go: it is
     /// empty, or all its rows are to be replaced.
-    async fn is_left_over(&mut self, load: &mut Load<'_>) -> Result<bool> {
+    pub(super) async fn is_left_over(
+        &mut self,
+        route: &Route,
+        create: bool,
+        replace: bool,
+    ) -> Result<bool> {
         let sql = format!("SELECT target_name FROM {} WHERE {TABLE}", self.store.loads);
-        let params = self.table_params(&load.route.schema.table);
+        let params = self.table_params(&route.schema.table);
         let rows = self.rows(&sql, params).await?;
-        let name = quote_table(&load.route.target);
-        if !load.create || rows.first().is_none_or(|row| text(row, 0) != name) {
+        let name = quote_table(&route.target);
+        if !create || rows.first().is_none_or(|row| text(row, 0) != name) {
             return Ok(false);
         }
-        Ok(load.replace || !self.has_rows(&name).await?)
+        Ok(replace || !self.has_rows(&name).await?)
     }
 
     /// Records that a table is about to be made.
-    async fn record_intent(&mut self, load: &mut Load<'_>) -> Result<()> {
-        let params = self.table_params(&load.route.schema.table);
+    async fn record_intent(&mut self, route: &Route) -> Result<()> {
+        let params = self.table_params(&route.schema.table);
         let forget = format!("DELETE FROM {} WHERE {TABLE}", self.store.loads);
         self.exec(&forget, params.clone()).await?;
         let record = format!(
@@ -113,13 +130,17 @@ impl Session {
             self.store.loads
         );
         let mut params = params;
-        params.push(quote_table(&load.route.target).into());
+        params.push(quote_table(&route.target).into());
         self.exec(&record, params).await?;
         self.run("COMMIT").await
     }
 
     /// Records the statements that are left once the rows are committed, in the same transaction.
-    async fn record_statements(&mut self, source: &TableName, after: &[String]) -> Result<()> {
+    pub(super) async fn record_statements(
+        &mut self,
+        source: &TableName,
+        after: &[String],
+    ) -> Result<()> {
         let json = serde_json::to_string(after)
             .map_err(|error| ConnectorError::new(ErrorKind::Internal, error.to_string()))?;
         let sql = format!(
@@ -154,7 +175,7 @@ impl Session {
         Ok(())
     }
 
-    async fn finish_load(
+    pub(super) async fn finish_load(
         &mut self,
         table: &TableName,
         statements: &[String],
@@ -180,17 +201,21 @@ impl Session {
     }
 
     /// While one batch of rows goes to the server, the next is read from the source.
-    async fn copy_rows(&mut self, target: &Arc<Target>, load: &mut Load<'_>) -> Result<u64> {
+    pub(super) async fn copy_from(
+        &mut self,
+        target: &Arc<Target>,
+        source: &mut dyn Snapshot,
+        progress: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<u64> {
         let into = Into::table(target);
         let mut loaded = 0;
-        let mut rows = load.rows.next_rows().await?;
+        let mut rows = source.next_rows().await?;
         while !rows.is_empty() {
             let sent: Vec<_> = rows.iter().collect();
-            let (put, next) =
-                tokio::join!(self.put_rows(target, &into, &sent), load.rows.next_rows());
+            let (put, next) = tokio::join!(self.put_rows(target, &into, &sent), source.next_rows());
             put?;
             loaded += rows.len() as u64;
-            (load.progress)(loaded);
+            progress(loaded);
             rows = next?;
         }
         Ok(loaded)

@@ -12,8 +12,10 @@ mod fit;
 mod load;
 mod metadata;
 mod ordered;
+mod parts;
 mod rewrite;
 mod session;
+mod settle;
 mod setwise;
 mod sql;
 mod stage;
@@ -25,12 +27,16 @@ use repl_core::ErrorKind;
 use repl_core::batch::{Route, Step};
 use repl_core::checkpoint::Checkpoint;
 use repl_core::convert::ConvertOptions;
+use repl_core::copy::PartialCopy;
 use repl_core::schema::TableName;
 
 pub use self::content::MySqlContents;
 use self::session::Session;
 use super::target::MySqlTarget;
-use crate::seam::{Applier, Commit, ConnectorError, Load, ReplicaState, Result, Style, TableDdl};
+use crate::seam::{
+    Applier, Commit, ConnectorError, CopiedTable, Load, LoadPart, Making, ReplicaState, Result,
+    Style, TableDdl,
+};
 
 /// Which replica is written, and on whose behalf.
 #[derive(Clone, Debug)]
@@ -142,6 +148,52 @@ impl Applier for MySqlApplier {
         let rows = session.load(load).await?;
         self.session = Some(session);
         Ok(rows)
+    }
+
+    fn loader(&self, number: usize) -> Option<Box<dyn Applier>> {
+        let mut config = self.config.clone();
+        config.replica = format!("{} load {number}", config.replica);
+        Some(Box::new(MySqlApplier::new(config)))
+    }
+
+    async fn begin_parts(&mut self, making: Making<'_>, copy: &PartialCopy) -> Result<bool> {
+        let mut session = self.take()?;
+        let done = session.begin_parts(making, copy).await?;
+        self.session = Some(session);
+        Ok(done)
+    }
+
+    async fn resume_parts(&mut self, making: Making<'_>, copy: &PartialCopy) -> Result<bool> {
+        let mut session = self.take()?;
+        let done = session.resume_parts(making, copy).await?;
+        self.session = Some(session);
+        Ok(done)
+    }
+
+    async fn load_part(&mut self, part: LoadPart<'_>) -> Result<u64> {
+        let mut session = self.take()?;
+        let done = session.load_part(part).await?;
+        self.session = Some(session);
+        Ok(done)
+    }
+
+    async fn end_parts(
+        &mut self,
+        making: Making<'_>,
+        copy: &PartialCopy,
+        copied: &CopiedTable,
+    ) -> Result<()> {
+        let mut session = self.take()?;
+        session.end_parts(making, copy, copied).await?;
+        self.session = Some(session);
+        Ok(())
+    }
+
+    async fn finish_parts(&mut self, table: &TableName) -> Result<()> {
+        let mut session = self.take()?;
+        session.finish_parts(table).await?;
+        self.session = Some(session);
+        Ok(())
     }
 
     async fn add_foreign_keys(&mut self, statements: &[String]) -> Result<()> {

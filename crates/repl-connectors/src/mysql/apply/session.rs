@@ -364,6 +364,10 @@ impl Session {
             Step::Net(tables) => {
                 for table in tables {
                     let target = self.target(&table.route).await?;
+                    if table.settling {
+                        self.settle_rows(&target, table).await?;
+                        continue;
+                    }
                     match style {
                         Style::SetWise => self.set_wise(&target, table).await?,
                         Style::Rewrite => self.rewrite(&target, table).await?,

@@ -15,7 +15,7 @@ use crate::seam::Result;
 /// Rows below which single statements cost fewer round trips than staging does.
 const STAGED_ROWS: usize = 4;
 /// Rows staged at a time.
-const CHUNK_ROWS: usize = 20_000;
+pub(super) const CHUNK_ROWS: usize = 20_000;
 
 /// Updates by the columns they write: one flag per column.
 pub(super) struct Groups<'a>(pub(super) Vec<(Vec<bool>, Vec<&'a Row>)>);

@@ -28,6 +28,8 @@ pub(super) struct Store {
     pub(super) checkpoint: String,
     pub(super) tables: String,
     pub(super) loads: String,
+    pub(super) copies: String,
+    pub(super) parts: String,
 }
 
 impl Store {
@@ -45,6 +47,8 @@ impl Store {
         store.checkpoint = store.own_table("checkpoint");
         store.tables = store.own_table("tables");
         store.loads = store.own_table("loads");
+        store.copies = store.own_table("copies");
+        store.parts = store.own_table("copy_parts");
         store
     }
 
@@ -59,7 +63,7 @@ impl Store {
 
     /// Statements that make the tables. Names are compared byte by byte: those of the source may
     /// differ only by case or by blanks at the end.
-    fn create(&self, mariadb: bool) -> [String; 3] {
+    fn create(&self, mariadb: bool) -> [String; 5] {
         let collation = if mariadb {
             "utf8mb4_nopad_bin"
         } else {
@@ -88,6 +92,20 @@ impl Store {
                  target_name VARCHAR(255) NOT NULL, statements LONGTEXT NULL, \
                  done INT NOT NULL, PRIMARY KEY (group_name, table_schema, table_name)) {end}",
                 self.loads
+            ),
+            format!(
+                "CREATE TABLE IF NOT EXISTS {} (group_name VARCHAR(255) NOT NULL, \
+                 table_schema VARCHAR(128) NOT NULL, table_name VARCHAR(255) NOT NULL, \
+                 made BOOLEAN NOT NULL, id CHAR(36) NOT NULL, copy LONGTEXT NULL, \
+                 PRIMARY KEY (group_name, table_schema, table_name)) {end}",
+                self.copies
+            ),
+            format!(
+                "CREATE TABLE IF NOT EXISTS {} (group_name VARCHAR(255) NOT NULL, \
+                 table_schema VARCHAR(128) NOT NULL, table_name VARCHAR(255) NOT NULL, \
+                 part INT UNSIGNED NOT NULL, loaded BIGINT UNSIGNED NOT NULL, \
+                 PRIMARY KEY (group_name, table_schema, table_name, part)) {end}",
+                self.parts
             ),
         ]
     }
@@ -148,16 +166,18 @@ impl Session {
         let rows = self
             .rows(
                 "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = ? \
-                 AND TABLE_NAME IN (?, ?, ?)",
+                 AND TABLE_NAME IN (?, ?, ?, ?, ?)",
                 vec![
                     store.database.as_str().into(),
                     name("checkpoint"),
                     name("tables"),
                     name("loads"),
+                    name("copies"),
+                    name("copy_parts"),
                 ],
             )
             .await?;
-        Ok(rows.first().is_some_and(|row| text(row, 0) == "3"))
+        Ok(rows.first().is_some_and(|row| text(row, 0) == "5"))
     }
 
     async fn holds_checkpoint(&mut self, store: &Store) -> Result<bool> {
@@ -192,7 +212,11 @@ impl Session {
         );
         let group = vec![self.config.group.as_str().into()];
         let tables = copied_tables(&self.rows(&sql, group).await?)?;
-        Ok(ReplicaState { checkpoint, tables })
+        Ok(ReplicaState {
+            checkpoint,
+            tables,
+            copies: self.read_copies().await?,
+        })
     }
 
     pub(super) async fn set_checkpoint(
@@ -300,8 +324,9 @@ impl Session {
             "UPDATE {} SET statements = NULL, done = 0 WHERE {TABLE}",
             self.store.loads
         );
+        let give_up = format!("UPDATE {} SET copy = NULL WHERE {TABLE}", self.store.copies);
         for table in tables {
-            for sql in [&forget, &again] {
+            for sql in [&forget, &again, &give_up] {
                 let params = self.table_params(table);
                 self.exec(sql, params).await?;
             }

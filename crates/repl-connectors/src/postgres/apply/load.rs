@@ -3,22 +3,25 @@
 use std::sync::Arc;
 
 use repl_core::ErrorKind;
+use repl_core::batch::Route;
 use repl_core::schema::TableName;
 
 use super::metadata::Target;
 use super::session::{Session, missing_table};
 use super::{failpoint, fit, store};
-use crate::seam::{ConnectorError, Load, Result};
+use crate::seam::{ConnectorError, Load, Result, Snapshot};
 
 impl Session {
     /// Everything in one transaction: a table is there with all its rows, or not at all.
     pub(super) async fn load(&mut self, mut load: Load<'_>) -> Result<u64> {
         self.forget_targets();
         self.client.simple("BEGIN").await?;
+        self.remove_left_copy(load.route).await?;
         let made = self.make_or_empty(&mut load).await?;
         let target = self.target_of(load.route).await?;
         let rows = self.copy_rows(&target, &mut load).await?;
         if made {
+            self.run_all(&load.ddl.key).await?;
             self.run_all(&load.ddl.after).await?;
         }
         self.register_table(&load.route.schema, load.copied)?;
@@ -70,7 +73,22 @@ impl Session {
         Ok(false)
     }
 
-    async fn remove_rows(&mut self, name: &str, oid: &str) -> Result<()> {
+    /// What an unfinished copy in parts left goes: the table, if the copy had made it, else its rows.
+    async fn remove_left_copy(&mut self, route: &Route) -> Result<()> {
+        let Some(made) = self.forget_copy(&route.schema.table).await? else {
+            return Ok(());
+        };
+        let table = &route.target;
+        if made {
+            let drop = format!("DROP TABLE IF EXISTS {}", table.quoted());
+            self.client.simple(&drop).await?;
+        } else if let Some(catalog) = self.catalog(table).await? {
+            self.remove_rows(&table.quoted(), &catalog.oid).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn remove_rows(&mut self, name: &str, oid: &str) -> Result<()> {
         let referring = self
             .rows(
                 "SELECT 1 FROM pg_catalog.pg_constraint WHERE contype = 'f' \
@@ -89,7 +107,7 @@ impl Session {
         Ok(())
     }
 
-    async fn run_all(&mut self, statements: &[String]) -> Result<()> {
+    pub(super) async fn run_all(&mut self, statements: &[String]) -> Result<()> {
         for statement in statements {
             self.client.simple(statement).await?;
         }
@@ -97,6 +115,16 @@ impl Session {
     }
 
     async fn copy_rows(&mut self, target: &Arc<Target>, load: &mut Load<'_>) -> Result<u64> {
+        self.copy_from(target, load.rows, load.progress).await
+    }
+
+    /// Puts all rows of an opened table or range into the table.
+    pub(super) async fn copy_from(
+        &mut self,
+        target: &Arc<Target>,
+        source: &mut dyn Snapshot,
+        progress: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<u64> {
         let mut loaded = 0;
         let copying = !target.columns.is_empty();
         if copying {
@@ -106,7 +134,7 @@ impl Session {
             self.write_now().await?;
         }
         loop {
-            let rows = load.rows.next_rows().await?;
+            let rows = source.next_rows().await?;
             if rows.is_empty() {
                 break;
             }
@@ -119,7 +147,7 @@ impl Session {
                 self.relieve().await?;
             }
             loaded += rows.len() as u64;
-            (load.progress)(loaded);
+            progress(loaded);
         }
         if copying {
             self.client.copy_done();

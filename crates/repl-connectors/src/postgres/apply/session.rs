@@ -203,6 +203,10 @@ impl Session {
             Step::Net(tables) => {
                 for table in tables {
                     let target = self.target(&table.route).await?;
+                    if table.settling {
+                        self.settle_rows(&target, table).await?;
+                        continue;
+                    }
                     self.touch(&target, table);
                     match style {
                         Style::SetWise => self.set_wise(&target, table).await?,

@@ -25,6 +25,10 @@ pub(super) enum Kind {
     DeleteRow,
     DeleteSet,
     UpdateSet,
+    /// As `DeleteSet`, whatever is found.
+    DeleteAny,
+    /// As `UpdateSet`, whatever is found.
+    UpdateAny,
     UpdateRow,
     /// As `UpdateRow`, and key columns are written too.
     UpdateKeyRow,
@@ -44,6 +48,11 @@ pub(super) fn counted(rows: &str, expected: &str) -> String {
          ('{MARK}expected ' || {expected} || ' rows, found ' || q.n)::int4 END \
          FROM (SELECT count(*) AS n FROM {rows}) AS q"
     )
+}
+
+/// As [`counted`], content with any number.
+fn any(rows: &str, expected: &str) -> String {
+    format!(" SELECT count(*), {expected} FROM {rows}")
 }
 
 /// Joins what `part` makes of each item.
@@ -83,8 +92,10 @@ impl Target {
             Kind::InsertRow => self.insert_row(),
             Kind::CopyIn => format!("COPY {} ({}) FROM STDIN", self.name, self.image_columns()),
             Kind::DeleteRow => self.delete_row(),
-            Kind::DeleteSet => self.delete_set(),
-            Kind::UpdateSet => self.update_set(&written),
+            Kind::DeleteSet => self.delete_set(counted),
+            Kind::UpdateSet => self.update_set(&written, counted),
+            Kind::DeleteAny => self.delete_set(any),
+            Kind::UpdateAny => self.update_set(&written, any),
             Kind::UpdateRow | Kind::UpdateKeyRow => self.update_row(&written),
             Kind::ReplaceRow => self.replace_row(&written),
             Kind::Stage => self.stage_rows(&written),
@@ -169,13 +180,13 @@ impl Target {
     }
 
     /// Parameters: an array per key column, the number of rows.
-    fn delete_set(&self) -> String {
+    fn delete_set(&self, end: fn(&str, &str) -> String) -> String {
         format!(
             "WITH done AS (DELETE FROM {} AS t USING {} WHERE {} RETURNING 1){}",
             self.name,
             self.unnest(&self.key),
             self.key_is(|at, column| self.element(at, column)),
-            counted("done", &format!("${}::int8", self.key.len() + 1))
+            end("done", &format!("${}::int8", self.key.len() + 1))
         )
     }
 
@@ -185,7 +196,7 @@ impl Target {
     }
 
     /// Parameters: an array per written column and per key column, the number of rows.
-    fn update_set(&self, written: &[usize]) -> String {
+    fn update_set(&self, written: &[usize], end: fn(&str, &str) -> String) -> String {
         let arrays = self.written_then_key(written);
         let set = join(written, ", ", |at, &column| {
             format!("{} = {}", self.quoted(column), self.element(at, column))
@@ -196,7 +207,7 @@ impl Target {
             self.name,
             self.or_nothing(set),
             self.unnest(&arrays),
-            counted("done", &format!("${}::int8", arrays.len() + 1))
+            end("done", &format!("${}::int8", arrays.len() + 1))
         )
     }
 

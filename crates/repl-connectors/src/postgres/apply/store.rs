@@ -27,6 +27,16 @@ const TABLES_TABLE: &str = "CREATE TABLE IF NOT EXISTS repl.tables (\
     group_name text NOT NULL, table_schema text NOT NULL, table_name text NOT NULL, \
     incarnation text NOT NULL, cut text, columns text[] NOT NULL, \
     PRIMARY KEY (group_name, table_schema, table_name))";
+/// Copies in parts: who made the table, and what is needed to go on; none once that is forgotten.
+const COPIES_TABLE: &str = "CREATE TABLE IF NOT EXISTS repl.copies (\
+    group_name text NOT NULL, table_schema text NOT NULL, table_name text NOT NULL, \
+    made boolean NOT NULL, id uuid NOT NULL, copy text, \
+    PRIMARY KEY (group_name, table_schema, table_name))";
+/// Their parts that are done.
+const PARTS_TABLE: &str = "CREATE TABLE IF NOT EXISTS repl.copy_parts (\
+    group_name text NOT NULL, table_schema text NOT NULL, table_name text NOT NULL, \
+    part int4 NOT NULL, rows int8 NOT NULL, \
+    PRIMARY KEY (group_name, table_schema, table_name, part))";
 
 /// A text of a result; empty when NULL or absent.
 pub(super) fn text(rows: &[TextRow], row: usize, column: usize) -> &str {
@@ -50,16 +60,18 @@ impl Session {
     pub(super) async fn create_store(&mut self) -> Result<()> {
         let present = "SELECT count(*) FROM pg_catalog.pg_class c \
             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-            WHERE n.nspname = 'repl' AND c.relname IN ('checkpoint', 'tables')";
+            WHERE n.nspname = 'repl' \
+            AND c.relname IN ('checkpoint', 'tables', 'copies', 'copy_parts')";
         let rows = self.client.simple(present).await?;
-        if text(&rows, 0, 0) == "2" {
+        if text(&rows, 0, 0) == "4" {
             return Ok(());
         }
         // IF NOT EXISTS would demand the right to create schemas even where there is one.
         let create = format!(
             "BEGIN; SELECT pg_catalog.pg_advisory_xact_lock({LOCK}); \
              DO $$ BEGIN IF pg_catalog.to_regnamespace('repl') IS NULL THEN \
-             CREATE SCHEMA repl; END IF; END $$; {CHECKPOINT_TABLE}; {TABLES_TABLE}; COMMIT"
+             CREATE SCHEMA repl; END IF; END $$; {CHECKPOINT_TABLE}; {TABLES_TABLE}; \
+             {COPIES_TABLE}; {PARTS_TABLE}; COMMIT"
         );
         let outcome = self.client.simple(&create).await;
         outcome.map(|_| ()).map_err(|mut error| {
@@ -100,7 +112,11 @@ impl Session {
             )
             .await?;
         let tables = copied_tables(&rows)?;
-        Ok(ReplicaState { checkpoint, tables })
+        Ok(ReplicaState {
+            checkpoint,
+            tables,
+            copies: self.read_copies().await?,
+        })
     }
 
     /// Rows of a statement outside of a batch.
@@ -190,6 +206,12 @@ impl Session {
     }
 
     pub(super) async fn forget_tables(&mut self, tables: &[TableName]) -> Result<()> {
+        self.on_tables(
+            "UPDATE repl.copies AS t SET copy = NULL FROM \
+             unnest($1::text[], $2::text[]) AS k(s, n) \
+             WHERE t.group_name = $3::text AND t.table_schema = k.s AND t.table_name = k.n",
+            tables,
+        )?;
         self.on_tables(
             "DELETE FROM repl.tables AS t USING \
              unnest($1::text[], $2::text[]) AS k(s, n) \

@@ -305,7 +305,7 @@ impl Writer<'_> {
             if self.engine == Engine::Postgres {
                 let columns = self.quoted(&self.description.primary_key);
                 self.ddl
-                    .after
+                    .key
                     .push(format!("ALTER TABLE {table} ADD PRIMARY KEY ({columns})"));
             }
         } else if !self.description.primary_key.is_empty() && self.inline_key().is_none() {

@@ -130,7 +130,9 @@ pub struct GeneratedDdl {
     pub before: Vec<String>,
     /// The table.
     pub create: Vec<String>,
-    /// After the rows were loaded: keys and indexes that can wait until then.
+    /// After the rows were loaded, where it can wait until then: the primary key.
+    pub key: Vec<String>,
+    /// After it: other keys and indexes that can wait.
     pub after: Vec<String>,
     /// After all tables were made. Empty for SQLite, which knows foreign keys only as parts of
     /// `CREATE TABLE`.

@@ -248,11 +248,11 @@ fn a_table_of_sqlite_at_the_others() {
         ]
     );
     assert_eq!(
-        ddl.after[0],
-        "ALTER TABLE \"app\".\"t\" ADD PRIMARY KEY (\"Id\")"
+        ddl.key,
+        ["ALTER TABLE \"app\".\"t\" ADD PRIMARY KEY (\"Id\")"]
     );
     assert_eq!(
-        ddl.after[1],
+        ddl.after[0],
         "CREATE UNIQUE INDEX \"t_Name_key\" ON \"app\".\"t\" (\"Name\")"
     );
     let ddl = made(&table, Engine::Mysql);

@@ -1,0 +1,39 @@
+//! Net changes of a table that is settling: what is there gives way, what is not is not missed.
+
+use std::sync::Arc;
+
+use repl_core::batch::NetTable;
+use repl_core::row::Row;
+
+use super::metadata::Target;
+use super::session::Session;
+use super::setwise::{Groups, written_list};
+use super::sql::Kind;
+use crate::seam::Result;
+
+impl Session {
+    pub(super) async fn settle_rows(&mut self, target: &Arc<Target>, net: &NetTable) -> Result<()> {
+        let mut complete: Vec<Row> = net.inserts.clone();
+        let mut partial: Vec<Row> = Vec::new();
+        for row in &net.updates {
+            let list = if row.has_unchanged()? {
+                &mut partial
+            } else {
+                &mut complete
+            };
+            list.push(row.clone());
+        }
+        let gone: Vec<&Row> = net.deletes.iter().chain(&complete).collect();
+        let delete = target.statement(Kind::DeleteAny, &[]);
+        self.in_chunks(target, "delete", &delete, &target.key, &gone)
+            .await?;
+        self.insert_rows(target, &complete).await?;
+        for (written, rows) in &Groups::new(target, &partial)?.0 {
+            let update = target.statement(Kind::UpdateAny, written);
+            let arrays = target.written_then_key(&written_list(written));
+            self.in_chunks(target, "update", &update, &arrays, rows)
+                .await?;
+        }
+        Ok(())
+    }
+}

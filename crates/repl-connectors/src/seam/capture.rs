@@ -1,0 +1,200 @@
+//! What the daemon asks of a primary's capture.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use repl_core::SourcePosition;
+use repl_core::log::{Durable, TxWriter};
+use repl_core::schema::{TableName, TableSchema};
+use repl_core::select::Selection;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{Result, Snapshot};
+
+/// Reads the changes of the primary into the log.
+#[async_trait]
+pub trait Capture: Send {
+    /// Connects, verifies that history is continuous with the log, and streams until the
+    /// connection breaks, ingest must pause or `port.shutdown` turns true (then `Ok`). Every error
+    /// leaves the log at a transaction boundary; the daemon decides by its kind whether and when
+    /// to call again. Runs on a thread of its own, which it may keep from other work for a fraction
+    /// of a millisecond.
+    ///
+    /// # Errors
+    /// [`ErrorKind::History`] when positions or identity show a gap or a rewind: nothing was
+    /// written to the log. The daemon then marks the replicas and calls [`Capture::rebase`].
+    async fn run(&mut self, port: &mut CapturePort) -> Result<()>;
+
+    /// Begins a new span of history at the source's present position (creating the slot or
+    /// triggers anew where they are lost): a `History` record with the next epoch goes into the
+    /// log. Also used for the first start with an empty log, with `epoch` = 1 or higher.
+    ///
+    /// # Errors
+    /// As [`Capture::run`], except `History`.
+    async fn rebase(
+        &mut self,
+        port: &mut CapturePort,
+        epoch: repl_core::Epoch,
+        reason: &str,
+    ) -> Result<()>;
+
+    /// Whether transactions that the log lost in a crash, because they were not durable yet, come
+    /// again as the same transactions in the same order. Only then may replicas apply them before
+    /// they are durable.
+    fn repeats_exactly(&self) -> bool {
+        false
+    }
+
+    /// Compares two positions of this source; none when they are not comparable (another
+    /// incarnation, damaged text).
+    fn compare(&self, a: &SourcePosition, b: &SourcePosition) -> Option<std::cmp::Ordering>;
+
+    /// Removes what the daemon installed at the primary (slot and publication; triggers and change
+    /// table). Only on the operator's explicit command, with capture stopped.
+    ///
+    /// # Errors
+    /// When the primary refuses.
+    async fn uninstall(&mut self) -> Result<Vec<String>>;
+}
+
+/// Everything a capture works with.
+pub struct CapturePort {
+    /// The log's writing side.
+    pub writer: TxWriter,
+    /// How far the log is durable: what may be acknowledged as flushed.
+    pub durable: watch::Receiver<Durable>,
+    /// Source position up to which the mode's rule is met: what may be acknowledged as applied.
+    /// Empty as long as nothing is.
+    pub released: watch::Receiver<SourcePosition>,
+    /// Which tables to capture.
+    pub selection: Selection,
+    /// Limits.
+    pub limits: CaptureLimits,
+    /// Where the capture shows what it does.
+    pub board: Arc<CaptureBoard>,
+    /// Turns true when the daemon stops.
+    pub shutdown: watch::Receiver<bool>,
+    /// False while ingest must pause (log disk full): capture then disconnects, so that the
+    /// primary's own shutdown never waits for us.
+    pub ingest_allowed: watch::Receiver<bool>,
+    /// Requests for an exact snapshot that only the capture's own read position can give (SQLite).
+    pub snapshots: mpsc::Receiver<oneshot::Sender<Result<Box<dyn Snapshot>>>>,
+}
+
+/// Limits of capture.
+#[derive(Clone, Copy, Debug)]
+pub struct CaptureLimits {
+    /// Bytes appended and not yet durable above which reading from the source waits.
+    pub pending_bytes: u64,
+    /// Largest row accepted, bytes; a larger one stops capture with an error that names the table.
+    pub max_row_bytes: u64,
+    /// How often a heartbeat is written to the primary when idle.
+    pub heartbeat_interval: Duration,
+    /// How often the list of tables is compared with the selection.
+    pub table_refresh_interval: Duration,
+    /// Silence after which the connection counts as dead.
+    pub idle_timeout: Duration,
+    /// Upper bound of the change-detection delay of engines that must poll (SQLite).
+    pub poll_interval_max: Duration,
+}
+
+/// State of the capture, for status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CaptureState {
+    /// Not started or between attempts.
+    #[default]
+    Disconnected,
+    /// Connecting and checking.
+    Connecting,
+    /// Comparing what the source sends again with what the log holds.
+    Verifying,
+    /// Following.
+    Streaming,
+    /// Stopped until the operator acts.
+    Stopped,
+}
+
+/// What the capture last reported. Positions are the source's own text.
+#[derive(Clone, Debug, Default)]
+pub struct CaptureStatus {
+    /// State.
+    pub state: CaptureState,
+    /// Position of the last transaction or mark received.
+    pub captured: String,
+    /// Position last acknowledged to the source as flushed.
+    pub acknowledged: String,
+    /// The source's own end position last heard.
+    pub server: String,
+    /// Bytes of history the source keeps for us, where it tells.
+    pub retained_bytes: Option<u64>,
+    /// Transactions captured since start.
+    pub transactions: u64,
+    /// Row changes captured since start.
+    pub rows: u64,
+}
+
+/// One selected table of the source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SourceTable {
+    /// Name at the source.
+    pub name: TableName,
+    /// Changes when the table was dropped and made again (PostgreSQL: OID), so that copies of the
+    /// former one are not taken for this one's.
+    pub incarnation: String,
+    /// Present shape; none when the table is refused.
+    pub schema: Option<Arc<TableSchema>>,
+    /// Why the table is not captured; empty when it is.
+    pub refusal: String,
+    /// The statement that mends it; empty when there is nothing to mend.
+    pub remedy: String,
+}
+
+/// Shared view of the capture.
+#[derive(Debug)]
+pub struct CaptureBoard {
+    status: Mutex<CaptureStatus>,
+    tables: watch::Sender<Arc<Vec<SourceTable>>>,
+}
+
+impl Default for CaptureBoard {
+    fn default() -> Self {
+        CaptureBoard {
+            status: Mutex::new(CaptureStatus::default()),
+            tables: watch::Sender::new(Arc::new(Vec::new())),
+        }
+    }
+}
+
+impl CaptureBoard {
+    /// Changes the status.
+    pub fn update(&self, change: impl FnOnce(&mut CaptureStatus)) {
+        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// A copy of the status.
+    pub fn status(&self) -> CaptureStatus {
+        self.status
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Publishes the selected tables; watchers wake only when the list changed.
+    pub fn set_tables(&self, tables: Vec<SourceTable>) {
+        self.tables.send_if_modified(|now| {
+            let changed = **now != tables;
+            if changed {
+                *now = Arc::new(tables);
+            }
+            changed
+        });
+    }
+
+    /// Watches the selected tables.
+    pub fn tables(&self) -> watch::Receiver<Arc<Vec<SourceTable>>> {
+        self.tables.subscribe()
+    }
+}

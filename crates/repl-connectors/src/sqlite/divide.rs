@@ -1,0 +1,319 @@
+//! Dividing a table into ranges of its key.
+
+use repl_core::copy::{KeyBound, KeyRange};
+use repl_core::row::Value;
+use repl_core::schema::{TableName, TableSchema, quote_identifier};
+use rusqlite::types::Value as SqlValue;
+use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
+
+use super::error::During;
+use super::value::from_sqlite;
+use crate::seam::{PartSize, Result};
+
+/// Most parts of one table.
+const MOST_PARTS: u64 = 1_000;
+
+/// Where the parts of a table meet; empty when it is not larger than a part, or its key may be
+/// NULL or holds text that cannot be recorded.
+pub(super) fn bounds(
+    db: &Connection,
+    schema: &TableSchema,
+    estimate: Option<u64>,
+    part: PartSize,
+) -> Result<Vec<KeyBound>> {
+    let keys = schema.key_columns();
+    let nullable = keys.iter().any(|&at| schema.columns[at].nullable);
+    if keys.is_empty() || nullable || estimate.is_some_and(|rows| rows <= part.rows) {
+        return Ok(Vec::new());
+    }
+    let step = estimate.map_or(part.rows, |rows| part.rows.max(rows / MOST_PARTS));
+    // Row numbers are found by their value; other keys are counted along their index.
+    let numbered = is_row_number(db, schema)?;
+    let mut bounds: Vec<KeyBound> = Vec::new();
+    while (bounds.len() as u64) < MOST_PARTS {
+        let next = match (numbered, bounds.last()) {
+            (false, last) => nth_key(db, schema, last, step)?,
+            (true, None) => match nth_key(db, schema, None, 0)? {
+                Some(first) => key_beyond(db, schema, &first, step)?,
+                None => None,
+            },
+            (true, Some(last)) => key_beyond(db, schema, &last.clone(), step)?,
+        };
+        match next {
+            Some(next) => bounds.push(next),
+            None => break,
+        }
+    }
+    Ok(bounds)
+}
+
+/// The condition that selects a range, with its parameters; empty for all rows.
+pub(super) fn condition(schema: &TableSchema, range: &KeyRange) -> (String, Vec<SqlValue>) {
+    let key = format!("({})", key_names(schema).join(", "));
+    let (mut conditions, mut params) = (Vec::new(), Vec::new());
+    for (operator, bound) in [(">=", &range.from), ("<", &range.to)] {
+        let Some(KeyBound(values)) = bound else {
+            continue;
+        };
+        let places: Vec<String> = values
+            .iter()
+            .map(|value| {
+                params.push(parse(value));
+                format!("?{}", params.len())
+            })
+            .collect();
+        conditions.push(format!("{key} {operator} ({})", places.join(", ")));
+    }
+    if conditions.is_empty() {
+        return (String::new(), params);
+    }
+    (format!(" WHERE {}", conditions.join(" AND ")), params)
+}
+
+fn key_names(schema: &TableSchema) -> Vec<String> {
+    schema
+        .key_columns()
+        .iter()
+        .map(|&at| quote_identifier(&schema.columns[at].name))
+        .collect()
+}
+
+/// Whether the key is the row number itself: `INTEGER PRIMARY KEY`.
+fn is_row_number(db: &Connection, schema: &TableSchema) -> Result<bool> {
+    let [at] = schema.key_columns() else {
+        return Ok(false);
+    };
+    let sql = format!(
+        "SELECT {} = rowid FROM {} LIMIT 1",
+        quote_identifier(&schema.columns[*at].name),
+        schema.table.quoted()
+    );
+    // A table without row numbers refuses the question; any other may hold equal ones by chance.
+    let equal = db.query_row(&sql, [], |row| row.get::<_, bool>(0));
+    if !equal.unwrap_or(false) {
+        return Ok(false);
+    }
+    let declared: i64 = db
+        .query_row(
+            "SELECT count(*) FROM pragma_table_info(?1) WHERE pk = 1 AND type = 'INTEGER' \
+             COLLATE NOCASE AND name = ?2 COLLATE NOCASE AND NOT EXISTS (SELECT 1 FROM \
+             pragma_index_list(?1) WHERE origin = 'pk')",
+            [&schema.table.name, &schema.columns[*at].name],
+            |row| row.get(0),
+        )
+        .during(reading(&schema.table))?;
+    Ok(declared == 1)
+}
+
+/// The key `step` rows behind `from`, or behind the first.
+fn nth_key(
+    db: &Connection,
+    schema: &TableSchema,
+    from: Option<&KeyBound>,
+    step: u64,
+) -> Result<Option<KeyBound>> {
+    let list = key_names(schema).join(", ");
+    let range = KeyRange {
+        from: from.cloned(),
+        to: None,
+    };
+    let (condition, params) = condition(schema, &range);
+    // SQLite's numbers are signed.
+    let step = i64::try_from(step).unwrap_or(i64::MAX);
+    let sql = format!(
+        "SELECT {list} FROM {}{condition} ORDER BY {list} LIMIT 1 OFFSET {step}",
+        schema.table.quoted()
+    );
+    one(db, schema, &sql, params)
+}
+
+/// The first row number at or beyond `step` more than `from`.
+fn key_beyond(
+    db: &Connection,
+    schema: &TableSchema,
+    from: &KeyBound,
+    step: u64,
+) -> Result<Option<KeyBound>> {
+    let number = match from.0.first().map(|value| parse(value)) {
+        Some(SqlValue::Integer(number)) => number,
+        _ => return Ok(None),
+    };
+    let step = i64::try_from(step).unwrap_or(i64::MAX);
+    let Some(number) = number.checked_add(step.max(1)) else {
+        return Ok(None);
+    };
+    let name = key_names(schema).concat();
+    let sql = format!(
+        "SELECT {name} FROM {} WHERE {name} >= ?1 ORDER BY {name} LIMIT 1",
+        schema.table.quoted()
+    );
+    one(db, schema, &sql, vec![SqlValue::Integer(number)])
+}
+
+fn one(
+    db: &Connection,
+    schema: &TableSchema,
+    sql: &str,
+    params: Vec<SqlValue>,
+) -> Result<Option<KeyBound>> {
+    let width = schema.key_columns().len();
+    db.prepare_cached(sql)
+        .and_then(|mut statement| {
+            statement
+                .query_row(params_from_iter(params), |row| key(row, width))
+                .optional()
+        })
+        .map(Option::flatten)
+        .during(reading(&schema.table))
+}
+
+fn key(row: &Row<'_>, width: usize) -> rusqlite::Result<Option<KeyBound>> {
+    let mut values = Vec::with_capacity(width);
+    for at in 0..width {
+        let Some(text) = text(from_sqlite(row.get_ref(at)?)) else {
+            return Ok(None);
+        };
+        values.push(text);
+    }
+    Ok(Some(KeyBound(values)))
+}
+
+fn reading(table: &TableName) -> String {
+    format!("divide the table {table}")
+}
+
+/// A value with its storage class; none where it cannot be text.
+fn text(value: Value<'_>) -> Option<String> {
+    Some(match value {
+        Value::Integer(integer) => format!("i{integer}"),
+        Value::Real(real) => format!("r{:016x}", real.to_bits()),
+        Value::Text(text) => format!("t{}", std::str::from_utf8(text).ok()?),
+        Value::Blob(blob) => {
+            let hex: String = blob.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("x{hex}")
+        }
+        Value::Null | Value::Unchanged => return None,
+    })
+}
+
+/// The value again; NULL, which no key equals, for what [`text`] never writes.
+fn parse(text: &str) -> SqlValue {
+    let read = || {
+        let rest = text.get(1..)?;
+        Some(match text.as_bytes()[0] {
+            b'i' => SqlValue::Integer(rest.parse().ok()?),
+            b'r' => SqlValue::Real(f64::from_bits(u64::from_str_radix(rest, 16).ok()?)),
+            b't' => SqlValue::Text(rest.to_owned()),
+            b'x' => SqlValue::Blob(
+                (0..rest.len() / 2)
+                    .map(|at| u8::from_str_radix(rest.get(2 * at..2 * at + 2)?, 16).ok())
+                    .collect::<Option<_>>()?,
+            ),
+            _ => return None,
+        })
+    };
+    read().unwrap_or(SqlValue::Null)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use repl_core::schema::{Column, Identity, SchemaId};
+
+    fn schema(keys: &[&str]) -> TableSchema {
+        TableSchema {
+            id: SchemaId(1),
+            engine: "sqlite".into(),
+            table: TableName::new("main", "t"),
+            incarnation: String::new(),
+            columns: keys
+                .iter()
+                .map(|name| Column::new(*name, "", 0, false))
+                .collect(),
+            identity: Identity::Key((0..keys.len()).collect()),
+        }
+    }
+
+    /// All rows of all ranges, in their order.
+    fn read(db: &Connection, schema: &TableSchema, bounds: &[KeyBound]) -> Vec<usize> {
+        let count = |from: Option<KeyBound>, to: Option<KeyBound>| {
+            let (condition, params) = condition(schema, &KeyRange { from, to });
+            let sql = format!("SELECT count(*) FROM t{condition}");
+            db.query_row(&sql, params_from_iter(params), |row| row.get(0))
+                .unwrap()
+        };
+        (0..=bounds.len())
+            .map(|at| {
+                let from = at.checked_sub(1).map(|before| bounds[before].clone());
+                count(from, bounds.get(at).cloned())
+            })
+            .collect()
+    }
+
+    fn divided(table: &str, insert: &str, keys: &[&str], rows: u64) -> Vec<usize> {
+        let db = Connection::open_in_memory().unwrap();
+        db.execute_batch(&format!("{table};{insert}")).unwrap();
+        let schema = schema(keys);
+        let part = PartSize {
+            rows,
+            bytes: u64::MAX,
+        };
+        let found = bounds(&db, &schema, None, part).unwrap();
+        read(&db, &schema, &found)
+    }
+
+    const NUMBERS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n \
+        WHERE i < 100) INSERT INTO t SELECT ";
+
+    #[test]
+    fn every_row_is_in_one_range() {
+        let rows = divided(
+            "CREATE TABLE t (id INTEGER PRIMARY KEY)",
+            &format!("{NUMBERS} i FROM n"),
+            &["id"],
+            25,
+        );
+        assert_eq!(rows, [25, 25, 25, 25]);
+        let rows = divided(
+            "CREATE TABLE t (a TEXT NOT NULL, b NOT NULL, PRIMARY KEY (a, b)) WITHOUT ROWID",
+            &format!(
+                "{NUMBERS} 'x' || (i % 3), CASE i % 2 WHEN 0 THEN i ELSE x'00' || i END FROM n"
+            ),
+            &["a", "b"],
+            30,
+        );
+        assert_eq!(rows.iter().sum::<usize>(), 100);
+        assert_eq!(rows, [30, 30, 30, 10]);
+    }
+
+    #[test]
+    fn sparse_row_numbers_make_few_ranges() {
+        let rows = divided(
+            "CREATE TABLE t (id INTEGER PRIMARY KEY)",
+            &format!("{NUMBERS} i * 1000000 FROM n WHERE i <= 4"),
+            &["id"],
+            10,
+        );
+        assert_eq!(rows, [1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn values_keep_their_class() {
+        for value in [
+            SqlValue::Integer(-5),
+            SqlValue::Real(-0.5),
+            SqlValue::Text("ä'".into()),
+            SqlValue::Blob(vec![0, 255]),
+        ] {
+            let borrowed = match &value {
+                SqlValue::Integer(i) => Value::Integer(*i),
+                SqlValue::Real(r) => Value::Real(*r),
+                SqlValue::Text(t) => Value::Text(t.as_bytes()),
+                SqlValue::Blob(b) => Value::Blob(b),
+                SqlValue::Null => Value::Null,
+            };
+            assert_eq!(parse(&text(borrowed).unwrap()), value);
+        }
+        assert_eq!(parse("é"), SqlValue::Null);
+    }
+}

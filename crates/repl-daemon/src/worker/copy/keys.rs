@@ -1,0 +1,113 @@
+//! What binds tables together, and what waits until a table has settled.
+
+use repl_connectors::seam::{ForeignKeyDdl, Snapshot};
+use repl_core::copy::StoredCopy;
+use repl_core::schema::TableName;
+use tracing::{info, warn};
+
+use crate::conversion::Converted;
+use crate::errors;
+use crate::worker::{Failure, Worker};
+
+impl Worker {
+    /// Whether tables were copied whose foreign keys are still to be added, and it can be done now:
+    /// all have joined the stream, and the capture has told of the primary's tables.
+    pub(in crate::worker) fn foreign_keys_due(&self) -> bool {
+        let due = |record: crate::state::ReplicaRecord| record.foreign_keys_due;
+        self.replica().record().is_some_and(due)
+            && !self.parts.tables.borrow().is_empty()
+            && self.state.tables.values().all(|table| table.cut.is_none())
+    }
+
+    /// Adds the foreign keys of all tables the replica holds; those that are there are passed over.
+    async fn add_foreign_keys(&mut self) -> Result<(), Failure> {
+        let mut keys = Vec::new();
+        if self.parts.replica.node.tables.create_foreign_keys {
+            let mut snapshot = match self.parts.snapshots.snapshot().await {
+                Ok(snapshot) => snapshot,
+                Err(error) => {
+                    // Not worth holding up the stream: they stay due.
+                    info!(%error, "foreign keys are added later: the primary cannot be asked");
+                    return Ok(());
+                }
+            };
+            let held: Vec<TableName> = self.state.tables.keys().cloned().collect();
+            for table in held {
+                keys.extend(self.foreign_keys_of(&table, snapshot.as_mut()).await?);
+            }
+            snapshot.end().await;
+        }
+        let statements: Vec<String> = keys
+            .iter()
+            .filter(|key| self.state.tables.contains_key(&key.refers))
+            .filter_map(|key| Some(key.statement(&self.parts.routing.target(&key.refers)?)))
+            .collect();
+        if !statements.is_empty() {
+            self.parts.applier.add_foreign_keys(&statements).await?;
+        }
+        self.replica()
+            .change(|record| record.foreign_keys_due = false)
+            .map_err(errors::state)?;
+        Ok(())
+    }
+
+    async fn foreign_keys_of(
+        &mut self,
+        table: &TableName,
+        snapshot: &mut dyn Snapshot,
+    ) -> Result<Vec<ForeignKeyDdl>, Failure> {
+        let source = self.parts.tables.borrow().clone();
+        let Some(target) = self.parts.routing.target(table) else {
+            return Ok(Vec::new());
+        };
+        let selected = source.iter().find(|selected| selected.name == *table);
+        let Some(schema) = selected.and_then(|selected| selected.schema.clone()) else {
+            // Not selected any more, or refused.
+            return Ok(Vec::new());
+        };
+        let ddl = match self.parts.conversion.as_deref() {
+            Some(conversion) => {
+                Converted::new(snapshot, conversion, &self.parts.routing, schema)
+                    .ddl(table, &target)
+                    .await?
+            }
+            None => snapshot.ddl(table, &target).await?,
+        };
+        Ok(ddl.foreign_keys)
+    }
+
+    /// Gives up a copy that cannot settle; the table is then copied anew.
+    pub(in crate::worker) async fn copy_anew(&mut self, table: &TableName) -> Result<(), Failure> {
+        warn!(
+            %table,
+            "a key was changed and columns of the row were not sent, while the table held rows of \
+             several snapshots: it is copied anew"
+        );
+        let tables = std::slice::from_ref(table);
+        self.parts.applier.forget_tables(tables).await?;
+        self.state.tables.remove(table);
+        self.state
+            .copies
+            .insert(table.clone(), StoredCopy::default());
+        Ok(())
+    }
+
+    /// Makes the indexes of tables that have settled, and the foreign keys once all have joined.
+    pub(in crate::worker) async fn finish_copies(&mut self) -> Result<(), Failure> {
+        let settled = |table: &&TableName| {
+            let held = self.state.tables.get(*table);
+            held.is_some_and(|held| held.cut.is_none())
+        };
+        let tables: Vec<TableName> = self.state.copies.keys().filter(settled).cloned().collect();
+        for table in tables {
+            info!(%table, "the table has settled; its indexes are being made");
+            let made = self.parts.applier.finish_parts(&table).await;
+            made.map_err(|error| error.table(table.to_string()))?;
+            self.state.copies.remove(&table);
+        }
+        if self.foreign_keys_due() {
+            self.add_foreign_keys().await?;
+        }
+        Ok(())
+    }
+}

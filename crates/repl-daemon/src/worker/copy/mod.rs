@@ -1,0 +1,230 @@
+//! Copies the existing rows of tables the replica does not hold yet.
+//!
+//! A table is loaded in one target transaction together with its registry entry, which says what
+//! of the stream the copy already contains. A large one is divided into ranges of its key, each
+//! loaded in a transaction of its own that records it as done ([`repl_core::copy`]). So a crash
+//! repeats at most what was being loaded, and the stream joins exactly. Several lanes load at once
+//! ([`lanes`]), from readers of one snapshot.
+
+mod keys;
+mod lanes;
+pub mod pace;
+mod plan;
+mod progress;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use repl_api::Activity;
+use repl_connectors::seam::{Snapshot, SourceTable};
+use repl_core::Seq;
+use repl_core::checkpoint::Checkpoint;
+use repl_core::copy::StoredCopy;
+use repl_core::cut::Cut;
+use repl_core::log::{EventLog, LogError, Visibility};
+use repl_core::membership::Membership;
+use repl_core::record::Body;
+use repl_core::schema::TableName;
+use tokio::time::Instant;
+use tracing::info;
+
+use self::lanes::Round;
+use self::pace::Pace;
+use self::progress::Shown;
+use super::{Failure, Worker};
+use crate::errors;
+
+/// Wait before another snapshot when one lacked a transaction that the log already holds.
+const SNAPSHOT_RETRY: Duration = Duration::from_millis(50);
+
+impl Worker {
+    /// Selected tables whose present incarnation was not copied.
+    pub(super) fn missing_tables(&self) -> Vec<SourceTable> {
+        self.parts
+            .tables
+            .borrow()
+            .iter()
+            .filter(|table| table.schema.is_some())
+            .filter(|table| self.parts.routing.target(&table.name).is_some())
+            .filter(|table| {
+                self.state
+                    .tables
+                    .get(&table.name)
+                    .is_none_or(|copied| copied.incarnation != table.incarnation)
+            })
+            .cloned()
+            .collect()
+    }
+
+    /// Copies what is missing; returns early (with nothing half-done) on an order or shutdown.
+    pub(super) async fn copy_missing_tables(
+        &mut self,
+        checkpoint: &Checkpoint,
+    ) -> Result<(), Failure> {
+        self.wait_for_tables().await;
+        self.parts.tables.borrow_and_update();
+        let missing = self.missing_tables();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.enter_copying()?;
+        self.replica().show(Activity::Copying);
+        let started = Instant::now();
+        let mut snapshot = self.joinable_snapshot(checkpoint).await?;
+        let mut tables = Vec::new();
+        for table in &missing {
+            if self.interrupted().is_some() {
+                return Ok(());
+            }
+            let planned = self.plan_table(table, snapshot.as_mut(), checkpoint).await;
+            tables.extend(planned.map_err(|failure| failure.at(&table.name))?);
+        }
+        let shown = Shown::new(Arc::clone(self.replica()), &tables);
+        let pace = Pace::new(self.parts.copy.clone(), self.parts.others.clone());
+        let round = Arc::new(Round::new(tables, pace, shown));
+        let complete = self.load_round(&round, snapshot.as_mut()).await?;
+        if !complete {
+            return Ok(());
+        }
+        self.take_in(&round);
+        snapshot.end().await;
+        info!(
+            tables = missing.len(),
+            rows = round.shown.rows(),
+            seconds = started.elapsed().as_secs_f64(),
+            "existing rows copied"
+        );
+        Ok(())
+    }
+
+    /// With a copy to go on with, nothing is streamed before the capture has told which tables there
+    /// are: once the stream has moved, the copy would have to begin anew.
+    async fn wait_for_tables(&mut self) {
+        let unfinished = |(name, stored): (&TableName, &StoredCopy)| {
+            stored.copy.is_some() && !self.state.tables.contains_key(name)
+        };
+        if !self.state.copies.iter().any(unfinished) {
+            return;
+        }
+        while self.parts.tables.borrow_and_update().is_empty() && self.interrupted().is_none() {
+            tokio::select! {
+                _ = self.parts.tables.changed() => {}
+                _ = self.parts.shutdown.changed() => {}
+                _ = self.orders.changed() => self.orders.mark_changed(),
+            }
+        }
+    }
+
+    /// Whether everything is copied and has joined, and the standing does not say so yet: a crash
+    /// came in between.
+    pub(super) fn is_copied(&self) -> bool {
+        let standing = self.replica().record().map(|record| record.standing);
+        matches!(standing, Some(Membership::Copying | Membership::Resyncing))
+            && self.state.tables.values().all(|table| table.cut.is_none())
+    }
+
+    /// Notes what was copied.
+    fn take_in(&mut self, round: &Round) {
+        for table in &round.tables {
+            self.state
+                .tables
+                .insert(table.name.clone(), table.copied.clone());
+            match &table.parts {
+                Some(parts) if parts.copy.cut.settles() => {
+                    self.state
+                        .copies
+                        .insert(table.name.clone(), StoredCopy::default());
+                }
+                _ => drop(self.state.copies.remove(&table.name)),
+            }
+        }
+    }
+
+    /// Durably: the standing, and that foreign keys will have to be added.
+    fn enter_copying(&self) -> Result<(), Failure> {
+        let ready = self.replica().record().is_some_and(|record| {
+            record.standing != Membership::Streaming && record.foreign_keys_due
+        });
+        if ready {
+            return Ok(());
+        }
+        self.replica()
+            .change(|record| {
+                record.foreign_keys_due = true;
+                if record.standing == Membership::Streaming {
+                    record.standing = Membership::Copying;
+                }
+            })
+            .map_err(errors::state)?;
+        Ok(())
+    }
+
+    /// A snapshot that the stream after `checkpoint` completes exactly: no transaction the replica
+    /// has already passed may be missing from it.
+    async fn joinable_snapshot(
+        &mut self,
+        checkpoint: &Checkpoint,
+    ) -> Result<Box<dyn Snapshot>, Failure> {
+        loop {
+            let snapshot = self.parts.snapshots.snapshot().await?;
+            match snapshot.cut() {
+                Cut::Through(seq) => {
+                    self.wait_durable(seq).await?;
+                    return Ok(snapshot);
+                }
+                // No snapshot has rows of several.
+                Cut::Several { .. } => return Ok(snapshot),
+                Cut::Transactions(visible) => {
+                    let running = visible
+                        .running
+                        .iter()
+                        .map(|id| u64::from(*id as u32))
+                        .collect();
+                    if !passed_any(self.parts.log.as_ref(), checkpoint.seq, &running)? {
+                        return Ok(snapshot);
+                    }
+                }
+            }
+            tokio::time::sleep(SNAPSHOT_RETRY).await;
+        }
+    }
+
+    /// A cut by sequence counts only once the log is durable up to it: a lost tail would be
+    /// numbered anew.
+    async fn wait_durable(&mut self, seq: Seq) -> Result<(), Failure> {
+        while self.parts.durable.borrow_and_update().seq < seq {
+            if self.parts.durable.changed().await.is_err() {
+                return Err(repl_connectors::seam::ConnectorError::new(
+                    repl_core::ErrorKind::Transient,
+                    "the event log's writer has stopped",
+                )
+                .into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the log holds one of these transactions at or before `through`.
+fn passed_any(log: &dyn EventLog, through: Seq, running: &HashSet<u64>) -> Result<bool, LogError> {
+    let bounds = log.bounds();
+    if running.is_empty() || through < bounds.first_seq {
+        return Ok(false);
+    }
+    let before_all = Seq(bounds.first_seq.0.saturating_sub(1));
+    let mut reader = log.follow(before_all, Visibility::Appended)?;
+    while let Some(record) = reader.next()? {
+        if record.seq > through {
+            break;
+        }
+        if let Body::Fragment(fragment) = record.body
+            && fragment
+                .header
+                .is_some_and(|header| running.contains(&header.txid))
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,286 @@
+//! What a round of copying shows of itself.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use repl_api::{CopyProgress, TableCopyProgress, TableCopyState};
+use tokio::time::Instant;
+
+use super::plan::TableCopy;
+use crate::replica::Replica;
+
+/// How often the shown state follows the rows.
+const REFRESH: Duration = Duration::from_millis(100);
+/// Seconds in which an old rate loses most of its weight.
+const MEMORY: f64 = 5.0;
+
+/// The shared view of a round.
+pub(super) struct Shown {
+    replica: Arc<Replica>,
+    state: Mutex<State>,
+}
+
+struct State {
+    tables: Vec<Table>,
+    rate: Rate,
+    paused: Option<String>,
+    refreshed: Option<Instant>,
+}
+
+struct Table {
+    name: String,
+    estimate: Option<u64>,
+    state: TableCopyState,
+    rows: u64,
+    /// Parts in all and done, and the rows of those done.
+    parts: u64,
+    parts_done: u64,
+    part_rows: u64,
+}
+
+/// A decaying average.
+struct Rate {
+    at: Instant,
+    rows: u64,
+    per_second: Option<f64>,
+}
+
+/// One lane's share in a table's progress.
+pub(super) struct Progress<'a> {
+    shown: &'a Shown,
+    table: usize,
+    /// Rows this lane has told of so far.
+    told: Mutex<u64>,
+}
+
+impl Shown {
+    pub(super) fn new(replica: Arc<Replica>, tables: &[TableCopy]) -> Shown {
+        let tables: Vec<Table> = tables.iter().map(Table::new).collect();
+        let rate = Rate {
+            at: Instant::now(),
+            rows: tables.iter().map(|table| table.rows).sum(),
+            per_second: None,
+        };
+        let shown = Shown {
+            replica,
+            state: Mutex::new(State {
+                tables,
+                rate,
+                paused: None,
+                refreshed: None,
+            }),
+        };
+        shown.change(true, |_| {});
+        shown
+    }
+
+    /// Progress of a table, for one lane.
+    pub(super) fn table(&self, table: usize) -> Progress<'_> {
+        Progress {
+            shown: self,
+            table,
+            told: Mutex::new(0),
+        }
+    }
+
+    /// Shows why the copy waits, or that it does not.
+    pub(super) fn paused(&self, reason: Option<String>) {
+        self.change(true, |state| state.paused = reason);
+    }
+
+    /// Rows loaded in this round and before.
+    pub(super) fn rows(&self) -> u64 {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.tables.iter().map(|table| table.rows).sum()
+    }
+
+    fn change(&self, now: bool, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut state);
+        let due = state.refreshed.is_none_or(|at| at.elapsed() >= REFRESH);
+        if now || due {
+            state.refreshed = Some(Instant::now());
+            let progress = state.progress();
+            self.replica.view().copy = Some(progress);
+        }
+    }
+}
+
+impl Drop for Shown {
+    /// However the round ended, nothing is being copied any more.
+    fn drop(&mut self) {
+        self.replica.view().copy = None;
+    }
+}
+
+impl Progress<'_> {
+    /// This many rows of what the lane loads were loaded.
+    pub(super) fn loaded(&self, rows: u64) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let more = rows.saturating_sub(*told);
+        *told = rows;
+        self.shown.change(false, |state| {
+            let table = &mut state.tables[self.table];
+            table.rows += more;
+            table.state = TableCopyState::Copying;
+        });
+    }
+
+    /// A part is complete.
+    pub(super) fn part_done(&self, rows: u64) {
+        self.shown.change(false, |state| {
+            let table = &mut state.tables[self.table];
+            table.parts_done += 1;
+            table.part_rows += rows;
+        });
+    }
+
+    /// All rows are there; key and indexes are being made.
+    pub(super) fn indexing(&self) {
+        self.set(TableCopyState::Indexing);
+    }
+
+    /// The table is complete.
+    pub(super) fn done(&self) {
+        self.set(TableCopyState::Done);
+    }
+
+    fn set(&self, now: TableCopyState) {
+        self.shown
+            .change(true, |state| state.tables[self.table].state = now);
+    }
+}
+
+impl Table {
+    fn new(copy: &TableCopy) -> Table {
+        let parts = copy.parts.as_ref();
+        let rows = parts.map_or(0, |parts| parts.rows_before);
+        let all = parts.map_or(0, |parts| u64::from(parts.copy.parts()));
+        Table {
+            name: copy.name.to_string(),
+            estimate: copy.estimate,
+            state: TableCopyState::Waiting,
+            rows,
+            parts: all,
+            parts_done: parts.map_or(0, |parts| all - parts.open.len() as u64),
+            part_rows: rows,
+        }
+    }
+
+    /// Rows in the whole table: the parts that are done tell more than the statistics.
+    fn estimate(&self) -> Option<u64> {
+        if self.state == TableCopyState::Done || self.state == TableCopyState::Indexing {
+            return Some(self.rows);
+        }
+        let by_parts = (self.parts_done > 0).then(|| {
+            (self.part_rows as f64 / self.parts_done as f64 * self.parts as f64).round() as u64
+        });
+        let known = by_parts.or(self.estimate)?;
+        Some(known.max(self.rows))
+    }
+
+    fn shown(&self) -> TableCopyProgress {
+        TableCopyProgress {
+            table: self.name.clone(),
+            state: self.state,
+            rows_done: self.rows,
+            rows_estimate: self.estimate(),
+        }
+    }
+}
+
+impl State {
+    fn progress(&mut self) -> CopyProgress {
+        let rows_done = self.tables.iter().map(|table| table.rows).sum();
+        let rows_estimate: Option<u64> = self.tables.iter().map(Table::estimate).sum();
+        let rows_per_s = self.rate.now(Instant::now(), rows_done);
+        let left = rows_estimate.map(|all| all.saturating_sub(rows_done));
+        let under_way = |table: &&Table| {
+            matches!(
+                table.state,
+                TableCopyState::Copying | TableCopyState::Indexing
+            )
+        };
+        let tables: Vec<TableCopyProgress> = self
+            .tables
+            .iter()
+            .filter(under_way)
+            .map(Table::shown)
+            .collect();
+        let done = |table: &&Table| table.state == TableCopyState::Done;
+        CopyProgress {
+            table: tables.first().map(|table| table.table.clone()),
+            tables_done: self.tables.iter().filter(done).count() as u64,
+            tables_total: self.tables.len() as u64,
+            rows_done,
+            rows_estimate,
+            rows_per_s,
+            eta_s: left
+                .filter(|_| rows_per_s > 0.0)
+                .map(|left| left as f64 / rows_per_s),
+            paused: self.paused.clone(),
+            tables,
+        }
+    }
+}
+
+impl Rate {
+    /// The rate with `rows` loaded by `now`.
+    fn now(&mut self, now: Instant, rows: u64) -> f64 {
+        let seconds = now.duration_since(self.at).as_secs_f64();
+        if seconds < REFRESH.as_secs_f64() / 2.0 {
+            return self.per_second.unwrap_or(0.0);
+        }
+        let present = rows.saturating_sub(self.rows) as f64 / seconds;
+        let rate = match self.per_second {
+            None => present,
+            Some(before) => before + (present - before) * (1.0 - (-seconds / MEMORY).exp()),
+        };
+        (self.at, self.rows, self.per_second) = (now, rows, Some(rate));
+        rate
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_forgets() {
+        let start = Instant::now();
+        let mut rate = Rate {
+            at: start,
+            rows: 0,
+            per_second: None,
+        };
+        let at = |s: u64| start + Duration::from_secs(s);
+        assert_eq!(rate.now(at(1), 1000), 1000.0);
+        let mut rows = 1000;
+        for second in 2..40 {
+            rows += 100;
+            rate.now(at(second), rows);
+        }
+        let now = rate.per_second.unwrap();
+        assert!((100.0..110.0).contains(&now), "{now}");
+    }
+
+    #[test]
+    fn finished_parts_correct_the_statistics() {
+        let mut table = Table {
+            name: "t".into(),
+            estimate: Some(10),
+            state: TableCopyState::Copying,
+            rows: 0,
+            parts: 10,
+            parts_done: 0,
+            part_rows: 0,
+        };
+        assert_eq!(table.estimate(), Some(10));
+        table.rows = 250;
+        table.parts_done = 2;
+        table.part_rows = 200;
+        assert_eq!(table.estimate(), Some(1000));
+        table.state = TableCopyState::Done;
+        assert_eq!(table.estimate(), Some(250));
+    }
+}
