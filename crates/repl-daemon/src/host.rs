@@ -337,7 +337,8 @@ impl Parts {
             capture_meter: Arc::clone(&group.capture_meter),
             shutdown: self.stop.clone(),
         };
-        self.tasks.spawn(task.run());
+        let capture = task.start().context("cannot start the capture's thread")?;
+        self.tasks.spawn(capture);
         self.tasks.spawn(retention.run());
         Ok(Source {
             snapshots: source.snapshots,

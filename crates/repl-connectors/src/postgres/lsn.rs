@@ -21,7 +21,17 @@ impl Lsn {
 
     /// The position token of this LSN: zero-padded, so that text order is numeric order.
     pub fn position(self) -> SourcePosition {
-        SourcePosition(format!("{:08X}/{:08X}", self.0 >> 32, self.0 & 0xffff_ffff))
+        const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+        // By hand, without the formatting machinery: one is made for every transaction.
+        let mut text = String::with_capacity(17);
+        for digit in 0..16 {
+            if digit == 8 {
+                text.push('/');
+            }
+            let nibble = (self.0 >> (60 - 4 * digit)) & 0xf;
+            text.push(char::from(DIGITS[nibble as usize]));
+        }
+        SourcePosition(text)
     }
 
     /// Reads a position token made by [`Lsn::position`].

@@ -15,7 +15,12 @@ pub const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Frame<'a> {
     /// Log data.
-    Data(&'a [u8]),
+    Data {
+        /// When the server sent it, microseconds since the Unix epoch by the server's clock.
+        sent_us: i64,
+        /// For [`message`].
+        message: &'a [u8],
+    },
     /// The server's position, with nothing to send up to it.
     Keepalive {
         /// Everything before this was sent.
@@ -172,8 +177,11 @@ pub fn frame(bytes: &[u8]) -> Result<Frame<'_>, Malformed> {
     let mut input = Input(bytes);
     match input.u8()? {
         b'w' => {
-            input.take(24)?;
-            Ok(Frame::Data(input.0))
+            // Two positions: with logical decoding the change's own, twice.
+            input.take(16)?;
+            let sent_us = input.i64()?.saturating_add(POSTGRES_EPOCH_US);
+            let message = input.0;
+            Ok(Frame::Data { sent_us, message })
         }
         b'k' => {
             let end = Lsn(input.u64()?);

@@ -35,6 +35,16 @@ const MARK_INTERVAL: Duration = Duration::from_millis(500);
 /// Messages handled between two looks at timers and acknowledgements.
 const BURST: usize = 512;
 
+/// A change sent this long after its transaction's commit, microseconds, tells that the server is
+/// behind: it has more to send than it can send at once.
+const BEHIND_US: i64 = 1_000;
+
+/// How long the server is left alone while it is behind and everything it sent has been read. It
+/// sends each change by itself, and each wakes a client that waits for it, which costs the server
+/// more than the decoding; one that does not wait lets it go on, and finds many changes at its next
+/// look. Measured with PostgreSQL 15: 50 to 200 µs are equally good, 500 µs cost a part of the gain.
+const NAP: Duration = Duration::from_micros(100);
+
 /// A running stream.
 pub(super) struct Stream {
     connection: CopyBoth,
@@ -55,6 +65,8 @@ pub(super) struct Stream {
     last_ack: Instant,
     answer_wanted: bool,
     last_heard: Instant,
+    /// The change heard last was sent long after its commit.
+    behind: bool,
     counters: (u64, u64),
     max_row_bytes: usize,
 }
@@ -70,6 +82,7 @@ struct Table {
 struct Transaction {
     open: bool,
     xid: u32,
+    committed_us: i64,
     header: Option<TxHeader>,
     /// Already in the log: only compared.
     known: bool,
@@ -123,6 +136,7 @@ impl Stream {
             last_ack: now,
             answer_wanted: true,
             last_heard: now,
+            behind: false,
             counters: (0, 0),
             max_row_bytes: usize::MAX,
         })
@@ -187,13 +201,19 @@ impl Stream {
         self.connection.close().await;
     }
 
-    /// Handles what has already been received, without waiting, up to a bound.
+    /// Handles what has already arrived, without waiting, up to a bound.
     async fn drain(&mut self, admin: &mut Admin, port: &mut CapturePort) -> Result<()> {
-        for _ in 0..BURST {
-            let Some(bytes) = self.connection.try_recv()? else {
-                break;
-            };
+        let mut left = BURST;
+        while left > 0
+            && let Some(bytes) = self.connection.recv_arrived().await?
+        {
             self.handle(&bytes, admin, port).await?;
+            left -= 1;
+        }
+        if self.behind && left > 0 {
+            // On purpose not a timer's: those are ten times too coarse, and a runtime that waits
+            // for the socket is woken by each change. This thread is the capture's own.
+            std::thread::sleep(NAP);
         }
         while port.writer.pending_bytes() > port.limits.pending_bytes {
             self.wait_for_log(port).await?;
@@ -224,8 +244,18 @@ impl Stream {
         port: &mut CapturePort,
     ) -> Result<()> {
         match pgoutput::frame(bytes)? {
-            Frame::Data(data) => self.message(pgoutput::message(data)?, admin, port).await,
-            Frame::Keepalive { end, reply } => self.keepalive(end, reply, port),
+            Frame::Data { sent_us, message } => {
+                let message = pgoutput::message(message)?;
+                self.message(message, admin, port).await?;
+                if self.transaction.open {
+                    self.behind = sent_us - self.transaction.committed_us >= BEHIND_US;
+                }
+                Ok(())
+            }
+            Frame::Keepalive { end, reply } => {
+                self.behind = false;
+                self.keepalive(end, reply, port)
+            }
         }
     }
 
@@ -308,6 +338,7 @@ impl Stream {
                 self.transaction = Transaction {
                     open: true,
                     xid,
+                    committed_us: time_us,
                     header: Some(header),
                     known: self.overlap.is_open(),
                     rows: 0,
@@ -401,7 +432,7 @@ impl Stream {
             return Ok(());
         }
         if transaction.known {
-            let committed_us = transaction.header.map_or(0, |header| header.commit_time_us);
+            let committed_us = transaction.committed_us;
             return self.overlap.matches(transaction.xid, committed_us, end);
         }
         failpoint::hit("pg.capture.before_append").map_err(injected)?;

@@ -120,6 +120,24 @@ impl Conn {
         Ok(())
     }
 
+    /// Reads what has arrived already, without waiting; false when that is nothing.
+    pub(super) async fn receive_arrived(&mut self) -> Result<bool, WireError> {
+        self.make_room();
+        let Conn {
+            stream, inbound, ..
+        } = self;
+        let read = poll_fn(|cx| {
+            let read = std::pin::pin!(stream.read_buf(inbound));
+            Poll::Ready(read.poll(cx))
+        });
+        match read.await {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(0)) => Err(WireError::Lost("the server closed the connection".into())),
+            Poll::Ready(Ok(_)) => Ok(true),
+            Poll::Ready(Err(error)) => Err(error.into()),
+        }
+    }
+
     /// Room for a read. The rest of a large message is not reserved at once, so that a length
     /// alone makes nobody allocate; doubling keeps the copying linear.
     fn make_room(&mut self) {

@@ -157,6 +157,25 @@ impl CopyBoth {
         }
     }
 
+    /// The next payload if it has arrived already; never waits.
+    ///
+    /// # Errors
+    /// As [`CopyBoth::recv`].
+    pub async fn recv_arrived(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            if let Some(payload) = self.try_recv()? {
+                return Ok(Some(payload));
+            }
+            let arrived = !self.ended && {
+                let read = self.conn.receive_arrived().await;
+                read.map_err(|error| error.into_connector(&self.server))?
+            };
+            if !arrived {
+                return Ok(None);
+            }
+        }
+    }
+
     /// The next payload if it was received already; does not read from the socket.
     ///
     /// # Errors
