@@ -153,7 +153,7 @@ pub struct LimitsConfig {
 /// `[copy]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopyConfig {
-    /// Tables or parts of tables loaded into one replica at the same time.
+    /// Parts of tables loaded into one replica at the same time.
     pub workers: u64,
     /// Rows above which a table is copied in parts, and of each part, approximately.
     pub part_rows: u64,

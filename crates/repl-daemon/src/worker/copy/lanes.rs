@@ -61,12 +61,21 @@ impl Round {
         }
     }
 
-    fn next(&self) -> Option<Job> {
-        self.jobs().pop_front()
+    /// The next thing to load. Further lanes get parts only: what else there is makes tables, and
+    /// with them schemas, types and partitioned parents that several tables share, which two
+    /// transactions cannot make at the same time.
+    fn next(&self, first_lane: bool) -> Option<Job> {
+        let mut jobs = self.jobs();
+        if first_lane {
+            return jobs.pop_front();
+        }
+        let part = jobs.iter().position(|job| matches!(job, Job::Part(..)))?;
+        jobs.remove(part)
     }
 
-    fn waiting(&self) -> usize {
-        self.jobs().len()
+    fn parts_waiting(&self) -> usize {
+        let is_part = |job: &&Job| matches!(job, Job::Part(..));
+        self.jobs().iter().filter(is_part).count()
     }
 
     fn jobs(&self) -> std::sync::MutexGuard<'_, VecDeque<Job>> {
@@ -78,8 +87,9 @@ impl Round {
         &self,
         applier: &mut dyn Applier,
         reader: &mut dyn Snapshot,
+        first_lane: bool,
     ) -> Result<(), Failure> {
-        while let Some(job) = self.next() {
+        while let Some(job) = self.next(first_lane) {
             let (Job::Whole(at) | Job::Part(at, _) | Job::End(at)) = job;
             let table = &self.tables[at];
             let outcome = match (job, &table.parts) {
@@ -183,7 +193,7 @@ impl Worker {
     ) -> Result<bool, Failure> {
         let mut others = self.more_lanes(round, snapshot).await;
         let mut shutdown = self.parts.shutdown.clone();
-        let lane = round.lane(self.parts.applier.as_mut(), snapshot);
+        let lane = round.lane(self.parts.applier.as_mut(), snapshot, true);
         let others = async {
             while let Some(ended) = others.join_next().await {
                 ended.unwrap_or_else(|error| {
@@ -215,7 +225,7 @@ impl Worker {
         snapshot: &mut dyn Snapshot,
     ) -> JoinSet<Result<(), Failure>> {
         let mut lanes = JoinSet::new();
-        let most = round.waiting().min(self.parts.copy.workers as usize);
+        let most = round.parts_waiting().min(self.parts.copy.workers as usize);
         for number in 1..most {
             let (mut applier, mut reader) = match self.more(number, snapshot).await {
                 Ok(Some(lane)) => lane,
@@ -227,7 +237,7 @@ impl Worker {
             };
             let round = Arc::clone(round);
             lanes.spawn(async move {
-                let outcome = round.lane(applier.as_mut(), reader.as_mut()).await;
+                let outcome = round.lane(applier.as_mut(), reader.as_mut(), false).await;
                 reader.end().await;
                 applier.close().await;
                 outcome
