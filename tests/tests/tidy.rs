@@ -35,7 +35,8 @@ fn crate_sources() -> Vec<PathBuf> {
 }
 
 fn is_test(path: &Path) -> bool {
-    path.components().any(|part| part.as_os_str() == "tests")
+    path.components()
+        .any(|part| part.as_os_str() == "tests" || part.as_os_str() == "conformance")
         || path
             .file_name()
             .is_some_and(|name| name == "tests.rs" || name == "conformance.rs")

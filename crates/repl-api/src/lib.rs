@@ -26,14 +26,13 @@ pub use log::{LogInfo, LogQuery, SegmentInfo, TableChanges, TransactionInfo};
 pub use request::{ActionDone, Endpoint, Health, Index, ReplicaVerb, SkipRequest, SlotDropRequest};
 pub use status::{
     Activity, CopyProgress, Directive, ErrorInfo, ErrorKind, FailedTransaction, IngestState,
-    LogStatus, Membership, Mode, PrimaryState, PrimaryStatus, ReplicaStatus, Status, TableCopyProgress, TableCopyState,
-    TableState, TableStatus,
+    LogStatus, Membership, Mode, PrimaryState, PrimaryStatus, ReplicaStatus, Status,
+    TableCopyProgress, TableCopyState, TableState, TableStatus,
 };
 pub use time::format_utc;
 pub use validate::{
     DifferenceKind, RepairReport, ReplicaValidation, RowDifference, TableValidation, Validated,
-    Validation,
-    ValidationProgress, ValidationRequest, ValidationState, Verdict,
+    Validation, ValidationProgress, ValidationRequest, ValidationState, Verdict,
 };
 
 /// The version of the API described by this crate: the first path segment of every endpoint.

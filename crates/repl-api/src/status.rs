@@ -512,7 +512,10 @@ impl ReplicaStatus {
         if matches!(self.activity, Activity::Retrying | Activity::Stopped) {
             return Some(format!("replica {name} is not applying: {}", self.activity));
         }
-        let found = self.validated.as_ref().map(|validated| &validated.different);
+        let found = self
+            .validated
+            .as_ref()
+            .map(|validated| &validated.different);
         if let Some(tables) = found.filter(|tables| !tables.is_empty()) {
             return Some(format!(
                 "replica {name} differs from the primary in {}",

@@ -123,7 +123,10 @@ impl Rig {
         let mut before = 0;
         for (name, nth) in steps {
             die_at(&mut self.daemon, name, *nth)?;
-            let done = self.replica.parts_done().with_context(|| (*name).to_owned())?;
+            let done = self
+                .replica
+                .parts_done()
+                .with_context(|| (*name).to_owned())?;
             // With the last part the record of the parts is gone.
             let ended = name.contains(".ended") || name.contains("finish");
             ensure!(
@@ -171,7 +174,10 @@ impl Target {
     }
 
     fn mariadb() -> Result<Target> {
-        Ok(Target::MariaDb(Box::new(MariaDb::start_new("replica", &[])?)))
+        Ok(Target::MariaDb(Box::new(MariaDb::start_new(
+            "replica",
+            &[],
+        )?)))
     }
 
     fn url(&self) -> String {
@@ -187,14 +193,22 @@ impl Target {
         match self {
             Target::Pg(server) => {
                 let there = server.query_i64("SELECT count(to_regclass('repl.copy_parts'))")?;
-                if there == 0 { Ok(0) } else { server.query_i64(pg) }
+                if there == 0 {
+                    Ok(0)
+                } else {
+                    server.query_i64(pg)
+                }
             }
             Target::MariaDb(server) => {
                 let there = server.query_i64(
                     "SELECT count(*) FROM information_schema.TABLES
                      WHERE TABLE_SCHEMA = 'repl' AND TABLE_NAME = 'copy_parts'",
                 )?;
-                if there == 0 { Ok(0) } else { server.query_i64(mariadb) }
+                if there == 0 {
+                    Ok(0)
+                } else {
+                    server.query_i64(mariadb)
+                }
             }
             Target::Sqlite(db) => {
                 if !db.path().exists() {
@@ -203,7 +217,11 @@ impl Target {
                 let there = db.query_i64(
                     "SELECT count(*) FROM sqlite_schema WHERE name = '_repl_copy_parts'",
                 )?;
-                if there == 0 { Ok(0) } else { db.query_i64(sqlite) }
+                if there == 0 {
+                    Ok(0)
+                } else {
+                    db.query_i64(sqlite)
+                }
             }
         }
     }
@@ -273,8 +291,17 @@ impl Target {
 /// Steps that every engine's copy passes, in an order that reaches all of them.
 fn killed_at_every_step(mut rig: Rig, names: [&'static str; 9]) -> Result<()> {
     let load = rig.load()?;
-    let [before_begin, begun, part, after_part, resumed, before_end, ended, before_finish, finished] =
-        names;
+    let [
+        before_begin,
+        begun,
+        part,
+        after_part,
+        resumed,
+        before_end,
+        ended,
+        before_finish,
+        finished,
+    ] = names;
     rig.die_at_all(&[
         (before_begin, 1),
         (begun, 1),

@@ -3,9 +3,8 @@
 
 use repl_api::{
     Activity, CopyProgress, Directive, ErrorInfo, ErrorKind, FailedTransaction, IngestState,
-    LogStatus, Membership, Mode, PrimaryState, PrimaryStatus, ReplicaStatus, Status, TableState,
-    TableStatus,
-    TableCopyProgress, TableCopyState,
+    LogStatus, Membership, Mode, PrimaryState, PrimaryStatus, ReplicaStatus, Status,
+    TableCopyProgress, TableCopyState, TableState, TableStatus,
 };
 
 /// The present of all samples: 2026-03-01T12:00:00Z.
