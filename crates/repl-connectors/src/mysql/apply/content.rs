@@ -167,13 +167,11 @@ impl Reader {
                 }
                 Ask::Count(table, reply) => drop(reply.send(self.count(&table).await)),
                 Ask::Read(table, columns, pieces) => {
-                    let outcome = self.read(&table, &columns, &pieces).await;
-                    if let Err(error) = outcome {
-                        let _ = pieces.send(Err(error)).await;
-                    }
-                    if pieces.is_closed() {
+                    match self.read(&table, &columns, &pieces).await {
+                        Ok(true) => {}
                         // What was not taken may be long; ending the session is quicker.
-                        return;
+                        Ok(false) => return,
+                        Err(error) => drop(pieces.send(Err(error)).await),
                     }
                 }
                 Ask::End(reply) => {
@@ -221,7 +219,13 @@ impl Reader {
         })
     }
 
-    async fn read(&mut self, table: &TableName, columns: &[String], pieces: &Pieces) -> Result<()> {
+    /// Hands on a table's rows; false when they were not wanted to the end.
+    async fn read(
+        &mut self,
+        table: &TableName,
+        columns: &[String],
+        pieces: &Pieces,
+    ) -> Result<bool> {
         let names: Vec<String> = columns.iter().map(|name| quote(name)).collect();
         let sql = format!("SELECT {} FROM {}", names.join(", "), quote_table(table));
         let Reader { conn, server } = self;
@@ -243,8 +247,9 @@ impl Reader {
             let mut start = 0;
             let slice = |end| buffer.slice(std::mem::replace(&mut start, end)..end);
             let rows = ends.into_iter().map(slice).map(Row::from_encoded).collect();
-            if pieces.send(Ok(rows)).await.is_err() || last {
-                return Ok(());
+            let taken = pieces.send(Ok(rows)).await.is_ok();
+            if last || !taken {
+                return Ok(taken);
             }
         }
     }
