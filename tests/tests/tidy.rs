@@ -35,8 +35,9 @@ fn crate_sources() -> Vec<PathBuf> {
 }
 
 fn is_test(path: &Path) -> bool {
+    let folders = ["tests", "benches", "conformance"];
     path.components()
-        .any(|part| part.as_os_str() == "tests" || part.as_os_str() == "conformance")
+        .any(|part| folders.iter().any(|folder| part.as_os_str() == *folder))
         || path
             .file_name()
             .is_some_and(|name| name == "tests.rs" || name == "conformance.rs")
