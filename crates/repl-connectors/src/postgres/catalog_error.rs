@@ -22,7 +22,12 @@ pub(super) fn from_sqlx(error: &sqlx::Error, doing: &str) -> ConnectorError {
                 constraint: reported.constraint().unwrap_or_default().to_owned(),
             };
             let mut out = WireError::Server(Box::new(server)).into_connector("the primary");
-            out.kind = kind_of(reported.code());
+            out.kind = match reported.code() {
+                // Functions that describe a relation look it up anew: one dropped since the
+                // statement's snapshot is "could not open relation with OID" to them.
+                "XX000" => ErrorKind::Transient,
+                code => kind_of(code),
+            };
             out
         }
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => {
