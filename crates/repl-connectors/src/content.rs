@@ -3,8 +3,12 @@
 use async_trait::async_trait;
 use repl_core::row::Row;
 use repl_core::schema::TableName;
+use tokio::sync::{mpsc, oneshot};
 
-use crate::seam::{ReplicaState, Result};
+use crate::seam::{ConnectorError, ReplicaState, Result};
+
+/// Pieces of rows read ahead.
+const AHEAD: usize = 2;
 
 /// Opens views of one replica's content.
 #[async_trait]
@@ -80,4 +84,61 @@ pub trait Content: Send {
     /// Closes the view in good order. Dropping it does as well, but some servers complain of it in
     /// their log.
     async fn end(&mut self) {}
+}
+
+/// Where a reader puts the rows it reads: pieces of them, an empty one at the end.
+pub(crate) type Pieces = mpsc::Sender<Result<Vec<Row>>>;
+
+/// The asking side of a reader that owns its connection and answers one question after the other.
+pub(crate) struct Asking<A> {
+    asks: mpsc::Sender<A>,
+    rows: Option<mpsc::Receiver<Result<Vec<Row>>>>,
+    /// What to say when the reader has ended.
+    gone: fn() -> ConnectorError,
+}
+
+impl<A> Asking<A> {
+    /// A reader's two sides: the asking one, and the questions it is asked.
+    pub(crate) fn new(gone: fn() -> ConnectorError) -> (Self, mpsc::Receiver<A>) {
+        let (asks, asked) = mpsc::channel(1);
+        let rows = None;
+        (Asking { asks, rows, gone }, asked)
+    }
+
+    /// Asks, and waits for the answer.
+    pub(crate) async fn ask<T>(
+        &self,
+        make: impl FnOnce(oneshot::Sender<Result<T>>) -> A,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let asked = self.asks.send(make(reply)).await;
+        asked.map_err(|_| (self.gone)())?;
+        answer.await.map_err(|_| (self.gone)())?
+    }
+
+    /// Has rows read from now on.
+    pub(crate) async fn open(&mut self, make: impl FnOnce(Pieces) -> A) -> Result<()> {
+        let (pieces, rows) = mpsc::channel(AHEAD);
+        let asked = self.asks.send(make(pieces)).await;
+        asked.map_err(|_| (self.gone)())?;
+        self.rows = Some(rows);
+        Ok(())
+    }
+
+    /// The next rows of what was opened; empty at the end.
+    pub(crate) async fn next_rows(&mut self) -> Result<Vec<Row>> {
+        let Some(rows) = &mut self.rows else {
+            return Ok(Vec::new());
+        };
+        let piece = rows.recv().await.unwrap_or_else(|| Err((self.gone)()));
+        if !matches!(&piece, Ok(rows) if !rows.is_empty()) {
+            self.rows = None;
+        }
+        piece
+    }
+
+    /// Wants no more of what was opened: a read in progress ends when nobody takes its rows.
+    pub(crate) fn stop(&mut self) {
+        self.rows = None;
+    }
 }

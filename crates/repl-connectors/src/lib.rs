@@ -1,11 +1,14 @@
 //! Database engines behind a few narrow seams.
 //!
-//! [`seam`] holds the traits, [`content`] those for reading what a replica holds; each engine has a folder with the same file names: `capture` (reads
-//! the source's changes into the log), `snapshot` (exact cuts of the source for copying), `apply`
-//! (writes to a replica), `admin` (checks and prepares a server). Nothing outside an engine's
-//! folder knows its protocol, its positions or its SQL.
+//! [`seam`] holds the traits, [`content`] those for reading what a replica holds; each engine has
+//! a folder with the same file names: `capture` (reads the source's changes into the log),
+//! `snapshot` (exact cuts of the source for copying), `apply` (writes to a replica), `admin` (checks
+//! and prepares a server). Nothing outside an engine's folder knows its protocol, its positions or
+//! its SQL.
 
 pub mod content;
+mod copies;
+mod held;
 #[cfg(feature = "mysql")]
 pub mod mysql;
 #[cfg(feature = "postgres")]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::change::Change;
+use crate::codec::Malformed;
 use crate::row::Row;
 use crate::schema::{TableName, TableSchema};
 
@@ -66,6 +67,24 @@ impl NetTable {
             multiset: Vec::new(),
             settling: false,
         }
+    }
+
+    /// The rows to be there, told apart for a table that is settling: complete images (inserts and
+    /// updates), and updates that leave columns out.
+    ///
+    /// # Errors
+    /// When an image cannot be read.
+    pub fn complete_and_partial(&self) -> Result<(Vec<Row>, Vec<Row>), Malformed> {
+        let (mut complete, mut partial) = (self.inserts.clone(), Vec::new());
+        for row in &self.updates {
+            let list = if row.has_unchanged()? {
+                &mut partial
+            } else {
+                &mut complete
+            };
+            list.push(row.clone());
+        }
+        Ok((complete, partial))
     }
 
     /// True when nothing is left to do.

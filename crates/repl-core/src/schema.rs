@@ -166,6 +166,12 @@ impl TableSchema {
         }
     }
 
+    /// Names of the key columns, in the key's order.
+    pub fn key_names(&self) -> impl Iterator<Item = &str> {
+        let names = |&at: &usize| self.columns[at].name.as_str();
+        self.key_columns().iter().map(names)
+    }
+
     /// True when both describe the same shape, whatever their version number.
     pub fn same_shape(&self, other: &TableSchema) -> bool {
         self.engine == other.engine

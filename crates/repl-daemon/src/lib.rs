@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod conversion;
+mod document;
 pub mod errors;
 pub mod flusher;
 pub mod follow;

@@ -4,8 +4,6 @@
 //! directory) before anything relies on the new content.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,6 +12,8 @@ use repl_api::ErrorInfo;
 use repl_core::failpoint;
 use repl_core::membership::Membership;
 use serde::{Deserialize, Serialize};
+
+use crate::document::Replacement;
 
 /// Version of the file's format.
 const FORMAT: u32 = 1;
@@ -165,20 +165,9 @@ impl StateFile {
     }
 
     fn save(&self, document: &Document) -> anyhow::Result<()> {
-        let temporary = self.path.with_extension("json.new");
-        let place = || format!("cannot write {}", temporary.display());
-        let text = serde_json::to_vec_pretty(document)?;
-        let mut file = File::create(&temporary).with_context(place)?;
-        file.write_all(&text)
-            .and_then(|()| file.sync_all())
-            .with_context(place)?;
+        let new = Replacement::prepare(&self.path, document)?;
         failpoint::hit("state.before_rename")?;
-        std::fs::rename(&temporary, &self.path).with_context(place)?;
-        if let Some(dir) = self.path.parent() {
-            File::open(dir)
-                .and_then(|dir| dir.sync_all())
-                .with_context(place)?;
-        }
+        new.commit(&self.path)?;
         failpoint::hit("state.after_rename")?;
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use repl_api::Verdict;
+use repl_tests::mariadb::APPLY_USER;
 use repl_tests::pg::{DATABASE, Role};
 
 use super::ask::{all_equal, replctl, table, validate};
@@ -123,6 +124,27 @@ fn tables_that_are_emptied_meanwhile_are_no_difference() -> Result<()> {
     })?;
     group.caught_up()?;
     all_equal(&validate(&group.daemon, true)?, 3)
+}
+
+#[test]
+fn the_daemons_own_tables_beside_the_users_are_not_compared() -> Result<()> {
+    let mut group = Group::prepare(false, &[], |primary| primary.execute(SEED))?;
+    group.mariadb.execute(&format!(
+        "REVOKE ALL PRIVILEGES ON repl.* FROM '{APPLY_USER}'@'%';
+         GRANT CREATE TEMPORARY TABLES ON `{DATABASE}`.* TO '{APPLY_USER}'@'%'"
+    ))?;
+    group.daemon.start()?;
+    group.caught_up()?;
+    let beside = group.mariadb.query("SHOW TABLES LIKE 'repl\\_%'")?;
+    ensure!(beside.lines().count() > 3, "{beside}");
+    for deep in [false, true] {
+        let found = validate(&group.daemon, deep)?;
+        all_equal(&found, 2)?;
+        let mariadb = found.replicas.iter().find(|one| one.replica == MARIADB);
+        let tables = &mariadb.context("compared")?.tables;
+        ensure!(tables.len() == 2, "{tables:#?}");
+    }
+    group.daemon.finish()
 }
 
 #[test]

@@ -11,9 +11,9 @@
 //! ```
 //!
 //! TRIGGER is needed to *see* triggers: without it the server hides them. Where the database `repl`
-//! is not to be had, its tables go to the replica's own database under the names
-//! `repl_checkpoint`, `repl_tables` and `repl_loads`, and the account needs
-//! `CREATE, CREATE TEMPORARY TABLES` there.
+//! is not to be had, its tables go to the replica's own database under names that begin with `repl_`
+//! (`repl_checkpoint`, `repl_tables`, `repl_loads`, `repl_copies`, `repl_copy_parts`), and the
+//! account needs `CREATE, CREATE TEMPORARY TABLES` there.
 //!
 //! # Triggers
 //! The server cannot turn a table's triggers off for one session, and their effects arrive from the

@@ -66,11 +66,7 @@ pub(super) fn condition(schema: &TableSchema, range: &KeyRange) -> String {
 }
 
 fn key_names(schema: &TableSchema) -> Vec<String> {
-    schema
-        .key_columns()
-        .iter()
-        .map(|&at| quote_identifier(&schema.columns[at].name))
-        .collect()
+    schema.key_names().map(quote_identifier).collect()
 }
 
 struct Size {
@@ -102,11 +98,7 @@ async fn size(client: &mut PgClient, schema: &TableSchema) -> Result<Option<Size
         return Ok(None);
     };
     let field = |at: usize| row.get(at).and_then(Option::as_deref).unwrap_or_default();
-    let names: Vec<&str> = schema
-        .key_columns()
-        .iter()
-        .map(|&at| schema.columns[at].name.as_str())
-        .collect();
+    let names: Vec<&str> = schema.key_names().collect();
     let primary: Vec<String> = serde_json::from_str(field(2)).unwrap_or_default();
     if names != primary {
         return Ok(None);

@@ -5,18 +5,15 @@ use repl_core::ErrorKind;
 use repl_core::row::Row;
 use repl_core::schema::{TableName, quote_identifier};
 use rusqlite::{Connection, params};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::capture::blocking;
 use super::error::{During, located};
 use super::fit::target_table;
 use super::snapshot::batch;
 use super::{MAIN, OWN_PREFIX, SqliteTarget, connect, registry};
-use crate::content::{Content, ContentColumn, ContentSource};
+use crate::content::{Asking, Content, ContentColumn, ContentSource, Pieces};
 use crate::seam::{ConnectorError, ReplicaState, Result};
-
-/// Pieces of rows read ahead.
-const AHEAD: usize = 2;
 
 /// Opens views of one SQLite replica.
 pub struct SqliteContents {
@@ -42,7 +39,7 @@ impl ContentSource for SqliteContents {
             Ok((db, state))
         });
         let (db, state) = located(opened.await, &self.target)?;
-        let (asks, mut asked) = mpsc::channel(1);
+        let (reading, mut asked) = Asking::new(gone);
         std::thread::Builder::new()
             .name("sqlite-content".to_owned())
             .spawn(move || {
@@ -54,13 +51,10 @@ impl ContentSource for SqliteContents {
         Ok(Box::new(SqliteContent {
             target: self.target.clone(),
             state,
-            asks,
-            rows: None,
+            reading,
         }))
     }
 }
-
-type Pieces = mpsc::Sender<Result<Vec<Row>>>;
 
 /// A question to the thread that owns the connection.
 enum Ask {
@@ -130,8 +124,7 @@ fn read(db: &Connection, table: &TableName, columns: &[String], pieces: &Pieces)
 struct SqliteContent {
     target: SqliteTarget,
     state: ReplicaState,
-    asks: mpsc::Sender<Ask>,
-    rows: Option<mpsc::Receiver<Result<Vec<Row>>>>,
+    reading: Asking<Ask>,
 }
 
 fn gone() -> ConnectorError {
@@ -140,9 +133,7 @@ fn gone() -> ConnectorError {
 
 impl SqliteContent {
     async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<Result<T>>) -> Ask) -> Result<T> {
-        let (reply, answer) = oneshot::channel();
-        self.asks.send(make(reply)).await.map_err(|_| gone())?;
-        located(answer.await.map_err(|_| gone())?, &self.target)
+        located(self.reading.ask(make).await, &self.target)
     }
 }
 
@@ -165,8 +156,7 @@ impl Content for SqliteContent {
     }
 
     async fn leave(&mut self, _table: &TableName) -> Result<bool> {
-        // A read in progress ends when nobody takes its rows.
-        self.rows = None;
+        self.reading.stop();
         Ok(true)
     }
 
@@ -175,21 +165,11 @@ impl Content for SqliteContent {
     }
 
     async fn open(&mut self, table: &TableName, columns: &[String]) -> Result<()> {
-        let (pieces, rows) = mpsc::channel(AHEAD);
-        let ask = Ask::Read(table.clone(), columns.to_vec(), pieces);
-        self.asks.send(ask).await.map_err(|_| gone())?;
-        self.rows = Some(rows);
-        Ok(())
+        let read = |pieces| Ask::Read(table.clone(), columns.to_vec(), pieces);
+        self.reading.open(read).await
     }
 
     async fn next_rows(&mut self) -> Result<Vec<Row>> {
-        let Some(rows) = &mut self.rows else {
-            return Ok(Vec::new());
-        };
-        let piece = rows.recv().await.unwrap_or_else(|| Err(gone()));
-        if !matches!(&piece, Ok(rows) if !rows.is_empty()) {
-            self.rows = None;
-        }
-        located(piece, &self.target)
+        located(self.reading.next_rows().await, &self.target)
     }
 }

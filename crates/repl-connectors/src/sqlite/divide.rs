@@ -71,11 +71,7 @@ pub(super) fn condition(schema: &TableSchema, range: &KeyRange) -> (String, Vec<
 }
 
 fn key_names(schema: &TableSchema) -> Vec<String> {
-    schema
-        .key_columns()
-        .iter()
-        .map(|&at| quote_identifier(&schema.columns[at].name))
-        .collect()
+    schema.key_names().map(quote_identifier).collect()
 }
 
 /// Whether the key is the row number itself: `INTEGER PRIMARY KEY`.

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use repl_core::ErrorKind;
 use repl_core::copy::{PartialCopy, StoredCopy};
 use repl_core::schema::{TableName, TableSchema};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::error::During;
-use crate::seam::{ConnectorError, Result};
+use crate::copies::{stored_form, taken_over};
+use crate::seam::Result;
 
 /// Statements that make the tables.
 pub(super) const TABLES: &str = "
@@ -103,7 +103,7 @@ pub(super) fn store(
             table.name,
             made,
             copy.id.to_string(),
-            json(copy)?
+            stored_form(copy)?
         ],
     )
     .during(DOING)
@@ -124,7 +124,7 @@ pub(super) fn update(
             table.schema,
             table.name,
             copy.id.to_string(),
-            json(copy)?
+            stored_form(copy)?
         ],
     )
     .during(DOING)
@@ -165,12 +165,7 @@ pub(super) fn claim(
     if claimed == 1 {
         return Ok(());
     }
-    Err(ConnectorError::new(
-        ErrorKind::CheckpointMoved,
-        format!("the copy of {table} was begun anew or carried on by another session"),
-    )
-    .table(table.to_string())
-    .advice("make sure that only one daemon serves this replica"))
+    Err(taken_over(table))
 }
 
 /// Records how many rows a part had.
@@ -217,18 +212,9 @@ pub(super) fn can_settle(
             |row| row.get(0),
         )
         .during(&doing)?;
-    let mut key: Vec<String> = schema
-        .key_columns()
-        .iter()
-        .map(|&at| schema.columns[at].name.to_lowercase())
-        .collect();
+    let mut key: Vec<String> = schema.key_names().map(str::to_lowercase).collect();
     let mut primary: Vec<String> = primary.iter().map(|name| name.to_lowercase()).collect();
     key.sort();
     primary.sort();
     Ok(others == 0 && key == primary)
-}
-
-fn json(copy: &PartialCopy) -> Result<String> {
-    let text = copy.to_json();
-    text.map_err(|error| ConnectorError::new(ErrorKind::Internal, error.to_string()))
 }

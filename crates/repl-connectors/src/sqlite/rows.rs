@@ -315,11 +315,9 @@ impl Each<'_> {
             Columns::Key,
             Expect::Any,
         )?;
-        let mut complete: Vec<Row> = net.inserts.clone();
-        for row in &net.updates {
-            if !row.has_unchanged()? {
-                complete.push(row.clone());
-            } else if self.read(row)?.is_some() {
+        let (complete, partial) = net.complete_and_partial()?;
+        for row in &partial {
+            if self.read(row)?.is_some() {
                 self.update_partly(row)?;
             }
         }

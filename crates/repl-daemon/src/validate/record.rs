@@ -2,8 +2,6 @@
 //! directory, replaced atomically.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -11,6 +9,8 @@ use anyhow::{Context, bail};
 use repl_api::{ReplicaValidation, TableValidation, Validated, Verdict};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
+
+use crate::document::Replacement;
 
 /// Version of the file's format.
 const FORMAT: u32 = 1;
@@ -148,21 +148,11 @@ impl Record {
 
     /// A result that cannot be written is still shown, and found again after a restart.
     fn save(&self, document: &Document) {
-        if let Err(error) = self.write(document) {
+        let written = Replacement::prepare(&self.path, document);
+        if let Err(error) = written.and_then(|new| new.commit(&self.path)) {
             let error = format!("{error:#}");
             warn!(error, "results of a validation cannot be remembered");
         }
-    }
-
-    fn write(&self, document: &Document) -> anyhow::Result<()> {
-        let temporary = self.path.with_extension("json.new");
-        let place = || format!("cannot write {}", temporary.display());
-        let text = serde_json::to_vec_pretty(document)?;
-        let mut file = File::create(&temporary).with_context(place)?;
-        file.write_all(&text)
-            .and_then(|()| file.sync_all())
-            .with_context(place)?;
-        std::fs::rename(&temporary, &self.path).with_context(place)
     }
 }
 

@@ -126,7 +126,7 @@ impl Session {
         self.conn
             .set_infile_handler(async move { Ok(stream::iter(pieces).boxed()) });
         let doing = Doing::new("insert", target);
-        self.change_plain(doing, &into.load_sql(target), lines.rows)
+        self.change_plain(doing, &into.load_sql(target), Some(lines.rows))
             .await
     }
 

@@ -20,15 +20,13 @@ use tokio::sync::{mpsc, oneshot};
 use super::MySqlApplierConfig;
 use super::metadata::text;
 use super::sql::{quote, quote_table};
-use super::store::{Store, checkpoint, copied_tables};
-use crate::content::{Content, ContentColumn, ContentSource};
+use super::store::{Store, checkpoint, copied_tables, own_names};
+use crate::content::{Asking, Content, ContentColumn, ContentSource, Pieces};
 use crate::mysql::error;
 use crate::seam::{ConnectorError, ReplicaState, Result};
 
 /// Rows are handed on in pieces of about this size, bytes.
 const PIECE_BYTES: usize = 256 * 1024;
-/// Pieces read ahead.
-const AHEAD: usize = 2;
 /// The character set number of bytes that are not characters.
 const BINARY: u16 = 63;
 
@@ -69,17 +67,11 @@ impl ContentSource for MySqlContents {
             .run("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
             .await?;
         let state = reader.state(&self.config).await?;
-        let (asks, asked) = mpsc::channel(1);
+        let (reading, asked) = Asking::new(gone);
         tokio::spawn(reader.serve(asked));
-        Ok(Box::new(MySqlContent {
-            state,
-            asks,
-            rows: None,
-        }))
+        Ok(Box::new(MySqlContent { state, reading }))
     }
 }
-
-type Pieces = mpsc::Sender<Result<Vec<Row>>>;
 
 /// A question to the task that owns the connection.
 enum Ask {
@@ -203,11 +195,12 @@ impl Reader {
     async fn tables(&mut self, schema: &str) -> Result<Vec<TableName>> {
         let sql = "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = ? \
                    AND TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED') \
-                   AND TABLE_NAME NOT IN ('repl_checkpoint', 'repl_tables', 'repl_loads') \
                    ORDER BY 1";
         let rows = self.rows(sql, vec![schema.into()]).await?;
-        let name = |row: &ServerRow| TableName::new(schema, text(row, 0));
-        Ok(rows.iter().map(name).collect())
+        let own: Vec<String> = own_names().collect();
+        let names = rows.iter().map(|row| text(row, 0));
+        let names = names.filter(|name| !own.contains(name));
+        Ok(names.map(|name| TableName::new(schema, name)).collect())
     }
 
     async fn count(&mut self, table: &TableName) -> Result<u64> {
@@ -326,20 +319,11 @@ fn put_text(out: &mut Vec<u8>, room: &mut [u8; 40], text: std::fmt::Arguments<'_
 
 struct MySqlContent {
     state: ReplicaState,
-    asks: mpsc::Sender<Ask>,
-    rows: Option<mpsc::Receiver<Result<Vec<Row>>>>,
+    reading: Asking<Ask>,
 }
 
 fn gone() -> ConnectorError {
     ConnectorError::new(ErrorKind::Connection, "the reader's session has ended")
-}
-
-impl MySqlContent {
-    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<Result<T>>) -> Ask) -> Result<T> {
-        let (reply, answer) = oneshot::channel();
-        self.asks.send(make(reply)).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
-    }
 }
 
 #[async_trait]
@@ -349,50 +333,45 @@ impl Content for MySqlContent {
     }
 
     async fn columns(&mut self, table: &TableName) -> Result<Vec<ContentColumn>> {
-        self.ask(|reply| Ask::Columns(table.clone(), reply)).await
+        self.reading
+            .ask(|reply| Ask::Columns(table.clone(), reply))
+            .await
     }
 
     async fn tables(&mut self, schema: &str) -> Result<Vec<TableName>> {
-        self.ask(|reply| Ask::Tables(schema.to_owned(), reply))
+        self.reading
+            .ask(|reply| Ask::Tables(schema.to_owned(), reply))
             .await
     }
 
     async fn enter(&mut self) -> Result<()> {
-        self.ask(Ask::Enter).await
+        self.reading.ask(Ask::Enter).await
     }
 
     async fn leave(&mut self, _table: &TableName) -> Result<bool> {
-        self.rows = None;
+        self.reading.stop();
         // A table that was rebuilt refuses to be read in an older snapshot, so what was read is
         // what the view holds.
-        self.ask(Ask::Leave).await.map(|()| true)
+        self.reading.ask(Ask::Leave).await.map(|()| true)
     }
 
     async fn count(&mut self, table: &TableName) -> Result<u64> {
-        self.ask(|reply| Ask::Count(table.clone(), reply)).await
+        self.reading
+            .ask(|reply| Ask::Count(table.clone(), reply))
+            .await
     }
 
     async fn open(&mut self, table: &TableName, columns: &[String]) -> Result<()> {
-        let (pieces, rows) = mpsc::channel(AHEAD);
-        let ask = Ask::Read(table.clone(), columns.to_vec(), pieces);
-        self.asks.send(ask).await.map_err(|_| gone())?;
-        self.rows = Some(rows);
-        Ok(())
+        let read = |pieces| Ask::Read(table.clone(), columns.to_vec(), pieces);
+        self.reading.open(read).await
     }
 
     async fn next_rows(&mut self) -> Result<Vec<Row>> {
-        let Some(rows) = &mut self.rows else {
-            return Ok(Vec::new());
-        };
-        let piece = rows.recv().await.unwrap_or_else(|| Err(gone()));
-        if !matches!(&piece, Ok(rows) if !rows.is_empty()) {
-            self.rows = None;
-        }
-        piece
+        self.reading.next_rows().await
     }
 
     async fn end(&mut self) {
         // The server drops the view either way.
-        let _ = self.ask(Ask::End).await;
+        let _ = self.reading.ask(Ask::End).await;
     }
 }

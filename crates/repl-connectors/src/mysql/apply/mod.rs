@@ -33,6 +33,7 @@ use repl_core::schema::TableName;
 pub use self::content::MySqlContents;
 use self::session::Session;
 use super::target::MySqlTarget;
+use crate::held::Held;
 use crate::seam::{
     Applier, Commit, ConnectorError, CopiedTable, Load, LoadPart, Making, ReplicaState, Result,
     Style, TableDdl,
@@ -54,7 +55,7 @@ pub struct MySqlApplierConfig {
 /// Applies to one MariaDB or MySQL replica.
 pub struct MySqlApplier {
     config: MySqlApplierConfig,
-    session: Option<Session>,
+    session: Held<Session>,
 }
 
 impl MySqlApplier {
@@ -62,19 +63,8 @@ impl MySqlApplier {
     pub fn new(config: MySqlApplierConfig) -> Self {
         MySqlApplier {
             config,
-            session: None,
+            session: Held::none(),
         }
-    }
-
-    /// Takes the session out for one call. It comes back only when the call succeeds: after an
-    /// error, or when the caller gave up waiting, what it was doing is not known any more.
-    fn take(&mut self) -> Result<Session> {
-        self.session.take().ok_or_else(|| {
-            ConnectorError::new(
-                ErrorKind::Connection,
-                "the session to the replica is closed",
-            )
-        })
     }
 }
 
@@ -83,12 +73,12 @@ impl Applier for MySqlApplier {
     async fn open(&mut self) -> Result<ReplicaState> {
         self.close().await;
         let (session, state) = Session::open(&self.config).await?;
-        self.session = Some(session);
+        self.session.put(session);
         Ok(state)
     }
 
     fn complete_conversion(&self, options: &mut ConvertOptions) {
-        if let Some(session) = &self.session {
+        if let Some(session) = self.session.get() {
             options.mysql = session.flavor();
         }
     }
@@ -98,24 +88,21 @@ impl Applier for MySqlApplier {
         expected: Option<&Checkpoint>,
         next: &Checkpoint,
     ) -> Result<()> {
-        let mut session = self.take()?;
-        session.set_checkpoint(expected, next).await?;
-        self.session = Some(session);
-        Ok(())
+        self.session
+            .with(async |session| session.set_checkpoint(expected, next).await)
+            .await
     }
 
     async fn begin(&mut self, expected: &Checkpoint) -> Result<()> {
-        let mut session = self.take()?;
-        session.begin(expected)?;
-        self.session = Some(session);
-        Ok(())
+        self.session
+            .with(async |session| session.begin(expected))
+            .await
     }
 
     async fn apply(&mut self, step: &Step, style: Style) -> Result<()> {
-        let mut session = self.take()?;
-        session.apply(step, style).await?;
-        self.session = Some(session);
-        Ok(())
+        self.session
+            .with(async |session| session.apply(step, style).await)
+            .await
     }
 
     async fn submit(
@@ -124,14 +111,13 @@ impl Applier for MySqlApplier {
         joined: &[TableName],
         _commit: Commit,
     ) -> Result<()> {
-        let mut session = self.take()?;
-        session.commit(next, joined).await?;
-        self.session = Some(session);
-        Ok(())
+        self.session
+            .with(async |session| session.commit(next, joined).await)
+            .await
     }
 
     async fn fit(&mut self, route: &Route, ddl: Option<&TableDdl>) -> Result<()> {
-        let mut session = self.take()?;
+        let mut session = self.session.take()?;
         let outcome = session.fit(route, ddl).await;
         // A refusal comes from comparing shapes, not from the server: nothing is under way, and
         // the caller may come back with the statements that mend it.
@@ -139,15 +125,16 @@ impl Applier for MySqlApplier {
             .as_ref()
             .err()
             .is_none_or(|error| error.kind == ErrorKind::Schema && error.code.is_none());
-        self.session = kept.then_some(session);
+        if kept {
+            self.session.put(session);
+        }
         outcome
     }
 
     async fn load(&mut self, load: Load<'_>) -> Result<u64> {
-        let mut session = self.take()?;
-        let rows = session.load(load).await?;
-        self.session = Some(session);
-        Ok(rows)
+        self.session
+            .with(async |session| session.load(load).await)
+            .await
     }
 
     fn loader(&self, number: usize) -> Option<Box<dyn Applier>> {
@@ -157,24 +144,21 @@ impl Applier for MySqlApplier {
     }
 
     async fn begin_parts(&mut self, making: Making<'_>, copy: &PartialCopy) -> Result<bool> {
-        let mut session = self.take()?;
-        let done = session.begin_parts(making, copy).await?;
-        self.session = Some(session);
-        Ok(done)
+        self.session
+            .with(async |session| session.begin_parts(making, copy).await)
+            .await
     }
 
     async fn resume_parts(&mut self, making: Making<'_>, copy: &PartialCopy) -> Result<bool> {
-        let mut session = self.take()?;
-        let done = session.resume_parts(making, copy).await?;
-        self.session = Some(session);
-        Ok(done)
+        self.session
+            .with(async |session| session.resume_parts(making, copy).await)
+            .await
     }
 
     async fn load_part(&mut self, part: LoadPart<'_>) -> Result<u64> {
-        let mut session = self.take()?;
-        let done = session.load_part(part).await?;
-        self.session = Some(session);
-        Ok(done)
+        self.session
+            .with(async |session| session.load_part(part).await)
+            .await
     }
 
     async fn end_parts(
@@ -183,35 +167,31 @@ impl Applier for MySqlApplier {
         copy: &PartialCopy,
         copied: &CopiedTable,
     ) -> Result<()> {
-        let mut session = self.take()?;
-        session.end_parts(making, copy, copied).await?;
-        self.session = Some(session);
-        Ok(())
+        self.session
+            .with(async |session| session.end_parts(making, copy, copied).await)
+            .await
     }
 
     async fn finish_parts(&mut self, table: &TableName) -> Result<()> {
-        let mut session = self.take()?;
-        session.finish_parts(table).await?;
-        self.session = Some(session);
-        Ok(())
+        self.session
+            .with(async |session| session.finish_parts(table).await)
+            .await
     }
 
     async fn add_foreign_keys(&mut self, statements: &[String]) -> Result<()> {
-        let mut session = self.take()?;
-        session.add_foreign_keys(statements).await?;
-        self.session = Some(session);
-        Ok(())
+        self.session
+            .with(async |session| session.add_foreign_keys(statements).await)
+            .await
     }
 
     async fn forget_tables(&mut self, tables: &[TableName]) -> Result<()> {
-        let mut session = self.take()?;
-        session.forget_tables(tables).await?;
-        self.session = Some(session);
-        Ok(())
+        self.session
+            .with(async |session| session.forget_tables(tables).await)
+            .await
     }
 
     async fn close(&mut self) {
-        if let Some(session) = self.session.take() {
+        if let Ok(session) = self.session.take() {
             session.close().await;
         }
     }

@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 
 use mysql_async::Value as Param;
-use repl_core::ErrorKind;
 use repl_core::batch::Route;
 use repl_core::copy::{PartialCopy, StoredCopy};
 use repl_core::schema::TableName;
@@ -18,7 +17,8 @@ use super::session::{IDLE, Session, missing_table};
 use super::sql::quote_table;
 use super::store::TABLE;
 use super::{failpoint, fit};
-use crate::seam::{ConnectorError, CopiedTable, LoadPart, Making, Result};
+use crate::copies::{stored_form, taken_over};
+use crate::seam::{CopiedTable, LoadPart, Making, Result};
 
 impl Session {
     /// Reads the copies that are not complete, and their parts.
@@ -128,7 +128,7 @@ impl Session {
         let mut params = self.table_params(table);
         params.push(made.into());
         params.push(copy.id.to_string().into());
-        params.push(json(copy)?.into());
+        params.push(stored_form(copy)?.into());
         self.exec(&sql, params).await.map(drop)
     }
 
@@ -146,7 +146,7 @@ impl Session {
             "UPDATE {} SET copy = ? WHERE {TABLE} AND id = ?",
             self.store.copies
         );
-        let mut params: Vec<Param> = vec![json(copy)?.into()];
+        let mut params: Vec<Param> = vec![stored_form(copy)?.into()];
         params.extend(self.table_params(&making.route.schema.table));
         params.push(copy.id.to_string().into());
         let found = self.exec(&sql, params).await?;
@@ -161,10 +161,7 @@ impl Session {
         let Some(catalog) = self.catalog(&route.target).await? else {
             return Ok(false);
         };
-        let keys = route.schema.key_columns().iter();
-        let key: Vec<&str> = keys
-            .map(|&at| route.schema.columns[at].name.as_str())
-            .collect();
+        let key: Vec<&str> = route.schema.key_names().collect();
         let rows = self
             .rows(
                 "SELECT COUNT(DISTINCT INDEX_NAME) FROM information_schema.STATISTICS \
@@ -281,18 +278,4 @@ impl Session {
         }
         self.forget_targets().await
     }
-}
-
-fn json(copy: &PartialCopy) -> Result<String> {
-    let text = copy.to_json();
-    text.map_err(|error| ConnectorError::new(ErrorKind::Internal, error.to_string()))
-}
-
-fn taken_over(table: &TableName) -> ConnectorError {
-    ConnectorError::new(
-        ErrorKind::CheckpointMoved,
-        format!("the copy of {table} was begun anew or carried on by another session"),
-    )
-    .table(table.to_string())
-    .advice("make sure that only one daemon serves this replica")
 }

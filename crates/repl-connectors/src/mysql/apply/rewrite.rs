@@ -34,7 +34,7 @@ impl Session {
         let stage = self.stage(target).await?;
         let total = updates.len() as u64;
         let delete = format!("DELETE t FROM {}", target.joined(&stage));
-        self.change_plain(Doing::new("update", target), &delete, total)
+        self.change_plain(Doing::new("update", target), &delete, Some(total))
             .await?;
         let names: Vec<String> = target.columns.iter().map(|c| quote(&c.name)).collect();
         let staged: Vec<String> = (0..names.len()).map(|at| format!("c{at}")).collect();
@@ -44,7 +44,7 @@ impl Session {
             names.join(", "),
             staged.join(", ")
         );
-        self.change_plain(Doing::new("update", target), &insert, total)
+        self.change_plain(Doing::new("update", target), &insert, Some(total))
             .await?;
         self.clear_stage(target).await
     }

@@ -15,7 +15,7 @@ use crate::seam::Result;
 /// Rows below which single statements cost fewer round trips than staging does.
 const STAGED_ROWS: usize = 4;
 /// Rows staged at a time.
-pub(super) const CHUNK_ROWS: usize = 20_000;
+const CHUNK_ROWS: usize = 20_000;
 
 /// Updates by the columns they write: one flag per column.
 pub(super) struct Groups<'a>(pub(super) Vec<(Vec<bool>, Vec<&'a Row>)>);
@@ -73,10 +73,21 @@ impl Session {
             return Ok(());
         }
         let rows: Vec<&Row> = rows.iter().collect();
+        self.staged_delete(target, &rows, true).await
+    }
+
+    /// Deletes rows by their keys, through the stage; `all_there` when a missing one is an error.
+    pub(super) async fn staged_delete(
+        &mut self,
+        target: &Arc<Target>,
+        rows: &[&Row],
+        all_there: bool,
+    ) -> Result<()> {
         for chunk in rows.chunks(CHUNK_ROWS) {
             let stage = self.fill_stage(target, &target.key, 0, chunk).await?;
             let sql = format!("DELETE t FROM {}", target.joined(&stage));
-            self.change_plain(Doing::new("delete", target), &sql, chunk.len() as u64)
+            let expected = all_there.then_some(chunk.len() as u64);
+            self.change_plain(Doing::new("delete", target), &sql, expected)
                 .await?;
             self.clear_stage(target).await?;
         }
@@ -95,6 +106,17 @@ impl Session {
             }
             return Ok(());
         }
+        self.staged_update(target, written, rows, true).await
+    }
+
+    /// Updates rows by their keys, through the stage; `all_there` when a missing one is an error.
+    pub(super) async fn staged_update(
+        &mut self,
+        target: &Arc<Target>,
+        written: &[bool],
+        rows: &[&Row],
+        all_there: bool,
+    ) -> Result<()> {
         let mut sets: Vec<String> = flagged(written)
             .iter()
             .map(|&at| format!("t.{} = s.c{at}", quote(&target.columns[at].name)))
@@ -104,7 +126,8 @@ impl Session {
         for chunk in rows.chunks(CHUNK_ROWS) {
             let stage = self.fill_stage(target, &columns, 0, chunk).await?;
             let sql = format!("UPDATE {} SET {}", target.joined(&stage), sets.join(", "));
-            self.change_plain(Doing::new("update", target), &sql, chunk.len() as u64)
+            let expected = all_there.then_some(chunk.len() as u64);
+            self.change_plain(Doing::new("update", target), &sql, expected)
                 .await?;
             self.clear_stage(target).await?;
         }

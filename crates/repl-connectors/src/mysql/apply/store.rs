@@ -32,10 +32,20 @@ pub(super) struct Store {
     pub(super) parts: String,
 }
 
+/// Names of our own tables, without a prefix.
+const OWN: [&str; 5] = ["checkpoint", "tables", "loads", "copies", "copy_parts"];
+/// In front of their names where they stand beside the replica's tables.
+const PREFIX: &str = "repl_";
+
+/// Names of our own tables where they stand beside the replica's.
+pub(super) fn own_names() -> impl Iterator<Item = String> {
+    OWN.iter().map(|name| format!("{PREFIX}{name}"))
+}
+
 impl Store {
     /// Where the tables can be: in a database of our own, or beside the replica's tables.
     pub(super) fn candidates(database: &str) -> [Store; 2] {
-        [Store::new(DATABASE, ""), Store::new(database, "repl_")]
+        [Store::new(DATABASE, ""), Store::new(database, PREFIX)]
     }
 
     fn new(database: &str, prefix: &'static str) -> Self {
@@ -162,22 +172,18 @@ impl Session {
     }
 
     async fn is_complete(&mut self, store: &Store) -> Result<bool> {
-        let name = |table: &str| Param::from(format!("{}{table}", store.prefix));
+        let name = |table: &&str| Param::from(format!("{}{table}", store.prefix));
+        let mut params: Vec<Param> = vec![store.database.as_str().into()];
+        params.extend(OWN.iter().map(name));
         let rows = self
             .rows(
                 "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = ? \
                  AND TABLE_NAME IN (?, ?, ?, ?, ?)",
-                vec![
-                    store.database.as_str().into(),
-                    name("checkpoint"),
-                    name("tables"),
-                    name("loads"),
-                    name("copies"),
-                    name("copy_parts"),
-                ],
+                params,
             )
             .await?;
-        Ok(rows.first().is_some_and(|row| text(row, 0) == "5"))
+        let all = OWN.len().to_string();
+        Ok(rows.first().is_some_and(|row| text(row, 0) == all))
     }
 
     async fn holds_checkpoint(&mut self, store: &Store) -> Result<bool> {

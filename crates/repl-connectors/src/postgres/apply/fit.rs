@@ -201,13 +201,7 @@ pub(super) fn check(route: &Route, catalog: &Catalog) -> Result<()> {
 
 /// Without an index each change would scan the table, and duplicates would go unnoticed.
 fn check_key(route: &Route, catalog: &Catalog) -> Result<()> {
-    let key: Vec<&str> = route
-        .schema
-        .key_columns()
-        .iter()
-        .filter_map(|&k| route.schema.columns.get(k))
-        .map(|column| column.name.as_str())
-        .collect();
+    let key: Vec<&str> = route.schema.key_names().collect();
     if key.is_empty() || catalog.unique_over(&key).is_some() {
         return Ok(());
     }

@@ -41,6 +41,7 @@ use repl_core::schema::TableName;
 pub use self::content::PgContents;
 use self::session::Session;
 use super::target::PgTarget;
+use crate::held::Held;
 use crate::seam::{
     Applier, Commit, ConnectorError, CopiedTable, Load, LoadPart, Making, ReplicaState, Result,
     Style, TableDdl,
@@ -67,7 +68,7 @@ pub struct PgApplierConfig {
 /// Applies to one PostgreSQL replica.
 pub struct PgApplier {
     config: PgApplierConfig,
-    session: Option<Session>,
+    session: Held<Session>,
 }
 
 impl PgApplier {
@@ -75,22 +76,9 @@ impl PgApplier {
     pub fn new(config: PgApplierConfig) -> Self {
         PgApplier {
             config,
-            session: None,
+            session: Held::none(),
         }
     }
-
-    /// Takes the session out for one call. It comes back only when the call succeeds: after an
-    /// error, or when the caller gave up waiting, what it was doing is not known any more.
-    fn take(&mut self) -> Result<Session> {
-        self.session.take().ok_or_else(closed)
-    }
-}
-
-fn closed() -> ConnectorError {
-    ConnectorError::new(
-        ErrorKind::Connection,
-        "the session to the replica is closed",
-    )
 }
 
 #[async_trait]
@@ -98,7 +86,7 @@ impl Applier for PgApplier {
     async fn open(&mut self) -> Result<ReplicaState> {
         self.close().await;
         let (session, state) = Session::open(&self.config).await?;
-        self.session = Some(session);
+        self.session.put(session);
         Ok(state)
     }
 
@@ -107,24 +95,21 @@ impl Applier for PgApplier {
         expected: Option<&Checkpoint>,
         next: &Checkpoint,
     ) -> Result<()> {
-        let mut session = self.take()?;
-        let done = session.set_checkpoint(expected, next).await?;
-        self.session = Some(session);
-        Ok(done)
+        self.session
+            .with(async |session| session.set_checkpoint(expected, next).await)
+            .await
     }
 
     async fn begin(&mut self, expected: &Checkpoint) -> Result<()> {
-        let mut session = self.take()?;
-        let done = session.begin(expected)?;
-        self.session = Some(session);
-        Ok(done)
+        self.session
+            .with(async |session| session.begin(expected))
+            .await
     }
 
     async fn apply(&mut self, step: &Step, style: Style) -> Result<()> {
-        let mut session = self.take()?;
-        let done = session.apply(step, style).await?;
-        self.session = Some(session);
-        Ok(done)
+        self.session
+            .with(async |session| session.apply(step, style).await)
+            .await
     }
 
     fn depth(&self) -> usize {
@@ -137,24 +122,22 @@ impl Applier for PgApplier {
         joined: &[TableName],
         commit: Commit,
     ) -> Result<()> {
-        let mut session = self.take()?;
-        let done = session.submit(next, joined, commit).await?;
-        self.session = Some(session);
-        Ok(done)
+        self.session
+            .with(async |session| session.submit(next, joined, commit).await)
+            .await
     }
 
     async fn settle(&mut self) -> Result<()> {
         // Left in place meanwhile: giving up waiting changes nothing.
-        let session = self.session.as_mut().ok_or_else(closed)?;
-        let outcome = session.settle().await;
+        let outcome = self.session.in_place()?.settle().await;
         if outcome.is_err() {
-            self.session = None;
+            self.session = Held::none();
         }
         outcome
     }
 
     async fn fit(&mut self, route: &Route, ddl: Option<&TableDdl>) -> Result<()> {
-        let mut session = self.take()?;
+        let mut session = self.session.take()?;
         let outcome = session.fit(route, ddl).await;
         // A refusal comes from comparing shapes, not from the server: nothing is under way, and
         // the caller may come back with the statements that mend it.
@@ -162,15 +145,16 @@ impl Applier for PgApplier {
             .as_ref()
             .err()
             .is_none_or(|error| error.kind == ErrorKind::Schema && error.code.is_none());
-        self.session = kept.then_some(session);
+        if kept {
+            self.session.put(session);
+        }
         outcome
     }
 
     async fn load(&mut self, load: Load<'_>) -> Result<u64> {
-        let mut session = self.take()?;
-        let done = session.load(load).await?;
-        self.session = Some(session);
-        Ok(done)
+        self.session
+            .with(async |session| session.load(load).await)
+            .await
     }
 
     fn loader(&self, number: usize) -> Option<Box<dyn Applier>> {
@@ -180,24 +164,21 @@ impl Applier for PgApplier {
     }
 
     async fn begin_parts(&mut self, making: Making<'_>, copy: &PartialCopy) -> Result<bool> {
-        let mut session = self.take()?;
-        let done = session.begin_parts(making, copy).await?;
-        self.session = Some(session);
-        Ok(done)
+        self.session
+            .with(async |session| session.begin_parts(making, copy).await)
+            .await
     }
 
     async fn resume_parts(&mut self, making: Making<'_>, copy: &PartialCopy) -> Result<bool> {
-        let mut session = self.take()?;
-        let done = session.resume_parts(making, copy).await?;
-        self.session = Some(session);
-        Ok(done)
+        self.session
+            .with(async |session| session.resume_parts(making, copy).await)
+            .await
     }
 
     async fn load_part(&mut self, part: LoadPart<'_>) -> Result<u64> {
-        let mut session = self.take()?;
-        let done = session.load_part(part).await?;
-        self.session = Some(session);
-        Ok(done)
+        self.session
+            .with(async |session| session.load_part(part).await)
+            .await
     }
 
     async fn end_parts(
@@ -206,35 +187,31 @@ impl Applier for PgApplier {
         copy: &PartialCopy,
         copied: &CopiedTable,
     ) -> Result<()> {
-        let mut session = self.take()?;
-        session.end_parts(making, copy, copied).await?;
-        self.session = Some(session);
-        Ok(())
+        self.session
+            .with(async |session| session.end_parts(making, copy, copied).await)
+            .await
     }
 
     async fn finish_parts(&mut self, table: &TableName) -> Result<()> {
-        let mut session = self.take()?;
-        session.finish_parts(table).await?;
-        self.session = Some(session);
-        Ok(())
+        self.session
+            .with(async |session| session.finish_parts(table).await)
+            .await
     }
 
     async fn add_foreign_keys(&mut self, statements: &[String]) -> Result<()> {
-        let mut session = self.take()?;
-        let done = session.add_foreign_keys(statements).await?;
-        self.session = Some(session);
-        Ok(done)
+        self.session
+            .with(async |session| session.add_foreign_keys(statements).await)
+            .await
     }
 
     async fn forget_tables(&mut self, tables: &[TableName]) -> Result<()> {
-        let mut session = self.take()?;
-        let done = session.forget_tables(tables).await?;
-        self.session = Some(session);
-        Ok(done)
+        self.session
+            .with(async |session| session.forget_tables(tables).await)
+            .await
     }
 
     async fn close(&mut self) {
-        if let Some(session) = self.session.take() {
+        if let Ok(session) = self.session.take() {
             session.close().await;
         }
     }

@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 
-use repl_core::ErrorKind;
 use repl_core::copy::{PartialCopy, StoredCopy};
 use repl_core::schema::TableName;
 
 use super::session::{Session, missing_table};
 use super::store::text;
 use super::{failpoint, fit};
-use crate::seam::{ConnectorError, CopiedTable, LoadPart, Making, Result};
+use crate::copies::{stored_form, taken_over};
+use crate::seam::{CopiedTable, LoadPart, Making, Result};
 
 /// Names one table among the copies and their parts.
 const TABLE: &str = "group_name = $1::text AND table_schema = $2::text AND table_name = $3::text";
@@ -79,7 +79,7 @@ impl Session {
         made: bool,
         copy: &PartialCopy,
     ) -> Result<()> {
-        let (id, json) = (copy.id.to_string(), json(copy)?);
+        let (id, json) = (copy.id.to_string(), stored_form(copy)?);
         let group = self.config.group.clone();
         self.rows(
             "INSERT INTO repl.copies (group_name, table_schema, table_name, made, id, copy) \
@@ -160,10 +160,7 @@ impl Session {
         let Some(catalog) = self.catalog(&route.target).await? else {
             return Ok(false);
         };
-        let keys = route.schema.key_columns().iter();
-        let key: Vec<&str> = keys
-            .map(|&at| route.schema.columns[at].name.as_str())
-            .collect();
+        let key: Vec<&str> = route.schema.key_names().collect();
         let keyed = catalog.unique_over(&key).is_some();
         let rows = self
             .rows(
@@ -184,7 +181,7 @@ impl Session {
         if text(&rows, 0, 0) != others || !fits || !settles {
             return Ok(false);
         }
-        let (id, json) = (copy.id.to_string(), json(copy)?);
+        let (id, json) = (copy.id.to_string(), stored_form(copy)?);
         let group = self.config.group.clone();
         let source = &route.schema.table;
         let rows = self
@@ -317,18 +314,4 @@ impl Session {
         self.forget_targets();
         Ok(())
     }
-}
-
-fn json(copy: &PartialCopy) -> Result<String> {
-    let text = copy.to_json();
-    text.map_err(|error| ConnectorError::new(ErrorKind::Internal, error.to_string()))
-}
-
-fn taken_over(table: &TableName) -> ConnectorError {
-    ConnectorError::new(
-        ErrorKind::CheckpointMoved,
-        format!("the copy of {table} was begun anew or carried on by another session"),
-    )
-    .table(table.to_string())
-    .advice("make sure that only one daemon serves this replica")
 }

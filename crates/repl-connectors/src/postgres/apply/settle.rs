@@ -13,16 +13,7 @@ use crate::seam::Result;
 
 impl Session {
     pub(super) async fn settle_rows(&mut self, target: &Arc<Target>, net: &NetTable) -> Result<()> {
-        let mut complete: Vec<Row> = net.inserts.clone();
-        let mut partial: Vec<Row> = Vec::new();
-        for row in &net.updates {
-            let list = if row.has_unchanged()? {
-                &mut partial
-            } else {
-                &mut complete
-            };
-            list.push(row.clone());
-        }
+        let (complete, partial) = net.complete_and_partial()?;
         let gone: Vec<&Row> = net.deletes.iter().chain(&complete).collect();
         let delete = target.statement(Kind::DeleteAny, &[]);
         self.in_chunks(target, "delete", &delete, &target.key, &gone)
