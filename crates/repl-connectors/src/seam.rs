@@ -370,6 +370,20 @@ pub trait Applier: Send {
     /// transaction submitted before.
     async fn begin(&mut self, expected: &Checkpoint) -> Result<()>;
 
+    /// [`Applier::begin`] of a transaction whose end is known already: `submit` will be called with
+    /// `next` and `commit`. Locking and moving the checkpoint can then be one statement.
+    ///
+    /// # Errors
+    /// As [`Applier::begin`].
+    async fn begin_whole(
+        &mut self,
+        expected: &Checkpoint,
+        _next: &Checkpoint,
+        _commit: Commit,
+    ) -> Result<()> {
+        self.begin(expected).await
+    }
+
     /// Applies one step. Fails when a row to update or delete is not there, or one to insert is:
     /// a replica that differs is never patched over.
     ///

@@ -11,7 +11,7 @@ use repl_core::failpoint;
 use repl_core::schema::TableName;
 use tracing::debug;
 
-use super::collect::{Batch, Mode};
+use super::collect::{Batch, BatchEnd, Mode};
 use super::stream::{Course, Trouble, blame};
 use super::{Ended, Failure, Worker};
 
@@ -57,16 +57,18 @@ impl Worker {
         let flight = &mut course.flight;
         let applier = &mut self.parts.applier;
         flight.sending(&batch);
-        if !batch.continues {
-            applier.begin(flight.head()).await?;
+        let end = batch.end.as_ref().map(|end| flight.ending(end, skips));
+        match &end {
+            _ if batch.continues => {}
+            Some((next, how)) => applier.begin_whole(flight.head(), next, *how).await?,
+            None => applier.begin(flight.head()).await?,
         }
         for step in &batch.reduced.steps {
             applier.apply(step, style).await?;
         }
-        if let Some(end) = batch.end {
-            let (next, how) = flight.ending(&end, skips);
-            applier.submit(&next, &end.joined, how).await?;
-            flight.submitted(next, end.joined, how);
+        if let (Some(BatchEnd { joined, .. }), Some((next, how))) = (batch.end, end) {
+            applier.submit(&next, &joined, how).await?;
+            flight.submitted(next, joined, how);
         }
         Ok(())
     }
@@ -76,7 +78,7 @@ impl Worker {
         let head = course.flight.head();
         let applier = &mut self.parts.applier;
         let sent = async {
-            applier.begin(head).await?;
+            applier.begin_whole(head, head, Commit::Durable).await?;
             applier.submit(head, &[], Commit::Durable).await
         };
         sent.await.map_err(|error| course.trouble(error))?;

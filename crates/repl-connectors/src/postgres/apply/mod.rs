@@ -1,7 +1,8 @@
 //! Writes to a PostgreSQL replica.
 //!
 //! A target transaction is one pipeline: BEGIN, the lock on the checkpoint, the changes, the new
-//! checkpoint, COMMIT, Sync. A small batch is one write and one round trip; after any failure the
+//! checkpoint, COMMIT, Sync; where the end is known at the start, the checkpoint is moved at once
+//! instead of being locked. A small batch is one write and one round trip; after any failure the
 //! server skips the rest, COMMIT included. Whatever must hold (the checkpoint's value, the number
 //! of rows touched, deferrable constraints) is verified by the statements themselves.
 //!
@@ -103,6 +104,17 @@ impl Applier for PgApplier {
     async fn begin(&mut self, expected: &Checkpoint) -> Result<()> {
         self.session
             .with(async |session| session.begin(expected))
+            .await
+    }
+
+    async fn begin_whole(
+        &mut self,
+        expected: &Checkpoint,
+        next: &Checkpoint,
+        commit: Commit,
+    ) -> Result<()> {
+        self.session
+            .with(async |session| session.begin_whole(expected, next, commit))
             .await
     }
 

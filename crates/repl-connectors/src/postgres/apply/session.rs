@@ -72,6 +72,8 @@ pub(super) struct Batch {
     pub(super) expected: Checkpoint,
     /// Rows written to tables whose deferrable constraints must be verified at the end.
     pub(super) touched: Vec<(Arc<Target>, Vec<Row>)>,
+    /// The checkpoint was moved at the start.
+    moved: bool,
 }
 
 impl Session {
@@ -188,14 +190,34 @@ impl Session {
     }
 
     pub(super) fn begin(&mut self, expected: &Checkpoint) -> Result<()> {
+        self.start(expected)?;
+        self.lock_checkpoint(expected)?;
+        failpoint("pg.apply.after_cas")
+    }
+
+    /// [`Session::begin`] when the end is known.
+    pub(super) fn begin_whole(
+        &mut self,
+        expected: &Checkpoint,
+        next: &Checkpoint,
+        commit: Commit,
+    ) -> Result<()> {
+        if outside_transaction() {
+            return self.begin(expected);
+        }
+        self.start(expected)?.moved = true;
+        self.move_checkpoint(expected, next, commit)?;
+        failpoint("pg.apply.after_cas")
+    }
+
+    fn start(&mut self, expected: &Checkpoint) -> Result<&mut Batch> {
         failpoint("pg.apply.before_begin")?;
         self.push("BEGIN", &[], Label::Other)?;
-        self.lock_checkpoint(expected)?;
-        self.batch = Some(Batch {
+        Ok(self.batch.insert(Batch {
             expected: expected.clone(),
             touched: Vec::new(),
-        });
-        failpoint("pg.apply.after_cas")
+            moved: false,
+        }))
     }
 
     pub(super) async fn apply(&mut self, step: &Step, style: Style) -> Result<()> {
@@ -233,8 +255,8 @@ impl Session {
             ConnectorError::new(ErrorKind::Internal, "submit without a transaction")
         })?;
         self.verify_constraints(&batch.touched).await?;
-        let outside = repl_core::failpoint::sabotage("checkpoint-outside-transaction");
-        if !outside {
+        let outside = outside_transaction();
+        if !outside && !batch.moved {
             self.move_checkpoint(&batch.expected, next, commit)?;
         }
         self.join_tables(joined)?;
@@ -267,6 +289,11 @@ impl Session {
     pub(super) async fn close(self) {
         self.client.close().await;
     }
+}
+
+/// The deliberately broken build moves the checkpoint after the commit.
+fn outside_transaction() -> bool {
+    repl_core::failpoint::sabotage("checkpoint-outside-transaction")
 }
 
 pub(super) fn missing_table(table: &TableName) -> ConnectorError {
