@@ -1,8 +1,6 @@
 //! Keeps the capture running: starts it, waits between attempts, and draws the line when history
 //! breaks.
 
-use std::convert::Infallible;
-use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use repl_api::ErrorInfo;
@@ -78,51 +76,8 @@ pub struct CaptureTask {
 }
 
 impl CaptureTask {
-    /// Starts capturing until shutdown, on a thread of its own: a capture decides for itself when
-    /// to look at its source again, and may pause its thread for it (see [`Capture::run`]). The
-    /// future completes when the capture has ended; dropped before, it cuts the capture off.
-    ///
-    /// # Errors
-    /// When there is no thread or runtime to be had.
-    pub fn start(self) -> io::Result<impl Future<Output = ()>> {
-        let (cutter, mut cut_off) = oneshot::channel::<Infallible>();
-        let (ending, ended) = oneshot::channel::<Infallible>();
-        let (starting, started) = std::sync::mpsc::sync_channel(1);
-        let thread = std::thread::Builder::new()
-            .name("capture".into())
-            .spawn(move || {
-                let _ending = ending;
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build();
-                let (runtime, outcome) = match runtime {
-                    Ok(runtime) => (Some(runtime), Ok(())),
-                    Err(error) => (None, Err(error)),
-                };
-                // Whoever starts us waits for this.
-                let _ = starting.send(outcome);
-                let Some(runtime) = runtime else { return };
-                runtime.block_on(async {
-                    tokio::select! {
-                        () = self.run() => {}
-                        _ = &mut cut_off => {}
-                    }
-                });
-                // A database call that hangs must not hold up the daemon's end.
-                runtime.shutdown_background();
-            })?;
-        started.recv().map_err(io::Error::other)??;
-        Ok(async move {
-            let _cutter = cutter;
-            // Nothing is ever sent: the thread's end drops the sender.
-            let _ = ended.await;
-            if let Err(panic) = thread.join() {
-                std::panic::resume_unwind(panic);
-            }
-        })
-    }
-
-    async fn run(mut self) {
+    /// Captures until shutdown.
+    pub async fn run(mut self) {
         let mut backoff = Backoff::new(self.retry);
         while !*self.shutdown.borrow() {
             if let Ok(answer) = self.uninstall.try_recv() {

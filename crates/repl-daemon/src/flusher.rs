@@ -16,9 +16,17 @@ const IDLE: Duration = Duration::from_millis(500);
 /// Wait between attempts while the device is full.
 const FULL_RETRY: Duration = Duration::from_millis(500);
 
+/// How long records are gathered for one fsync while nobody waits for it: it would take processor
+/// and disk from the changes on their way to the replicas, and from the primary if that is near.
+const GATHER: Duration = Duration::from_millis(3);
+
+/// Pending bytes that are written without gathering more.
+const ENOUGH: u64 = 64 * 1024;
+
 /// The running thread.
 pub struct Flusher {
     stop: Arc<AtomicBool>,
+    awaited: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -35,10 +43,16 @@ impl Flusher {
     ) -> std::io::Result<Flusher> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = Arc::clone(&stop);
+        let awaited = Arc::new(AtomicBool::new(true));
+        let at_once = Arc::clone(&awaited);
         let thread = std::thread::Builder::new()
             .name("log-flush".into())
             .spawn(move || {
                 while !stopping.load(Ordering::Acquire) {
+                    let pending = log.wait_for_work(IDLE);
+                    if pending < ENOUGH && !at_once.load(Ordering::Acquire) {
+                        std::thread::sleep(GATHER);
+                    }
                     if let Err(error) = flush_once(log.as_ref(), &ingest) {
                         error!(%error, "the event log cannot go on");
                         fatal(error.to_string());
@@ -52,8 +66,14 @@ impl Flusher {
             })?;
         Ok(Flusher {
             stop,
+            awaited,
             thread: Some(thread),
         })
+    }
+
+    /// Whether somebody waits for each fsync, so that nothing is gathered first; true at first.
+    pub fn awaited(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.awaited)
     }
 
     /// Stops the thread after a last flush.
@@ -68,7 +88,6 @@ impl Flusher {
 }
 
 fn flush_once(log: &dyn EventLog, ingest: &Ingest) -> Result<(), LogError> {
-    log.wait_for_work(IDLE);
     match log.flush() {
         Ok(flushed) => {
             if flushed {

@@ -1,5 +1,6 @@
 //! Starts everything in order and stops it in reverse.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -163,6 +164,9 @@ impl Host {
             tasks: JoinSet::new(),
         };
         let source = parts.start_capture(&stop_capture)?;
+        // Replicas that follow what is only appended do not wait for the disk.
+        let awaited = source.follow.visibility() == Visibility::Durable;
+        flusher.awaited().store(awaited, Ordering::Release);
         let control = GroupControl::new(
             Arc::clone(&parts.group),
             source.uninstall,
@@ -337,8 +341,7 @@ impl Parts {
             capture_meter: Arc::clone(&group.capture_meter),
             shutdown: self.stop.clone(),
         };
-        let capture = task.start().context("cannot start the capture's thread")?;
-        self.tasks.spawn(capture);
+        self.tasks.spawn(task.run());
         self.tasks.spawn(retention.run());
         Ok(Source {
             snapshots: source.snapshots,

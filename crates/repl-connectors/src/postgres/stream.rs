@@ -1,6 +1,7 @@
 //! The replication stream of one connection: messages in, log records and acknowledgements out.
 
 mod acknowledge;
+mod pace;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -11,8 +12,9 @@ use repl_core::failpoint;
 use repl_core::log::LogOffset;
 use repl_core::record::TxHeader;
 use repl_core::schema::{SchemaId, TableName};
-use tokio::time::Instant;
+use tokio::time::{Instant, Interval};
 
+use self::pace::Pace;
 use super::admin::Admin;
 use super::capture::{Housekeeping, PgCapture, REFRESH_FACTOR, within};
 use super::catalog;
@@ -37,16 +39,6 @@ const MARK_INTERVAL: Duration = Duration::from_millis(500);
 /// Messages handled between two looks at timers and acknowledgements.
 const BURST: usize = 512;
 
-/// A change sent this long after its transaction's commit, microseconds, tells that the server is
-/// behind: it has more to send than it can send at once.
-const BEHIND_US: i64 = 1_000;
-
-/// How long the server is left alone while it is behind and everything it sent has been read. It
-/// sends each change by itself, and each wakes a client that waits for it, which costs the server
-/// more than the decoding; one that does not wait lets it go on, and finds many changes at its next
-/// look. Measured with PostgreSQL 15: 50 to 200 µs are equally good, 500 µs cost a part of the gain.
-const NAP: Duration = Duration::from_micros(100);
-
 /// A running stream.
 pub(super) struct Stream {
     connection: CopyBoth,
@@ -67,8 +59,7 @@ pub(super) struct Stream {
     last_ack: Instant,
     answer_wanted: bool,
     last_heard: Instant,
-    /// The change heard last was sent long after its commit.
-    behind: bool,
+    pace: Pace,
     counters: (u64, u64),
     max_row_bytes: usize,
 }
@@ -138,7 +129,7 @@ impl Stream {
             last_ack: now,
             answer_wanted: true,
             last_heard: now,
-            behind: false,
+            pace: Pace::default(),
             counters: (0, 0),
             max_row_bytes: usize::MAX,
         })
@@ -163,8 +154,33 @@ impl Stream {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.show_state(port);
         loop {
+            let (timers, tick) = (&mut timers, &mut tick);
+            let ended = match self.pace.choose() {
+                true => {
+                    self.stream_apart(capture, admin, port, timers, tick)
+                        .await?
+                }
+                false => self.stream(capture, admin, port, timers, tick).await?,
+            };
+            if ended {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Streams until the end, or until the way of reading is to change (then false).
+    async fn stream(
+        &mut self,
+        capture: &PgCapture,
+        admin: &mut Admin,
+        port: &mut CapturePort,
+        timers: &mut Housekeeping,
+        tick: &mut Interval,
+    ) -> Result<bool> {
+        while !self.pace.is_to_change() {
             if *port.shutdown.borrow() {
-                return self.last_ack(port).await;
+                self.last_ack(port).await?;
+                return Ok(true);
             }
             if !*port.ingest_allowed.borrow() {
                 return Err(paused());
@@ -190,12 +206,13 @@ impl Stream {
                     self.mark_if_due(port)?;
                     self.note_durable(port);
                     self.acknowledge(port, true).await?;
-                    self.keep_house(capture, admin, port, &mut timers).await?;
+                    self.keep_house(capture, admin, port, timers).await?;
                 }
                 _ = port.shutdown.changed() => {}
                 _ = port.ingest_allowed.changed() => {}
             }
         }
+        Ok(false)
     }
 
     /// Ends the stream politely, so that the server frees the slot at once.
@@ -212,11 +229,7 @@ impl Stream {
             self.handle(&bytes, admin, port).await?;
             left -= 1;
         }
-        if self.behind && left > 0 {
-            // On purpose not a timer's: those are ten times too coarse, and a runtime that waits
-            // for the socket is woken by each change. This thread is the capture's own.
-            std::thread::sleep(NAP);
-        }
+        self.pace.looked(left > 0);
         while port.writer.pending_bytes() > port.limits.pending_bytes {
             self.wait_for_log(port).await?;
         }
@@ -250,12 +263,12 @@ impl Stream {
                 let message = pgoutput::message(message)?;
                 self.message(message, admin, port).await?;
                 if self.transaction.open {
-                    self.behind = sent_us - self.transaction.committed_us >= BEHIND_US;
+                    self.pace.change(sent_us, self.transaction.committed_us);
                 }
                 Ok(())
             }
             Frame::Keepalive { end, reply } => {
-                self.behind = false;
+                self.pace.idle();
                 self.keepalive(end, reply, port)
             }
         }

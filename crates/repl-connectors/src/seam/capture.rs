@@ -19,8 +19,7 @@ pub trait Capture: Send {
     /// Connects, verifies that history is continuous with the log, and streams until the
     /// connection breaks, ingest must pause or `port.shutdown` turns true (then `Ok`). Every error
     /// leaves the log at a transaction boundary; the daemon decides by its kind whether and when
-    /// to call again. Runs on a thread of its own, which it may keep from other work for a fraction
-    /// of a millisecond.
+    /// to call again.
     ///
     /// # Errors
     /// [`ErrorKind::History`] when positions or identity show a gap or a rewind: nothing was

@@ -322,12 +322,14 @@ impl EventLog for FileLog {
         self.inner.flush()
     }
 
-    fn wait_for_work(&self, timeout: Duration) {
+    fn wait_for_work(&self, timeout: Duration) -> u64 {
         let state = self.inner.state();
         // Woken early or late, the caller just looks again.
-        let _ = self.inner.work.wait_timeout_while(state, timeout, |state| {
+        let waited = self.inner.work.wait_timeout_while(state, timeout, |state| {
             state.pending.is_empty() && state.in_flight.is_empty()
         });
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.cursor.offset - state.synced
     }
 
     fn on_durable(&self, listener: Listener) {

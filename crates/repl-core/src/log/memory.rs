@@ -314,12 +314,14 @@ impl EventLog for MemoryLog {
         Ok(true)
     }
 
-    fn wait_for_work(&self, timeout: Duration) {
+    fn wait_for_work(&self, timeout: Duration) -> u64 {
         let state = self.shared.state();
-        let _ = self
+        let waited = self
             .shared
             .work
             .wait_timeout_while(state, timeout, |state| state.flushed == state.cursor.offset);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.cursor.offset - state.flushed
     }
 
     fn on_durable(&self, listener: Listener) {

@@ -227,8 +227,9 @@ pub trait EventLog: Send + Sync {
     /// after a pause. After [`LogError::SyncFailed`] every further call fails.
     fn flush(&self) -> Result<bool, LogError>;
 
-    /// Blocks until there is something to flush or `timeout` has passed.
-    fn wait_for_work(&self, timeout: std::time::Duration);
+    /// Blocks until there is something to flush or `timeout` has passed. Returns how many bytes
+    /// are pending.
+    fn wait_for_work(&self, timeout: std::time::Duration) -> u64;
 
     /// Calls `listener` after each advance of the durable end, from the flushing thread.
     fn on_durable(&self, listener: Listener);

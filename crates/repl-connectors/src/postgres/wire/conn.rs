@@ -60,6 +60,11 @@ impl Conn {
         &self.stream
     }
 
+    /// See [`Stream::rehome`].
+    pub(super) fn rehome(&mut self) -> io::Result<()> {
+        self.stream.rehome()
+    }
+
     /// Messages above this size are refused before they are read.
     pub(super) fn set_limit(&mut self, bytes: usize) {
         self.limit = bytes;

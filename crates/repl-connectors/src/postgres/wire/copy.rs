@@ -138,6 +138,14 @@ impl CopyBoth {
         self.conn.set_limit(bytes);
     }
 
+    /// Has the current runtime watch the socket from now on, instead of the one that did.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn rehome(&mut self) -> std::io::Result<()> {
+        self.conn.rehome()
+    }
+
     /// The next payload; none when the server ended the stream. Safe to cancel: usable in
     /// `tokio::select!`. Payloads are slices of the receive buffer, so keep none for long.
     ///

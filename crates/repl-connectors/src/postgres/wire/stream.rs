@@ -1,6 +1,7 @@
 //! The byte stream to a server: TCP or a Unix socket, with TLS on top of TCP.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -53,6 +54,21 @@ impl Stream {
         Ok(Stream::Tls(Box::new(stream)))
     }
 
+    /// Has the current runtime watch the socket from now on, instead of the one that did.
+    pub(super) fn rehome(&mut self) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => *stream = rehomed(stream)?,
+            Stream::Tls(stream) => {
+                let (stream, _) = stream.get_mut();
+                *stream = rehomed(stream)?;
+            }
+            Stream::Unix(stream) => {
+                *stream = UnixStream::from_std(stream.as_fd().try_clone_to_owned()?.into())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether secrets may be sent as they are: encrypted, or within this machine.
     pub(super) fn is_confidential(&self) -> bool {
         !matches!(self, Stream::Tcp(_))
@@ -75,6 +91,11 @@ impl Stream {
             _ => None,
         }
     }
+}
+
+/// The same connection under another descriptor: it closes when both are closed.
+fn rehomed(stream: &TcpStream) -> io::Result<TcpStream> {
+    TcpStream::from_std(stream.as_fd().try_clone_to_owned()?.into())
 }
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {
