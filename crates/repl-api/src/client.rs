@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 
 use crate::{
     ActionDone, ApiError, ErrorBody, Health, Index, LogInfo, LogQuery, ReplicaStatus, ReplicaVerb,
-    SkipRequest, SlotDropRequest, Status, Validation, ValidationRequest,
+    ResyncRequest, SkipRequest, SlotDropRequest, Status, Validation, ValidationRequest,
 };
 
 /// Largest answer the client reads, in bytes; a bound against a peer that is not the daemon.
@@ -158,10 +158,14 @@ impl Client {
         self.act(replica, ReplicaVerb::Skip, skip).await
     }
 
-    /// `POST /v1/replicas/{name}/resync`: empty the replica's tables and copy them again. Returns when
-    /// the resync is durably ordered, not when it is complete.
-    pub async fn resync(&self, replica: &str) -> Result<ActionDone, ClientError> {
-        self.act(replica, ReplicaVerb::Resync, &Empty {}).await
+    /// `POST /v1/replicas/{name}/resync`: bring the replica's tables to what the primary holds. Returns
+    /// when the resync is durably ordered, not when it is complete.
+    pub async fn resync(
+        &self,
+        replica: &str,
+        request: &ResyncRequest,
+    ) -> Result<ActionDone, ClientError> {
+        self.act(replica, ReplicaVerb::Resync, request).await
     }
 
     /// `POST /v1/slot/drop`: drop the slot and publication on the primary.

@@ -23,7 +23,9 @@ mod validate;
 pub use client::{Client, ClientError};
 pub use error::{ApiError, ErrorBody, ErrorCode};
 pub use log::{LogInfo, LogQuery, SegmentInfo, TableChanges, TransactionInfo};
-pub use request::{ActionDone, Endpoint, Health, Index, ReplicaVerb, SkipRequest, SlotDropRequest};
+pub use request::{
+    ActionDone, Endpoint, Health, Index, ReplicaVerb, ResyncRequest, SkipRequest, SlotDropRequest,
+};
 pub use status::{
     Activity, CopyProgress, Directive, ErrorInfo, ErrorKind, FailedTransaction, IngestState,
     LogStatus, Membership, Mode, PrimaryState, PrimaryStatus, ReplicaStatus, Status,

@@ -14,7 +14,7 @@ pub enum ReplicaVerb {
     Retry,
     /// Leave the failed transaction out; the replica becomes `diverged`.
     Skip,
-    /// Empty the replica's tables and copy them again.
+    /// Bring the replica's tables to what the primary holds.
     Resync,
 }
 
@@ -50,6 +50,18 @@ pub struct SkipRequest {
     pub seq: u64,
     /// Why it may be left out; recorded in the audit log. Must not be blank.
     pub reason: String,
+}
+
+/// Body of `POST /v1/replicas/{name}/resync`; every field may be left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResyncRequest {
+    /// Patterns of tables, `schema.table`; empty for the whole replica.
+    #[serde(default)]
+    pub tables: Vec<String>,
+    /// Empty the tables and copy all rows, rather than write what differs.
+    #[serde(default)]
+    pub full: bool,
 }
 
 /// Body of `POST /v1/slot/drop`.

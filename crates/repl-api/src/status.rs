@@ -384,11 +384,14 @@ pub struct CopyProgress {
     pub tables_done: u64,
     /// Tables to copy.
     pub tables_total: u64,
-    /// Rows copied, over all tables.
+    /// Rows copied or compared, over all tables.
     pub rows_done: u64,
     /// Estimate of the rows of all tables; `null` when there is none.
     #[serde(default)]
     pub rows_estimate: Option<u64>,
+    /// Rows written because they differed, since the daemon's start; `null` when nothing is compared.
+    #[serde(default)]
+    pub rows_written: Option<u64>,
     /// Rows copied per second, recent average.
     #[serde(default)]
     pub rows_per_s: f64,
@@ -410,7 +413,7 @@ pub struct TableCopyProgress {
     pub table: String,
     /// What is being done.
     pub state: TableCopyState,
-    /// Rows copied, before an interruption included.
+    /// Rows copied or compared, before an interruption included.
     pub rows_done: u64,
     /// Estimate of the rows in the table; `null` when there is none.
     #[serde(default)]

@@ -21,3 +21,9 @@ pub(crate) fn taken_over(table: &TableName) -> ConnectorError {
     .table(table.to_string())
     .advice("make sure that only one daemon serves this replica")
 }
+
+/// A copy that compares part by part was begun for a key that cannot be.
+pub(crate) fn not_in_numbers(table: &TableName) -> ConnectorError {
+    let what = format!("the parts of {table} are not ranges of numbers");
+    ConnectorError::new(ErrorKind::Internal, what).table(table.to_string())
+}

@@ -1,13 +1,15 @@
 //! What the daemon asks of an engine.
 
 mod capture;
+mod load;
 
 pub use capture::{
     Capture, CaptureBoard, CaptureLimits, CapturePort, CaptureState, CaptureStatus, SourceTable,
 };
 
+pub use load::{Existing, Load, LoadPart, Loaded, Making, Written};
+
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use repl_core::ErrorKind;
@@ -433,13 +435,13 @@ pub trait Applier: Send {
     async fn fit(&mut self, route: &Route, ddl: Option<&TableDdl>) -> Result<()>;
 
     /// Loads one table's rows in one transaction: makes the table by `ddl` if it is absent and
-    /// `create` is true, refuses if it holds rows and `replace` is false, empties it otherwise,
-    /// loads, creates what `ddl.key` and `ddl.after` list if it made the table, records `copied`,
-    /// commits. What an unfinished copy in parts left of the table is replaced in any case.
+    /// `create` is true, does with rows that are there what `existing` says, loads, creates what
+    /// `ddl.key` and `ddl.after` list if it made the table, records `copied`, commits. A table that
+    /// an unfinished copy in parts made is made anew in any case.
     ///
     /// # Errors
     /// As above.
-    async fn load(&mut self, load: Load<'_>) -> Result<u64>;
+    async fn load(&mut self, load: Load<'_>) -> Result<Loaded>;
 
     /// A further session, for loading parts beside this one; none where the replica has one writer.
     /// `number` tells such sessions apart.
@@ -449,7 +451,9 @@ pub trait Applier: Send {
 
     /// Begins a copy in parts: makes the table, or verifies that the one that is there fits and is
     /// empty, and records `copy`, durably. False, with nothing done, when the table holds rows that
-    /// are not left over from an unfinished copy in parts.
+    /// are not left over from an unfinished copy in parts. With `copy.compare` it is the other way
+    /// round: the table must be there, hold rows, and have its key for the only thing that is unique,
+    /// ordered as integers are.
     ///
     /// # Errors
     /// As above.
@@ -467,12 +471,13 @@ pub trait Applier: Send {
         Ok(false)
     }
 
-    /// Loads one part in one transaction, which also records that it is done. Fails when it is
-    /// done already, or when `copy` is no longer the copy of this table.
+    /// Loads one part in one transaction, which also records that it is done; with `copy.compare`,
+    /// makes the rows in its range equal to those given. Fails when it is done already, or when
+    /// `copy` is no longer the copy of this table.
     ///
     /// # Errors
     /// As above.
-    async fn load_part(&mut self, _part: LoadPart<'_>) -> Result<u64> {
+    async fn load_part(&mut self, _part: LoadPart<'_>) -> Result<Loaded> {
         Err(no_parts())
     }
 
@@ -519,47 +524,4 @@ pub trait Applier: Send {
 
 fn no_parts() -> ConnectorError {
     ConnectorError::new(ErrorKind::Internal, "no copy in parts was begun")
-}
-
-/// How a table to copy is made.
-#[derive(Clone, Copy)]
-pub struct Making<'a> {
-    /// Shape and target name.
-    pub route: &'a Route,
-    /// Statements.
-    pub ddl: &'a TableDdl,
-    /// Whether an absent table may be made.
-    pub create: bool,
-}
-
-/// One part of a table's copy.
-pub struct LoadPart<'a> {
-    /// Shape and target name.
-    pub route: &'a Arc<Route>,
-    /// The copy it belongs to.
-    pub copy: &'a PartialCopy,
-    /// Its number.
-    pub part: u32,
-    /// The rows: `snapshot.next_rows()` of the opened range.
-    pub rows: &'a mut dyn Snapshot,
-    /// Told the number of rows loaded so far, for progress.
-    pub progress: &'a (dyn Fn(u64) + Send + Sync),
-}
-
-/// One table's load.
-pub struct Load<'a> {
-    /// Shape and target name.
-    pub route: &'a Route,
-    /// How to make the table.
-    pub ddl: &'a TableDdl,
-    /// Whether an absent table may be made.
-    pub create: bool,
-    /// Whether existing rows may be removed first.
-    pub replace: bool,
-    /// The registry entry to write.
-    pub copied: &'a CopiedTable,
-    /// The rows: `snapshot.next_rows()` of the opened table.
-    pub rows: &'a mut dyn Snapshot,
-    /// Told the number of rows loaded so far, for progress.
-    pub progress: &'a (dyn Fn(u64) + Send + Sync),
 }

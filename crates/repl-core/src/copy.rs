@@ -20,6 +20,11 @@
 //!
 //! Meanwhile two rows may hold one unique value, so unique indexes other than the key's, exclusion
 //! constraints and foreign keys are made when the table has settled.
+//!
+//! **Copies by difference.** Where the table holds rows already, a part is *compared*: the replica's
+//! rows in its range are made equal to the source's, whatever they were. The range must then hold the
+//! same keys at both sides, so both must order the key alike ([`KeyRange::integers`]). What is said
+//! above holds as it is: after the transaction of a part its keys are as in the part's snapshot.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
 use crate::cut::Cut;
-use crate::schema::TableSchema;
+use crate::schema::{Column, TableSchema};
 
 /// Version of [`PartialCopy`]'s stored form.
 const FORMAT: u32 = 1;
@@ -43,6 +48,65 @@ pub struct KeyRange {
     pub from: Option<KeyBound>,
     /// First key beyond, if bounded.
     pub to: Option<KeyBound>,
+}
+
+/// A range of a key of integers, which every engine orders alike.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IntegerRange {
+    /// First key, if bounded.
+    pub from: Option<Vec<i64>>,
+    /// First key beyond, if bounded.
+    pub to: Option<Vec<i64>>,
+}
+
+impl KeyRange {
+    /// The range in numbers; none when the key of `schema`, the source's, is not of integers.
+    pub fn integers(&self, schema: &TableSchema) -> Option<IntegerRange> {
+        let keys = schema.key_columns();
+        let integers = |&at: &usize| is_integer(&schema.engine, &schema.columns[at]);
+        if keys.is_empty() || !keys.iter().all(integers) {
+            return None;
+        }
+        let numbers = |bound: &Option<KeyBound>| match bound {
+            None => Some(None),
+            Some(KeyBound(values)) => {
+                let number = |text: &String| text.strip_prefix('i').unwrap_or(text).parse().ok();
+                values.iter().map(number).collect::<Option<_>>().map(Some)
+            }
+        };
+        Some(IntegerRange {
+            from: numbers(&self.from)?,
+            to: numbers(&self.to)?,
+        })
+    }
+}
+
+/// Whether the source's column holds integers only, by its own type rather than one built on it.
+fn is_integer(engine: &str, column: &Column) -> bool {
+    match engine {
+        "postgres" => matches!(column.type_name.as_str(), "smallint" | "integer" | "bigint"),
+        _ => column.type_name.to_ascii_uppercase().contains("INT"),
+    }
+}
+
+impl IntegerRange {
+    /// The condition, in SQL that every engine reads, on key columns of these quoted names; empty for
+    /// all rows.
+    pub fn condition(&self, names: &[String]) -> String {
+        let mut conditions = Vec::new();
+        let bounds = [(">=", ">=", &self.from), ("<", "<=", &self.to)];
+        for (row, first, bound) in bounds {
+            let Some(values) = bound else { continue };
+            let values: Vec<String> = values.iter().map(i64::to_string).collect();
+            if let ([name, _, ..], [value, ..]) = (names, values.as_slice()) {
+                // Not every engine finds the way by an index from the comparison of rows.
+                conditions.push(format!("{name} {first} {value}"));
+            }
+            let (names, values) = (names.join(", "), values.join(", "));
+            conditions.push(format!("({names}) {row} ({values})"));
+        }
+        conditions.join(" AND ")
+    }
 }
 
 /// A copy in parts, as the replica remembers it beside the parts that are done.
@@ -63,6 +127,9 @@ pub struct PartialCopy {
     pub bounds: Vec<KeyBound>,
     /// Statements to run once the table has settled.
     pub finish: Vec<String>,
+    /// The table held rows before, which the parts are compared with.
+    #[serde(default)]
+    pub compare: bool,
 }
 
 /// A copy in parts as a replica tells of it.
@@ -93,6 +160,7 @@ impl PartialCopy {
             cut,
             bounds,
             finish: Vec::new(),
+            compare: false,
         }
     }
 
@@ -181,6 +249,47 @@ mod tests {
             assert!(pair[0].to.is_some());
             assert_eq!(pair[0].to, pair[1].from);
         }
+    }
+
+    #[test]
+    fn only_integers_are_ordered_alike_everywhere() {
+        let mut schema = copy(&[]).schema;
+        schema.columns = vec![
+            Column::new("a", "bigint", 20, false),
+            Column::new("b", "integer", 23, false),
+        ];
+        schema.identity = Identity::Key(vec![1, 0]);
+        let bound = |a: &str, b: &str| Some(KeyBound(vec![a.into(), b.into()]));
+        let range = KeyRange {
+            from: bound("-5", "7"),
+            to: bound("3", "0"),
+        };
+        let integers = range.integers(&schema).unwrap();
+        let names = ["\"b\"".to_owned(), "\"a\"".to_owned()];
+        assert_eq!(
+            integers.condition(&names),
+            "\"b\" >= -5 AND (\"b\", \"a\") >= (-5, 7) AND \"b\" <= 3 AND (\"b\", \"a\") < (3, 0)"
+        );
+        let all = KeyRange::default().integers(&schema).unwrap();
+        assert_eq!(all.condition(&names), "");
+        assert_eq!(
+            KeyRange {
+                from: bound("x", "7"),
+                to: None
+            }
+            .integers(&schema),
+            None
+        );
+        schema.columns[1].type_name = "text".into();
+        assert_eq!(range.integers(&schema), None);
+        schema.engine = "sqlite".into();
+        schema.columns = vec![Column::new("a", "INTEGER", 0, false)];
+        schema.identity = Identity::Key(vec![0]);
+        let to = Some(KeyBound(vec!["i12".into()]));
+        let range = KeyRange { from: None, to }.integers(&schema).unwrap();
+        assert_eq!(range.condition(&names[1..]), "(\"a\") < (12)");
+        let to = Some(KeyBound(vec!["t12".into()]));
+        assert_eq!(KeyRange { from: None, to }.integers(&schema), None);
     }
 
     #[test]

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use repl_api::{
-    ActionDone, ErrorCode, LogInfo, LogQuery, SkipRequest, Status, Validation, ValidationRequest,
+    ActionDone, ErrorCode, LogInfo, LogQuery, ResyncRequest, SkipRequest, Status, Validation,
+    ValidationRequest,
 };
 use repl_connectors::seam::ConnectorError;
 use repl_core::Seq;
 use repl_core::membership::Membership;
+use repl_core::schema::TableName;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::info;
 
@@ -61,6 +63,50 @@ impl GroupControl {
             .ok_or_else(|| crate::admin::unknown_replica(name, &self.group.status()))
     }
 
+    /// The tables asked for; none for the whole replica.
+    fn tables_to_resync(
+        &self,
+        replica: &Replica,
+        request: &ResyncRequest,
+    ) -> Result<Vec<TableName>, ControlError> {
+        if request.tables.is_empty() {
+            return Ok(Vec::new());
+        }
+        let name = &replica.node.name;
+        let standing = replica.record().map(|record| record.standing);
+        if standing == Some(Membership::NeedsResync) {
+            return Err(conflict(
+                format!(
+                    "replica {name} needs a resync of all its tables: its history and the log's \
+                     do not join"
+                ),
+                format!("replctl resync {name}"),
+            ));
+        }
+        let routing = crate::wiring::routing(&self.group.config, &replica.node)
+            .map_err(|error| ControlError::new(ErrorCode::Internal, format!("{error:#}"), ""))?;
+        let (found, refused) = self.validator.tables(&request.tables)?;
+        let tables: Vec<TableName> = found
+            .into_iter()
+            .map(|table| table.name)
+            .filter(|table| routing.target(table).is_some())
+            .collect();
+        if tables.is_empty() {
+            let why: Vec<String> = refused
+                .iter()
+                .map(|(table, reason)| format!("{table}: {reason}"))
+                .collect();
+            return Err(conflict(
+                format!(
+                    "replica {name} receives none of these tables; {}",
+                    why.join("; ")
+                ),
+                "see what is replicated with: replctl tables",
+            ));
+        }
+        Ok(tables)
+    }
+
     fn change(
         &self,
         replica: &Replica,
@@ -73,6 +119,21 @@ impl GroupControl {
                 "free space or mend the permissions of the log directory, then try again",
             )
         })
+    }
+}
+
+/// What is now done, for people.
+fn resync_message(name: &str, tables: &[TableName], request: &ResyncRequest) -> String {
+    let names: Vec<String> = tables.iter().map(TableName::to_string).collect();
+    let what = match names.as_slice() {
+        [] => format!("replica {name}"),
+        names => format!("{} on replica {name}", names.join(", ")),
+    };
+    let are = if tables.len() > 1 { "are" } else { "is" };
+    if request.full {
+        format!("{what} {are} emptied and copied again")
+    } else {
+        format!("{what} {are} compared with the primary and brought to what it holds")
     }
 }
 
@@ -245,7 +306,12 @@ impl Control for GroupControl {
         ))
     }
 
-    async fn resync(&self, name: &str, _actor: &Actor) -> Result<ActionDone, ControlError> {
+    async fn resync(
+        &self,
+        name: &str,
+        request: &ResyncRequest,
+        _actor: &Actor,
+    ) -> Result<ActionDone, ControlError> {
         let _serial = self.serial.lock().await;
         let replica = self.replica(name)?;
         if !replica.node.enabled {
@@ -254,20 +320,36 @@ impl Control for GroupControl {
                 "set enabled = true for it and restart the daemon",
             ));
         }
+        let tables = self.tables_to_resync(replica, request)?;
         self.change(replica, |record| {
-            record.standing = Membership::Resyncing;
             record.pause = None;
             record.replace = true;
-            record.restart = true;
-            record.skipped = 0;
-            record.reason.clear();
+            record.full = request.full;
+            if tables.is_empty() {
+                record.standing = Membership::Resyncing;
+                record.restart = true;
+                record.skipped = 0;
+                record.reason.clear();
+            } else {
+                // What is known to differ in other tables still does.
+                if record.standing == Membership::Streaming {
+                    record.standing = Membership::Resyncing;
+                }
+                let fresh = |table: &TableName| !record.resync.contains(table);
+                let more: Vec<_> = tables
+                    .iter()
+                    .filter(|table| fresh(table))
+                    .cloned()
+                    .collect();
+                record.resync.extend(more);
+            }
         })?;
-        replica.order(|orders| orders.skip = None);
-        Ok(done(
-            "resync",
-            name,
-            format!("replica {name} is emptied and copied again"),
-        ))
+        replica.order(|orders| {
+            if tables.is_empty() {
+                orders.skip = None;
+            }
+        });
+        Ok(done("resync", name, resync_message(name, &tables, request)))
     }
 
     async fn drop_slot(&self, _actor: &Actor) -> Result<ActionDone, ControlError> {

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use crate::admin::audit::AuditLog;
 use crate::admin::{AdminConfig, AdminServer};
 use crate::capture_task::{CaptureErrors, CaptureTask};
 use crate::config::Config;
@@ -431,6 +432,7 @@ impl Parts {
                 conversion: wiring::conversion(config, &replica.node)?,
                 limits: config.limits.clone(),
                 copy: config.copy.clone(),
+                audit: AuditLog::new(&config.log.dir),
                 others: self.others(replica),
                 retry: self.retry(),
                 shutdown: self.stop.clone(),

@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use repl_api::ErrorInfo;
 use repl_core::failpoint;
 use repl_core::membership::Membership;
+use repl_core::schema::TableName;
 use serde::{Deserialize, Serialize};
 
 use crate::document::Replacement;
@@ -33,6 +34,12 @@ pub struct ReplicaRecord {
     pub skipped: u64,
     /// Existing rows may be replaced by the copy under way (a resync was ordered).
     pub replace: bool,
+    /// They are removed first, rather than compared.
+    #[serde(default)]
+    pub full: bool,
+    /// Tables whose resync begins with the next session.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resync: Vec<TableName>,
     /// A new copy of everything is to begin with the next session.
     pub restart: bool,
     /// Tables were copied and their foreign keys may be missing.
@@ -58,6 +65,8 @@ impl ReplicaRecord {
             reason: String::new(),
             skipped: 0,
             replace: false,
+            full: false,
+            resync: Vec::new(),
             restart: false,
             foreign_keys_due: false,
         }

@@ -175,6 +175,37 @@ fn verbs_send_what_they_say() {
 }
 
 #[test]
+fn resync_says_what_it_will_do_and_sends_what_was_asked() {
+    let daemon = Daemon::answering(vec![done(), done()]);
+    let output = daemon.run(&["resync", "replica-1", "--tables", "a,b.c"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        err(&output).contains("compares a, b.c on replica-1"),
+        "{}",
+        err(&output)
+    );
+    let output = daemon.run(&["resync", "replica-1", "--full"]);
+    assert!(
+        err(&output).contains("empties the replicated tables"),
+        "{}",
+        err(&output)
+    );
+    daemon.run(&["resync", "replica-1", "--tables", "a,b.c", "--yes"]);
+    daemon.run(&["resync", "replica-1", "--full", "--yes"]);
+    let requests = daemon.requests.lock().unwrap();
+    assert!(
+        requests[0].ends_with(r#"{"tables":["a","b.c"],"full":false}"#),
+        "{}",
+        requests[0]
+    );
+    assert!(
+        requests[1].ends_with(r#"{"tables":[],"full":true}"#),
+        "{}",
+        requests[1]
+    );
+}
+
+#[test]
 fn resync_waits_for_the_copy() {
     let daemon = Daemon::answering(vec![
         done(),
@@ -183,7 +214,7 @@ fn resync_waits_for_the_copy() {
     ]);
     let output = daemon.run(&["resync", "replica-1", "--yes", "--wait"]);
     assert_eq!(output.status.code(), Some(0), "{}", err(&output));
-    assert!(out(&output).contains("copied again"), "{}", out(&output));
+    assert!(out(&output).contains("resynced"), "{}", out(&output));
     let daemon = Daemon::answering(vec![done(), json(&samples::needs_resync())]);
     let output = daemon.run(&["resync", "replica-1", "--yes", "--wait"]);
     assert_eq!(output.status.code(), Some(1));

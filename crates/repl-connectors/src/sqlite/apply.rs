@@ -12,12 +12,14 @@ use repl_core::checkpoint::Checkpoint;
 use repl_core::copy::PartialCopy;
 use repl_core::schema::TableName;
 
+use super::compare::{Compare, key_names};
 use super::error::{During, failpoint, located};
-use super::session::Session;
+use super::session::{Ready, Session};
 use super::{SqliteTarget, parts, registry};
+use crate::copies::not_in_numbers;
 use crate::seam::{
-    Applier, Commit, ConnectorError, CopiedTable, Load, LoadPart, Making, ReplicaState, Result,
-    Snapshot, Style, TableDdl,
+    Applier, Commit, ConnectorError, CopiedTable, Load, LoadPart, Loaded, Making, ReplicaState,
+    Result, Snapshot, Style, TableDdl,
 };
 
 /// Row changes kept before they are sent to the database ahead of the commit.
@@ -75,15 +77,19 @@ impl SqliteApplier {
         std::mem::take(&mut self.kept)
     }
 
-    /// Inserts all rows of an opened table or range in the open transaction, which is rolled back
-    /// if that fails.
+    /// Inserts all rows of an opened table or range in the open transaction, or with `within`, a
+    /// condition on `t`, makes those in the range equal to them. It is rolled back if that fails.
     async fn load_rows(
         &mut self,
         route: &Route,
+        within: Option<String>,
         source: &mut dyn Snapshot,
         progress: &(dyn Fn(u64) + Send + Sync),
-    ) -> Result<u64> {
-        let loaded = self.insert_rows(route, source, progress).await;
+    ) -> Result<Loaded> {
+        let loaded = match within {
+            None => self.insert_rows(route, source, progress).await,
+            Some(within) => self.compare_rows(route, within, source, progress).await,
+        };
         if loaded.is_err() {
             self.close().await;
         }
@@ -95,16 +101,44 @@ impl SqliteApplier {
         route: &Route,
         source: &mut dyn Snapshot,
         progress: &(dyn Fn(u64) + Send + Sync),
-    ) -> Result<u64> {
+    ) -> Result<Loaded> {
         let mut loaded = 0;
         loop {
             let rows = source.next_rows().await?;
             if rows.is_empty() {
-                return Ok(loaded);
+                return Ok(Loaded::all(loaded));
             }
             loaded += rows.len() as u64;
             let route = route.clone();
             self.with(move |session| session.writer.insert(&session.db, &route, &rows))
+                .await?;
+            progress(loaded);
+        }
+    }
+
+    async fn compare_rows(
+        &mut self,
+        route: &Route,
+        within: String,
+        source: &mut dyn Snapshot,
+        progress: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<Loaded> {
+        let shape = route.clone();
+        let compare = self.with(move |session| Compare::begin(&session.db, shape, within));
+        let compare = Arc::new(compare.await?);
+        let mut loaded = 0;
+        loop {
+            let rows = source.next_rows().await?;
+            let compare = Arc::clone(&compare);
+            if rows.is_empty() {
+                let written = self.with(move |session| compare.end(&session.db)).await?;
+                return Ok(Loaded {
+                    rows: loaded,
+                    written: Some(written),
+                });
+            }
+            loaded += rows.len() as u64;
+            self.with(move |session| compare.add(&session.db, &rows))
                 .await?;
             progress(loaded);
         }
@@ -187,15 +221,18 @@ impl Applier for SqliteApplier {
         located(fitted, &self.target)
     }
 
-    async fn load(&mut self, load: Load<'_>) -> Result<u64> {
+    async fn load(&mut self, load: Load<'_>) -> Result<Loaded> {
         let (route, ddl) = (load.route.clone(), load.ddl.clone());
-        let (create, replace) = (load.create, load.replace);
-        let made = self
-            .with(move |session| session.begin_load(&route, &ddl, create, replace))
+        let (create, existing) = (load.create, load.existing);
+        let ready = self
+            .with(move |session| session.begin_load(&route, &ddl, create, existing))
             .await?;
-        let loaded = self.load_rows(load.route, load.rows, load.progress).await?;
+        let within = (ready == Ready::Filled).then(String::new);
+        let loaded = self
+            .load_rows(load.route, within, load.rows, load.progress)
+            .await?;
         let (schema, copied) = (Arc::clone(&load.route.schema), load.copied.clone());
-        let after = if made {
+        let after = if ready == Ready::Made {
             [load.ddl.key.as_slice(), &load.ddl.after].concat()
         } else {
             Vec::new()
@@ -206,9 +243,9 @@ impl Applier for SqliteApplier {
     }
 
     async fn begin_parts(&mut self, making: Making<'_>, copy: &PartialCopy) -> Result<bool> {
-        let (route, ddl, create) = (making.route.clone(), making.ddl.clone(), making.create);
-        let copy = copy.clone();
-        self.with(move |session| session.begin_parts(&route, &ddl, create, &copy))
+        let (route, ddl, copy) = (making.route.clone(), making.ddl.clone(), copy.clone());
+        let how = (making.create, making.existing);
+        self.with(move |session| session.begin_parts(&route, &ddl, how, &copy))
             .await
     }
 
@@ -218,7 +255,15 @@ impl Applier for SqliteApplier {
             .await
     }
 
-    async fn load_part(&mut self, part: LoadPart<'_>) -> Result<u64> {
+    async fn load_part(&mut self, part: LoadPart<'_>) -> Result<Loaded> {
+        let within = match part.copy.compare {
+            false => None,
+            true => {
+                let range = part.copy.range(part.part).integers(&part.copy.schema);
+                let range = range.ok_or_else(|| not_in_numbers(&part.copy.schema.table))?;
+                Some(range.condition(&key_names(part.route, "t.")))
+            }
+        };
         let (table, id, number) = (part.copy.schema.table.clone(), part.copy.id, part.part);
         let claimed = table.clone();
         self.with(move |session| {
@@ -226,9 +271,11 @@ impl Applier for SqliteApplier {
             parts::claim(&session.db, &session.group, &claimed, id, number)
         })
         .await?;
-        let loaded = self.load_rows(part.route, part.rows, part.progress).await?;
+        let loaded = self
+            .load_rows(part.route, within, part.rows, part.progress)
+            .await?;
         self.with(move |session| {
-            parts::loaded(&session.db, &session.group, &table, number, loaded)?;
+            parts::loaded(&session.db, &session.group, &table, number, loaded.rows)?;
             failpoint("sqlite.part.before_commit")?;
             session.db.execute_batch("COMMIT").during("commit")?;
             failpoint("sqlite.part.after_commit")

@@ -42,7 +42,15 @@ impl TargetTable {
         })
     }
 
-    fn column(&self, name: &str) -> Option<&TargetColumn> {
+    /// Whether the key's columns hold integers, by their declared types.
+    pub(super) fn has_integers(&self, route: &Route) -> bool {
+        route.schema.key_names().all(|name| {
+            let declared = self.column(name).map(|column| column.type_name.as_str());
+            declared.is_some_and(|name| name.to_ascii_uppercase().contains("INT"))
+        })
+    }
+
+    pub(super) fn column(&self, name: &str) -> Option<&TargetColumn> {
         self.columns
             .iter()
             .find(|column| column.name.eq_ignore_ascii_case(name))

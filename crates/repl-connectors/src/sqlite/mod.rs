@@ -44,6 +44,7 @@ mod apply;
 mod capture;
 mod changes;
 mod clauses;
+mod compare;
 mod connect;
 mod content;
 mod ddl;

@@ -14,7 +14,18 @@ use super::error::{During, failpoint};
 use super::fit::{fit, target_table};
 use super::rows::{Writer, truncate};
 use super::{connect, parts, registry};
-use crate::seam::{ConnectorError, CopiedTable, ReplicaState, Result, Style, TableDdl};
+use crate::seam::{ConnectorError, CopiedTable, Existing, ReplicaState, Result, Style, TableDdl};
+
+/// What a load finds once it may put rows into its table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ready {
+    /// A table it made.
+    Made,
+    /// A table without rows.
+    Empty,
+    /// Rows to compare.
+    Filled,
+}
 
 /// One connection to the replica.
 pub(super) struct Session {
@@ -169,35 +180,43 @@ impl Session {
         Ok(outcome)
     }
 
-    /// Makes or empties the table, in a transaction that stays open; returns whether it was made.
+    /// Makes the table, or verifies the one that is there and does with its rows what is asked, in a
+    /// transaction that stays open.
     pub(super) fn begin_load(
         &mut self,
         route: &Route,
         ddl: &TableDdl,
         create: bool,
-        replace: bool,
-    ) -> Result<bool> {
+        mut existing: Existing,
+    ) -> Result<Ready> {
         let table = &route.target;
-        let replace = self.remove_left_copy(route)? || replace;
+        if self.remove_left_copy(route)? && existing == Existing::Refuse {
+            existing = Existing::Empty;
+        }
         if target_table(&self.db, table)?.is_none() {
             if !create {
-                return fit(&self.db, route, Some(ddl), &[]).map(|()| false);
+                return fit(&self.db, route, Some(ddl), &[]).map(|()| Ready::Empty);
             }
-            return self.make_table(table, ddl);
+            return self.make_table(table, ddl).map(|()| Ready::Made);
         }
         match fit(&self.db, route, Some(ddl), &[]) {
             // Its rows go anyway, and so does a shape that cannot hold the new ones.
-            Err(misfit) if misfit.kind == ErrorKind::Schema && create && replace => {
+            Err(misfit)
+                if misfit.kind == ErrorKind::Schema && create && existing != Existing::Refuse =>
+            {
                 self.db
                     .execute_batch(&format!("DROP TABLE {}", table.quoted()))
                     .during(format!("drop the table {table}, whose shape is another"))?;
-                return self.make_table(table, ddl);
+                return self.make_table(table, ddl).map(|()| Ready::Made);
             }
             outcome => outcome?,
         }
-        let filled = self.has_rows(table)?;
-        if filled && !replace {
-            return Err(ConnectorError::new(
+        if !self.has_rows(table)? {
+            return Ok(Ready::Empty);
+        }
+        let keyed = !route.schema.key_columns().is_empty();
+        match existing {
+            Existing::Refuse => Err(ConnectorError::new(
                 ErrorKind::Conflict,
                 format!("the replica's table {table} holds rows already"),
             )
@@ -205,12 +224,10 @@ impl Session {
                 "empty it (DELETE FROM {};), or let it be replaced: replctl resync",
                 table.quoted()
             ))
-            .table(table.to_string()));
+            .table(table.to_string())),
+            Existing::Compare if keyed => Ok(Ready::Filled),
+            _ => truncate(&self.db, table, true).map(|()| Ready::Empty),
         }
-        if filled {
-            truncate(&self.db, table, true)?;
-        }
-        Ok(false)
     }
 
     /// Begins a transaction in which what an unfinished copy in parts left goes: the table, if the
@@ -236,11 +253,15 @@ impl Session {
         &mut self,
         route: &Route,
         ddl: &TableDdl,
-        create: bool,
+        (create, existing): (bool, Existing),
         copy: &PartialCopy,
     ) -> Result<bool> {
         let table = &route.target;
-        let ours = self.remove_left_copy(route)?;
+        if copy.compare {
+            return self.begin_compare(route, copy);
+        }
+        // Rows that are compared stay, whoever put them there.
+        let ours = self.remove_left_copy(route)? && existing != Existing::Compare;
         let made = if target_table(&self.db, table)?.is_some() {
             let fits = fit(&self.db, route, Some(ddl), &[]).is_ok();
             if !fits || (!ours && self.has_rows(table)?) {
@@ -253,9 +274,32 @@ impl Session {
             if !create {
                 return fit(&self.db, route, Some(ddl), &[]).map(|()| false);
             }
-            self.make_table(table, ddl)?
+            self.make_table(table, ddl)?;
+            true
         };
         parts::store(&self.db, &self.group, &route.schema.table, made, copy)?;
+        failpoint("sqlite.parts.before_begin")?;
+        self.db.execute_batch("COMMIT").during("commit")?;
+        failpoint("sqlite.parts.begun")?;
+        Ok(true)
+    }
+
+    /// Begins to compare part by part, if the table's key orders rows as integers and no other row
+    /// can stand in the way of one of a later part.
+    fn begin_compare(&mut self, route: &Route, copy: &PartialCopy) -> Result<bool> {
+        self.writer.forget_shapes();
+        self.lock()?;
+        let (source, table) = (&route.schema.table, &route.target);
+        let ready = parts::made(&self.db, &self.group, source)? != Some(true)
+            && target_table(&self.db, table)?.is_some_and(|found| found.has_integers(route))
+            && fit(&self.db, route, None, &[]).is_ok()
+            && parts::can_settle(&self.db, table, &route.schema)?
+            && self.has_rows(table)?;
+        if !ready {
+            self.db.execute_batch("ROLLBACK").during("roll back")?;
+            return Ok(false);
+        }
+        parts::store(&self.db, &self.group, source, false, copy)?;
         failpoint("sqlite.parts.before_begin")?;
         self.db.execute_batch("COMMIT").during("commit")?;
         failpoint("sqlite.parts.begun")?;
@@ -337,13 +381,13 @@ impl Session {
             .during(format!("look into the table {table}"))
     }
 
-    pub(super) fn make_table(&self, table: &TableName, ddl: &TableDdl) -> Result<bool> {
+    fn make_table(&self, table: &TableName, ddl: &TableDdl) -> Result<()> {
         for sql in ddl.before.iter().chain(&ddl.create) {
             self.db
                 .execute_batch(sql)
                 .during(format!("make the table {table}"))?;
         }
-        Ok(true)
+        Ok(())
     }
 
     pub(super) fn end_load(

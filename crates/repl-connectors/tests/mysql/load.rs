@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use repl_connectors::seam::{
-    Applier, ConnectorError, CopiedTable, Load, Result, Snapshot, TableDdl,
+    Applier, ConnectorError, CopiedTable, Existing, Load, Result, Snapshot, TableDdl,
 };
 use repl_core::batch::Route;
 use repl_core::convert::ddl::TableDescription;
@@ -105,18 +105,24 @@ impl Case {
             incarnation: "i".into(),
             cut: Some(cut()),
         };
-        self.replica
+        let existing = match replace {
+            true => Existing::Empty,
+            false => Existing::Refuse,
+        };
+        let loaded = self
+            .replica
             .applier
             .load(Load {
                 route: &self.route,
                 ddl: &self.ddl,
                 create: true,
-                replace,
+                existing,
                 copied: &copied,
                 rows: source,
                 progress: &|_| {},
             })
-            .await
+            .await?;
+        Ok(loaded.rows)
     }
 
     pub async fn count(&mut self) -> String {

@@ -3,7 +3,9 @@
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use repl_connectors::seam::{Applier, CopiedTable, Load, Result, Snapshot, Style, TableDdl};
+use repl_connectors::seam::{
+    Applier, CopiedTable, Existing, Load, Result, Snapshot, Style, TableDdl,
+};
 use repl_core::batch::{Route, Step};
 use repl_core::convert::ddl::TableDescription;
 use repl_core::cut::Cut;
@@ -67,6 +69,10 @@ async fn load(
     route: &Route,
     (create, replace, fail): (bool, bool, bool),
 ) -> Result<u64> {
+    let existing = match replace {
+        true => Existing::Empty,
+        false => Existing::Refuse,
+    };
     let copied = CopiedTable {
         incarnation: "42".into(),
         cut: Some(Cut::Through(Seq(3))),
@@ -88,12 +94,13 @@ async fn load(
             route,
             ddl: &ddl(),
             create,
-            replace,
+            existing,
             copied: &copied,
             rows: &mut fake,
             progress: &progress,
         })
         .await;
+    let outcome = outcome.map(|loaded| loaded.rows);
     if outcome.is_ok() {
         assert_eq!(*seen.lock().unwrap(), [1000, 2000]);
     }

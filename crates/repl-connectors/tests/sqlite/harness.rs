@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use repl_connectors::seam::{
-    Applier, Capture, CaptureBoard, CaptureLimits, CapturePort, ConnectorError, CopiedTable, Load,
-    Snapshot, SnapshotSource, SourceTable, Style,
+    Applier, Capture, CaptureBoard, CaptureLimits, CapturePort, ConnectorError, CopiedTable,
+    Existing, Load, Snapshot, SnapshotSource, SourceTable, Style,
 };
 use repl_connectors::sqlite::{SqliteApplier, SqliteCapture, SqliteSnapshots, SqliteTarget};
 use repl_core::batch::Route;
@@ -340,17 +340,23 @@ impl Replica {
             incarnation: source.incarnation.clone(),
             cut: Some(snapshot.cut()),
         };
-        self.applier
+        let existing = match self.cuts.contains_key(&source.name) {
+            true => Existing::Empty,
+            false => Existing::Refuse,
+        };
+        let loaded = self
+            .applier
             .load(Load {
                 route: &route,
                 ddl: &ddl,
                 create: true,
-                replace: self.cuts.contains_key(&source.name),
+                existing,
                 copied: &copied,
                 rows: snapshot,
                 progress: &|_| {},
             })
-            .await
+            .await?;
+        Ok(loaded.rows)
     }
 
     /// Copies one table that appeared; the stream is skipped for it up to the cut.

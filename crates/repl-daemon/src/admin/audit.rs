@@ -32,7 +32,7 @@ struct Record<'a> {
     time: String,
     /// The same in milliseconds since the Unix epoch, for programs.
     time_ms: u64,
-    /// `intent`, `result` or `denied`.
+    /// `intent`, `result`, `report` or `denied`.
     event: &'a str,
     /// Joins a result to its intent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -150,6 +150,23 @@ impl AuditLog {
             outcome,
             message,
             ..record(intent)
+        })
+        .await
+    }
+
+    /// Records what came of a verb that was ordered, not awaited.
+    ///
+    /// # Errors
+    /// When the line cannot be written and fsynced.
+    pub async fn report(&self, verb: &'static str, arguments: &Value) -> io::Result<()> {
+        self.append(&Record {
+            event: "report",
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            pid: i32::try_from(std::process::id()).ok(),
+            verb: Some(verb),
+            arguments: Some(arguments),
+            ..stamped()
         })
         .await
     }

@@ -2,7 +2,8 @@
 
 use async_trait::async_trait;
 use repl_api::{
-    ActionDone, ErrorCode, LogInfo, LogQuery, SkipRequest, Status, Validation, ValidationRequest,
+    ActionDone, ErrorCode, LogInfo, LogQuery, ResyncRequest, SkipRequest, Status, Validation,
+    ValidationRequest,
 };
 
 /// Why an operation was refused or failed: a code (it fixes the HTTP status), what happened and why,
@@ -77,11 +78,17 @@ pub trait Control: Send + Sync + 'static {
         actor: &Actor,
     ) -> Result<ActionDone, ControlError>;
 
-    /// Empties the tables of `replica` and copies them again.
+    /// Brings the tables of `replica` to what the primary holds.
     ///
     /// # Errors
-    /// `NotFound` for an unknown replica; `Conflict` when it is disabled.
-    async fn resync(&self, replica: &str, actor: &Actor) -> Result<ActionDone, ControlError>;
+    /// `NotFound` for an unknown replica or table; `Conflict` when it is disabled, or single tables are
+    /// asked for and its state does not allow it.
+    async fn resync(
+        &self,
+        replica: &str,
+        request: &ResyncRequest,
+        actor: &Actor,
+    ) -> Result<ActionDone, ControlError>;
 
     /// Drops the daemon's slot and publication on the primary. The confirmation has been checked.
     ///

@@ -12,8 +12,8 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use repl_api::{
     API_VERSION, ActionDone, Endpoint, ErrorCode, Health, Index, LogInfo, LogQuery, MAX_LOG_LIMIT,
-    MAX_REQUEST_BODY, ReplicaStatus, ReplicaVerb, SkipRequest, SlotDropRequest, Status, Validation,
-    ValidationRequest,
+    MAX_REQUEST_BODY, ReplicaStatus, ReplicaVerb, ResyncRequest, SkipRequest, SlotDropRequest,
+    Status, Validation, ValidationRequest,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -80,7 +80,7 @@ pub(super) const ENDPOINTS: [(&str, &str, &str); 15] = [
     (
         "POST",
         "/v1/replicas/{name}/resync",
-        "Empty the replica's tables and copy them again.",
+        "Bring the replica, or {\"tables\"} of it, to what the primary holds; {\"full\": true} copies all.",
     ),
     (
         "POST",
@@ -193,6 +193,13 @@ async fn replica(
     }
 }
 
+/// What a verb on a replica carries.
+enum Order {
+    Plain,
+    Skip(SkipRequest),
+    Resync(ResyncRequest),
+}
+
 /// The body of the verbs that take no arguments.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -211,33 +218,32 @@ async fn replica_verb(
     else {
         return Err(no_endpoint(&format!("/v1/replicas/{name}/{verb}")));
     };
-    let skip = match verb {
-        ReplicaVerb::Skip => Some(skip_arguments(&body)?),
+    let order = match verb {
+        ReplicaVerb::Skip => Order::Skip(skip_arguments(&body)?),
+        ReplicaVerb::Resync => Order::Resync(body.parse(r#"{"tables": [], "full": false}"#)?),
         _ => {
             body.parse::<NoArguments>("no body, or {}")?;
-            None
+            Order::Plain
         }
     };
-    let arguments = match &skip {
-        Some(skip) => json!({"replica": name, "seq": skip.seq, "reason": skip.reason}),
-        None => json!({"replica": name}),
+    let arguments = match &order {
+        Order::Skip(skip) => json!({"replica": name, "seq": skip.seq, "reason": skip.reason}),
+        Order::Resync(resync) => {
+            json!({"replica": name, "tables": resync.tables, "full": resync.full})
+        }
+        Order::Plain => json!({"replica": name}),
     };
     app.carry_out(
         actor,
         audit_name(verb),
         arguments,
         move |control| async move {
-            match (verb, skip) {
-                (ReplicaVerb::Pause, _) => control.pause(&name, &actor).await,
-                (ReplicaVerb::Resume, _) => control.resume(&name, &actor).await,
-                (ReplicaVerb::Retry, _) => control.retry(&name, &actor).await,
-                (ReplicaVerb::Resync, _) => control.resync(&name, &actor).await,
-                (ReplicaVerb::Skip, Some(skip)) => control.skip(&name, &skip, &actor).await,
-                (ReplicaVerb::Skip, None) => Err(ControlError::new(
-                    ErrorCode::Internal,
-                    "skip without arguments",
-                    "",
-                )),
+            match (order, verb) {
+                (Order::Skip(skip), _) => control.skip(&name, &skip, &actor).await,
+                (Order::Resync(resync), _) => control.resync(&name, &resync, &actor).await,
+                (Order::Plain, ReplicaVerb::Pause) => control.pause(&name, &actor).await,
+                (Order::Plain, ReplicaVerb::Resume) => control.resume(&name, &actor).await,
+                (Order::Plain, _) => control.retry(&name, &actor).await,
             }
         },
     )

@@ -219,7 +219,10 @@ impl Validator {
     }
 
     /// The replicated tables that match, and the others with why they are not replicated.
-    fn tables(&self, patterns: &[String]) -> Result<Tables, ControlError> {
+    ///
+    /// # Errors
+    /// `NotFound` for a pattern that matches none.
+    pub fn tables(&self, patterns: &[String]) -> Result<Tables, ControlError> {
         let bad =
             |text: String| ControlError::new(ErrorCode::BadRequest, text, "write schema.table");
         let parse = |text: &String| TablePattern::parse(text, &self.shared.default_schema);
@@ -291,7 +294,8 @@ impl Validator {
 /// Both sides are read at the same time; what is more waits for the servers.
 const THREADS: usize = 2;
 
-type Tables = (Vec<SourceTable>, BTreeMap<String, String>);
+/// Tables, and names of others with a reason.
+pub type Tables = (Vec<SourceTable>, BTreeMap<String, String>);
 
 /// The outcomes in the API's words.
 fn reports(shared: &Shared, outcome: &Outcome) -> Vec<ReplicaValidation> {

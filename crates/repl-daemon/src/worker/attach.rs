@@ -105,7 +105,10 @@ impl Worker {
         failpoint::hit("worker.copy.started")
             .map_err(|error| ConnectorError::new(ErrorKind::Connection, error.to_string()))?;
         self.replica()
-            .change(|record: &mut ReplicaRecord| record.restart = false)
+            .change(|record: &mut ReplicaRecord| {
+                record.restart = false;
+                record.resync.clear();
+            })
             .map_err(errors::state)?;
         info!(seq = seq.0, "copy of existing rows begins");
         self.attached = true;

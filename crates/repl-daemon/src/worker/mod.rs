@@ -32,6 +32,7 @@ use repl_core::{Directive, ErrorKind};
 use tokio::sync::watch;
 use tracing::{Instrument, error, info, info_span, warn};
 
+use crate::admin::audit::AuditLog;
 use crate::config::{CopyConfig, LimitsConfig};
 use crate::conversion::Conversion;
 use crate::errors;
@@ -64,6 +65,8 @@ pub struct WorkerParts {
     pub limits: LimitsConfig,
     /// How existing rows are copied.
     pub copy: CopyConfig,
+    /// Where it is recorded what a resync wrote.
+    pub audit: AuditLog,
     /// Whom a copy may burden.
     pub others: copy::pace::Others,
     /// Backoff between attempts.
@@ -193,6 +196,7 @@ impl Worker {
         }
         let mut checkpoint = self.attach().await?;
         self.note_committed(&checkpoint, Commit::Durable);
+        self.begin_resync().await?;
         if let Some(ended) = self.repair(&checkpoint).await {
             return Ok(ended);
         }
@@ -276,6 +280,8 @@ impl Worker {
     async fn failed(&mut self, failure: Failure) {
         match failure.error.kind.directive() {
             Directive::Retry => self.retry_later(failure).await,
+            // An order given meanwhile may be the answer to it; if not, it is met again.
+            _ if self.orders.has_changed().unwrap_or(false) => {}
             Directive::Pause => self.pause_for_operator(failure),
             Directive::Resync => self.needs_resync(failure),
         }
@@ -351,24 +357,34 @@ impl Worker {
 
     /// Moves between copying and streaming as the tables' cuts say.
     fn settle_standing(&mut self) -> Result<(), Failure> {
-        let joined = self.state.tables.values().all(|table| table.cut.is_none());
+        // An interrupted copy has left some out.
+        let joined = self.missing_tables().is_empty()
+            && self.state.tables.values().all(|table| table.cut.is_none());
         // Before the capture has told which tables there are, having copied none means nothing.
         let told = !self.parts.tables.borrow().is_empty();
         let record = self.replica().record();
         let standing = record
             .as_ref()
             .map_or(Membership::Copying, |record| record.standing);
+        let replacing = record.is_some_and(|record| record.replace);
         let next = match (standing, joined) {
             (Membership::Copying | Membership::Resyncing, true) if told => Membership::Streaming,
             (Membership::Streaming, false) => Membership::Copying,
+            (Membership::Diverged, true) if told && replacing => Membership::Diverged,
             _ => return Ok(()),
         };
         self.replica()
             .change(|record| {
+                // A resync was ordered meanwhile: what the replica holds is the state before it.
+                if record.restart || !record.resync.is_empty() {
+                    return;
+                }
                 record.standing = next;
+                if joined {
+                    (record.replace, record.full) = (false, false);
+                }
                 if next == Membership::Streaming {
                     record.reason.clear();
-                    record.replace = false;
                     record.skipped = 0;
                 }
             })

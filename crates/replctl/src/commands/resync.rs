@@ -1,9 +1,9 @@
-//! `replctl resync`: empty a replica's tables and copy them again.
+//! `replctl resync`: bring a replica, or single tables of it, to what the primary holds.
 
 use std::time::Duration;
 
 use clap::Args;
-use repl_api::{ActionDone, Client, Membership, ReplicaStatus};
+use repl_api::{ActionDone, Client, Membership, ReplicaStatus, ResyncRequest};
 
 use crate::confirm::confirm;
 use crate::context::Context;
@@ -19,6 +19,12 @@ const POLL: Duration = Duration::from_millis(500);
 pub struct ResyncArgs {
     /// The replica's name, as in `replctl status`
     replica: String,
+    /// Only these tables, by their names at the primary (schema.table; * and ? allowed)
+    #[arg(long, value_name = "TABLES", value_delimiter = ',')]
+    tables: Vec<String>,
+    /// Empty the tables and copy all rows, rather than write what differs
+    #[arg(long)]
+    full: bool,
     /// Do not ask
     #[arg(long)]
     yes: bool,
@@ -28,19 +34,41 @@ pub struct ResyncArgs {
 }
 
 pub(super) async fn run(args: &ResyncArgs, context: &Context) -> Result<Exit, Failure> {
-    let consequence = format!(
-        "This empties the replicated tables of {} and copies them again from the primary",
-        render::clean(&args.replica)
-    );
-    confirm(args.yes, &consequence, &args.replica)?;
+    confirm(args.yes, &consequence(args), &args.replica)?;
     let client = context.client()?;
-    let done = client.resync(&args.replica).await?;
+    let request = ResyncRequest {
+        tables: args.tables.clone(),
+        full: args.full,
+    };
+    let done = client.resync(&args.replica, &request).await?;
     if !args.wait {
         return super::print_done(context, &done);
     }
     wait(&client, &args.replica).await?;
-    let message = format!("{} has been copied again and follows the log", args.replica);
+    let how = if args.full {
+        "copied again"
+    } else {
+        "resynced"
+    };
+    let message = format!("{} has been {how} and follows the log", args.replica);
     super::print_done(context, &ActionDone { message, ..done })
+}
+
+/// What will be done, before it is.
+fn consequence(args: &ResyncArgs) -> String {
+    let replica = render::clean(&args.replica);
+    let tables = match args.tables.as_slice() {
+        [] => format!("the replicated tables of {replica}"),
+        tables => format!("{} on {replica}", render::clean(&tables.join(", "))),
+    };
+    if args.full {
+        format!("This empties {tables} and copies them again from the primary")
+    } else {
+        format!(
+            "This compares {tables} with the primary and replaces there whatever differs, rows that \
+             only the replica has included"
+        )
+    }
 }
 
 /// Waits until the replica streams. The daemon answers the request only after the state `resyncing` is
@@ -56,6 +84,8 @@ async fn wait(client: &Client, name: &str) -> Result<(), Failure> {
         };
         match replica.membership {
             Membership::Streaming | Membership::Filtered => return Ok(()),
+            // Single tables of it: the others still differ.
+            Membership::Diverged if replica.copy.is_none() => return Ok(()),
             Membership::Copying | Membership::Resyncing => tokio::time::sleep(POLL).await,
             _ => return Err(interrupted(replica)),
         }

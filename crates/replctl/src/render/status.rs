@@ -82,6 +82,9 @@ pub fn copy_summary(copy: &CopyProgress) -> String {
         }
         _ => facts.push(format!("{} rows", count(copy.rows_done))),
     }
+    if let Some(written) = copy.rows_written {
+        facts.push(format!("{} differed", count(written)));
+    }
     if copy.rows_per_s >= 0.05 {
         facts.push(format!("{} rows/s", rate(copy.rows_per_s)));
         if let Some(left) = copy.eta_s {

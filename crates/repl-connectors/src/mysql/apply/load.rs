@@ -18,24 +18,46 @@ use super::session::{Session, missing_table};
 use super::sql::quote_table;
 use super::store::TABLE;
 use super::{failpoint, fit};
-use crate::seam::{ConnectorError, Load, Result, Snapshot, TableDdl};
+use crate::seam::{ConnectorError, Existing, Load, Loaded, Result, Snapshot, TableDdl};
 
 /// Seconds a load may wait for the source's next rows.
 pub(super) const LOAD_IDLE: u32 = 3_600;
 /// Errors that say a statement of the interrupted kind had been carried out before.
 const DONE_ALREADY: [&str; 7] = ["1050", "1060", "1061", "1068", "1826", "3822", "1022"];
 
+/// What a load finds once it may put rows into its table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ready {
+    /// A table it made.
+    Made,
+    /// A table without rows.
+    Empty,
+    /// Rows to compare.
+    Filled,
+}
+
 impl Session {
-    pub(super) async fn load(&mut self, mut load: Load<'_>) -> Result<u64> {
+    pub(super) async fn load(&mut self, mut load: Load<'_>) -> Result<Loaded> {
         self.forget_targets().await?;
         let source = load.route.schema.table.clone();
-        load.replace |= self.remove_left_copy(load.route).await?;
-        let made = self.make_or_empty(&mut load).await?;
+        let left = self.remove_left_copy(load.route).await?;
+        if left && load.existing == Existing::Refuse {
+            load.existing = Existing::Empty;
+        }
+        let ready = self.make_or_empty(&mut load).await?;
+        let made = ready == Ready::Made;
         let after = [load.ddl.key.as_slice(), &load.ddl.after].concat();
         let target = self.target(&Arc::new(load.route.clone())).await?;
         // The source may be slow.
         self.allow_idle(LOAD_IDLE).await?;
-        let rows = self.copy_from(&target, load.rows, load.progress).await?;
+        let loaded = match ready {
+            Ready::Filled => self.compare(&target, "", load.rows, load.progress).await?,
+            _ => {
+                let into = Into::table(&target);
+                let rows = self.copy_from(&target, &into, load.rows, load.progress);
+                Loaded::all(rows.await?)
+            }
+        };
         self.allow_idle(super::session::IDLE).await?;
         self.register_table(&source, load.copied).await?;
         if made {
@@ -49,16 +71,16 @@ impl Session {
         }
         // Indexes made after the rows were not there when the catalog was read.
         self.forget_targets().await?;
-        Ok(rows)
+        Ok(loaded)
     }
 
-    /// Makes the table (then true), or verifies and empties the one that is there.
-    async fn make_or_empty(&mut self, load: &mut Load<'_>) -> Result<bool> {
+    /// Makes the table, or verifies the one that is there and does with its rows what is asked.
+    async fn make_or_empty(&mut self, load: &mut Load<'_>) -> Result<Ready> {
         let table = &load.route.target;
         let mut present = self.catalog(table).await?;
         if present.is_some()
             && self
-                .is_left_over(load.route, load.create, load.replace)
+                .is_left_over(load.route, load.create, load.existing)
                 .await?
         {
             self.run(&format!("DROP TABLE {}", quote_table(table)))
@@ -70,19 +92,21 @@ impl Session {
                 return Err(missing_table(table));
             }
             self.make_table(load.route, load.ddl).await?;
-            return Ok(true);
+            return Ok(Ready::Made);
         };
         fit::check(load.route, &catalog)?;
         let name = quote_table(table);
         if !self.has_rows(&name).await? {
-            return Ok(false);
+            return Ok(Ready::Empty);
         }
-        if !load.replace {
-            return Err(holds_rows(table));
+        let keyed = !load.route.schema.key_columns().is_empty();
+        match load.existing {
+            Existing::Refuse => return Err(holds_rows(table)),
+            Existing::Compare if keyed => return Ok(Ready::Filled),
+            // TRUNCATE would commit, and readers find an empty table until the copy is there.
+            _ => self.run(&format!("DELETE FROM {name}")).await?,
         }
-        // TRUNCATE would commit, and readers find an empty table until the copy is there.
-        self.run(&format!("DELETE FROM {name}")).await?;
-        Ok(false)
+        Ok(Ready::Empty)
     }
 
     /// Makes a table, with the intent recorded before.
@@ -107,7 +131,7 @@ impl Session {
         &mut self,
         route: &Route,
         create: bool,
-        replace: bool,
+        existing: Existing,
     ) -> Result<bool> {
         let sql = format!("SELECT target_name FROM {} WHERE {TABLE}", self.store.loads);
         let params = self.table_params(&route.schema.table);
@@ -116,7 +140,7 @@ impl Session {
         if !create || rows.first().is_none_or(|row| text(row, 0) != name) {
             return Ok(false);
         }
-        Ok(replace || !self.has_rows(&name).await?)
+        Ok(existing == Existing::Empty || !self.has_rows(&name).await?)
     }
 
     /// Records that a table is about to be made.
@@ -204,15 +228,15 @@ impl Session {
     pub(super) async fn copy_from(
         &mut self,
         target: &Arc<Target>,
+        into: &Into,
         source: &mut dyn Snapshot,
         progress: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<u64> {
-        let into = Into::table(target);
         let mut loaded = 0;
         let mut rows = source.next_rows().await?;
         while !rows.is_empty() {
             let sent: Vec<_> = rows.iter().collect();
-            let (put, next) = tokio::join!(self.put_rows(target, &into, &sent), source.next_rows());
+            let (put, next) = tokio::join!(self.put_rows(target, into, &sent), source.next_rows());
             put?;
             loaded += rows.len() as u64;
             progress(loaded);

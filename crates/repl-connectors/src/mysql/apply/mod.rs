@@ -7,6 +7,7 @@
 //! or updated by one join whose plan is fixed: no statistics can turn it into a scan.
 
 mod bulk;
+mod compare;
 mod content;
 mod fit;
 mod load;
@@ -35,8 +36,8 @@ use self::session::Session;
 use super::target::MySqlTarget;
 use crate::held::Held;
 use crate::seam::{
-    Applier, Commit, ConnectorError, CopiedTable, Load, LoadPart, Making, ReplicaState, Result,
-    Style, TableDdl,
+    Applier, Commit, ConnectorError, CopiedTable, Load, LoadPart, Loaded, Making, ReplicaState,
+    Result, Style, TableDdl,
 };
 
 /// Which replica is written, and on whose behalf.
@@ -131,7 +132,7 @@ impl Applier for MySqlApplier {
         outcome
     }
 
-    async fn load(&mut self, load: Load<'_>) -> Result<u64> {
+    async fn load(&mut self, load: Load<'_>) -> Result<Loaded> {
         self.session
             .with(async |session| session.load(load).await)
             .await
@@ -155,7 +156,7 @@ impl Applier for MySqlApplier {
             .await
     }
 
-    async fn load_part(&mut self, part: LoadPart<'_>) -> Result<u64> {
+    async fn load_part(&mut self, part: LoadPart<'_>) -> Result<Loaded> {
         self.session
             .with(async |session| session.load_part(part).await)
             .await

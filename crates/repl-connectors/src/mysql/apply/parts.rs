@@ -11,14 +11,16 @@ use repl_core::batch::Route;
 use repl_core::copy::{PartialCopy, StoredCopy};
 use repl_core::schema::TableName;
 
+use super::bulk::Into;
 use super::load::LOAD_IDLE;
+use super::metadata::Class;
 use super::metadata::{optional, text};
 use super::session::{IDLE, Session, missing_table};
 use super::sql::quote_table;
 use super::store::TABLE;
 use super::{failpoint, fit};
-use crate::copies::{stored_form, taken_over};
-use crate::seam::{CopiedTable, LoadPart, Making, Result};
+use crate::copies::{not_in_numbers, stored_form, taken_over};
+use crate::seam::{CopiedTable, Existing, LoadPart, Loaded, Making, Result};
 
 impl Session {
     /// Reads the copies that are not complete, and their parts.
@@ -86,10 +88,20 @@ impl Session {
     ) -> Result<bool> {
         self.forget_targets().await?;
         let route = making.route;
-        let ours = self.remove_left_copy(route).await?;
         let name = quote_table(&route.target);
+        if copy.compare {
+            return self.begin_compare(route, copy).await;
+        }
+        let mut ours = self.remove_left_copy(route).await?;
+        // Rows that are compared stay, whoever put them there.
+        ours &= making.existing != Existing::Compare;
         let mut present = self.catalog(&route.target).await?;
-        if present.is_some() && !ours && self.is_left_over(route, making.create, false).await? {
+        if present.is_some()
+            && !ours
+            && self
+                .is_left_over(route, making.create, Existing::Refuse)
+                .await?
+        {
             self.run(&format!("DROP TABLE {name}")).await?;
             present = None;
         }
@@ -107,6 +119,33 @@ impl Session {
             None => return Err(missing_table(&route.target)),
         }
         self.store_copy(&route.schema.table, made, copy).await?;
+        failpoint("mysql.parts.before_begin")?;
+        self.run("COMMIT").await?;
+        failpoint("mysql.parts.begun")?;
+        Ok(true)
+    }
+
+    /// Begins to compare part by part, if the table's key orders rows as integers and no other row
+    /// can stand in the way of one of a later part.
+    async fn begin_compare(&mut self, route: &Route, copy: &PartialCopy) -> Result<bool> {
+        let source = &route.schema.table;
+        let name = quote_table(&route.target);
+        let integers = match self.catalog(&route.target).await? {
+            Some(catalog) => route.schema.key_names().all(|name| {
+                let column = catalog.column(name);
+                column.is_some_and(|column| column.class == Class::Integer)
+            }),
+            None => false,
+        };
+        let ready = integers
+            && self.left_copy(source).await? != Some(true)
+            && self.can_settle(route).await?
+            && self.has_rows(&name).await?;
+        if !ready {
+            self.run("ROLLBACK").await?;
+            return Ok(false);
+        }
+        self.store_copy(source, false, copy).await?;
         failpoint("mysql.parts.before_begin")?;
         self.run("COMMIT").await?;
         failpoint("mysql.parts.begun")?;
@@ -162,40 +201,53 @@ impl Session {
             return Ok(false);
         };
         let key: Vec<&str> = route.schema.key_names().collect();
+        let alone = self.unique_indexes(&route.target).await? == 1;
+        Ok(alone && catalog.unique_over(&key).is_some() && fit::check(route, &catalog).is_ok())
+    }
+
+    /// Indexes that can refuse a row because of another one.
+    pub(super) async fn unique_indexes(&mut self, table: &TableName) -> Result<u64> {
         let rows = self
             .rows(
                 "SELECT COUNT(DISTINCT INDEX_NAME) FROM information_schema.STATISTICS \
                  WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? AND NON_UNIQUE = 0",
-                vec![
-                    route.target.schema.as_str().into(),
-                    route.target.name.as_str().into(),
-                ],
+                vec![table.schema.as_str().into(), table.name.as_str().into()],
             )
             .await?;
-        let alone = rows.first().is_some_and(|row| text(row, 0) == "1");
-        Ok(alone && catalog.unique_over(&key).is_some() && fit::check(route, &catalog).is_ok())
+        let count = rows.first().and_then(|row| text(row, 0).parse().ok());
+        Ok(count.unwrap_or(u64::MAX))
     }
 
-    pub(super) async fn load_part(&mut self, part: LoadPart<'_>) -> Result<u64> {
+    pub(super) async fn load_part(&mut self, part: LoadPart<'_>) -> Result<Loaded> {
         let source = part.copy.schema.table.clone();
         let target = self.target(part.route).await?;
         self.claim_part(part.copy, part.part).await?;
         // The source may be slow.
         self.allow_idle(LOAD_IDLE).await?;
-        let rows = self.copy_from(&target, part.rows, part.progress).await?;
+        let loaded = if part.copy.compare {
+            let range = part.copy.range(part.part).integers(&part.copy.schema);
+            let range = range.ok_or_else(|| not_in_numbers(&source))?;
+            let within = range.condition(&target.key_names("t."));
+            self.compare(&target, &within, part.rows, part.progress)
+                .await?
+        } else {
+            let into = Into::table(&target);
+            let rows = self.copy_from(&target, &into, part.rows, part.progress);
+            Loaded::all(rows.await?)
+        };
         self.allow_idle(IDLE).await?;
         let sql = format!(
             "UPDATE {} SET loaded = ? WHERE {TABLE} AND part = ?",
             self.store.parts
         );
-        let mut params: Vec<Param> = vec![rows.into()];
+        let mut params: Vec<Param> = vec![loaded.rows.into()];
         params.extend(self.table_params(&source));
         params.push(part.part.into());
         self.exec(&sql, params).await?;
         failpoint("mysql.part.before_commit")?;
         self.run("COMMIT").await?;
         failpoint("mysql.part.after_commit")?;
-        Ok(rows)
+        Ok(loaded)
     }
 
     /// Records the part as done, before its rows: another session that loads it is waited for and

@@ -232,7 +232,8 @@ impl Session {
         expected: u64,
     ) -> Result<()> {
         let outcome = self.exec(sql, params).await;
-        self.verify(doing, outcome, Some(expected)).await
+        let found = self.verify(doing, outcome, Some(expected)).await;
+        found.map(drop)
     }
 
     /// The same for a statement without parameters; with nothing expected, it may find any number.
@@ -243,7 +244,14 @@ impl Session {
         expected: Option<u64>,
     ) -> Result<()> {
         let outcome = self.run(sql).await.map(|()| self.conn.affected_rows());
-        self.verify(doing, outcome, expected).await
+        let found = self.verify(doing, outcome, expected).await;
+        found.map(drop)
+    }
+
+    /// Runs a statement without parameters on a table's rows; how many it found.
+    pub(super) async fn write(&mut self, doing: Doing<'_>, sql: &str) -> Result<u64> {
+        let outcome = self.run(sql).await.map(|()| self.conn.affected_rows());
+        self.verify(doing, outcome, None).await
     }
 
     async fn verify(
@@ -251,7 +259,7 @@ impl Session {
         doing: Doing<'_>,
         outcome: Result<u64>,
         expected: Option<u64>,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let found = match outcome {
             Ok(found) => found,
             Err(error) => return Err(doing.complete(error)),
@@ -267,7 +275,7 @@ impl Session {
             let error = self.conflict(&doing, found, expected);
             return Err(doing.complete(error));
         }
-        Ok(())
+        Ok(found)
     }
 
     /// The first warning that means changed data, as an error.

@@ -37,13 +37,25 @@ impl Session {
             .enumerate()
             .map(|(at, column)| format!("c{at} {}", definition(column)))
             .collect();
-        self.run(&format!(
-            "CREATE TEMPORARY TABLE {name} (g INT NOT NULL, {}) ENGINE = InnoDB \
-             ROW_FORMAT = DYNAMIC",
+        self.make_temporary(&format!(
+            "{name} (g INT NOT NULL, {}) ENGINE = InnoDB ROW_FORMAT = DYNAMIC",
             columns.join(", ")
         ))
-        .await
-        .map_err(|mut error| {
+        .await?;
+        let stage = Stage {
+            name: name.clone(),
+            rows: 0,
+        };
+        self.stages.insert(key, stage);
+        Ok(name)
+    }
+
+    /// Makes a temporary table from its name and definition, which does not commit.
+    pub(super) async fn make_temporary(&mut self, definition: &str) -> Result<()> {
+        let made = self
+            .run(&format!("CREATE TEMPORARY TABLE {definition}"))
+            .await;
+        made.map_err(|mut error| {
             if error.advice.is_empty() || error.kind == repl_core::ErrorKind::Privilege {
                 error.advice = format!(
                     "GRANT CREATE TEMPORARY TABLES, INSERT, SELECT, UPDATE, DELETE, DROP ON {}.* \
@@ -52,13 +64,7 @@ impl Session {
                 );
             }
             error
-        })?;
-        let stage = Stage {
-            name: name.clone(),
-            rows: 0,
-        };
-        self.stages.insert(key, stage);
-        Ok(name)
+        })
     }
 
     /// Puts columns of rows into the table's stage.
@@ -100,7 +106,7 @@ impl Session {
     }
 }
 
-fn definition(column: &ReplicaColumn) -> String {
+pub(super) fn definition(column: &ReplicaColumn) -> String {
     let mut text = column.declared.clone();
     if let (Some(charset), Some(collation)) = (&column.charset, &column.collation) {
         text.push_str(&format!(" CHARACTER SET {charset} COLLATE {collation}"));

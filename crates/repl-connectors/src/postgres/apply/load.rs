@@ -8,19 +8,38 @@ use repl_core::schema::TableName;
 
 use super::metadata::Target;
 use super::session::{Session, missing_table};
+use super::sql::Kind;
 use super::{failpoint, fit, store};
-use crate::seam::{ConnectorError, Load, Result, Snapshot};
+use crate::seam::{ConnectorError, Existing, Load, Loaded, Result, Snapshot};
+
+/// What a load finds once it may put rows into its table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ready {
+    /// A table it made.
+    Made,
+    /// A table without rows.
+    Empty,
+    /// Rows to compare.
+    Filled,
+}
 
 impl Session {
     /// Everything in one transaction: a table is there with all its rows, or not at all.
-    pub(super) async fn load(&mut self, mut load: Load<'_>) -> Result<u64> {
+    pub(super) async fn load(&mut self, mut load: Load<'_>) -> Result<Loaded> {
         self.forget_targets();
         self.client.simple("BEGIN").await?;
-        self.remove_left_copy(load.route).await?;
-        let made = self.make_or_empty(&mut load).await?;
+        self.remove_left_copy(load.route, load.existing).await?;
+        let ready = self.make_or_empty(&mut load).await?;
         let target = self.target_of(load.route).await?;
-        let rows = self.copy_rows(&target, &mut load).await?;
-        if made {
+        let loaded = match ready {
+            Ready::Filled => self.compare(&target, "", load.rows, load.progress).await?,
+            _ => {
+                let into = target.statement(Kind::CopyIn, &[]);
+                let rows = self.copy_from(&target, &into, load.rows, load.progress);
+                Loaded::all(rows.await?)
+            }
+        };
+        if ready == Ready::Made {
             self.run_all(&load.ddl.key).await?;
             self.run_all(&load.ddl.after).await?;
         }
@@ -31,11 +50,11 @@ impl Session {
         failpoint("pg.load.after_commit")?;
         // Indexes made after the rows were not there when the catalog was read.
         self.forget_targets();
-        Ok(rows)
+        Ok(loaded)
     }
 
-    /// Makes the table (then true), or verifies and empties the one that is there.
-    async fn make_or_empty(&mut self, load: &mut Load<'_>) -> Result<bool> {
+    /// Makes the table, or verifies the one that is there and does with its rows what is asked.
+    async fn make_or_empty(&mut self, load: &mut Load<'_>) -> Result<Ready> {
         let table = &load.route.target;
         let Some(catalog) = self.catalog(table).await? else {
             if !load.create {
@@ -43,11 +62,11 @@ impl Session {
             }
             self.run_all(&load.ddl.before).await?;
             self.run_all(&load.ddl.create).await?;
-            return Ok(true);
+            return Ok(Ready::Made);
         };
         let name = table.quoted();
         if let Err(misfit) = fit::check(load.route, &catalog) {
-            if !(load.create && load.replace) {
+            if !load.create || load.existing == Existing::Refuse {
                 return Err(misfit);
             }
             // Its rows go anyway, and so does a shape that cannot hold the new ones. Whatever
@@ -55,7 +74,7 @@ impl Session {
             self.client.simple(&format!("DROP TABLE {name}")).await?;
             self.run_all(&load.ddl.before).await?;
             self.run_all(&load.ddl.create).await?;
-            return Ok(true);
+            return Ok(Ready::Made);
         }
         // Nobody else may write while the rows are compared, counted or removed.
         self.client
@@ -64,17 +83,23 @@ impl Session {
         let exists = format!("SELECT EXISTS (SELECT 1 FROM {name})");
         let rows = self.client.simple(&exists).await?;
         if store::text(&rows, 0, 0) != "t" {
-            return Ok(false);
+            return Ok(Ready::Empty);
         }
-        if !load.replace {
-            return Err(holds_rows(table));
+        match load.existing {
+            Existing::Refuse => return Err(holds_rows(table)),
+            Existing::Empty => self.remove_rows(&name, &catalog.oid).await?,
+            Existing::Compare if load.route.schema.key_columns().is_empty() => {
+                // Unlike TRUNCATE it lets readers see the old rows until the new ones are there.
+                self.client.simple(&format!("DELETE FROM {name}")).await?;
+            }
+            Existing::Compare => return Ok(Ready::Filled),
         }
-        self.remove_rows(&name, &catalog.oid).await?;
-        Ok(false)
+        Ok(Ready::Empty)
     }
 
-    /// What an unfinished copy in parts left goes: the table, if the copy had made it, else its rows.
-    async fn remove_left_copy(&mut self, route: &Route) -> Result<()> {
+    /// What an unfinished copy in parts left goes: the table, if the copy had made it, else its rows,
+    /// unless they are compared.
+    async fn remove_left_copy(&mut self, route: &Route, existing: Existing) -> Result<()> {
         let Some(made) = self.forget_copy(&route.schema.table).await? else {
             return Ok(());
         };
@@ -82,7 +107,9 @@ impl Session {
         if made {
             let drop = format!("DROP TABLE IF EXISTS {}", table.quoted());
             self.client.simple(&drop).await?;
-        } else if let Some(catalog) = self.catalog(table).await? {
+        } else if existing != Existing::Compare
+            && let Some(catalog) = self.catalog(table).await?
+        {
             self.remove_rows(&table.quoted(), &catalog.oid).await?;
         }
         Ok(())
@@ -114,21 +141,18 @@ impl Session {
         Ok(())
     }
 
-    async fn copy_rows(&mut self, target: &Arc<Target>, load: &mut Load<'_>) -> Result<u64> {
-        self.copy_from(target, load.rows, load.progress).await
-    }
-
-    /// Puts all rows of an opened table or range into the table.
+    /// Puts all rows of an opened table or range where `into`, a COPY statement, says.
     pub(super) async fn copy_from(
         &mut self,
         target: &Arc<Target>,
+        into: &str,
         source: &mut dyn Snapshot,
         progress: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<u64> {
         let mut loaded = 0;
         let copying = !target.columns.is_empty();
         if copying {
-            self.start_copy(target)?;
+            self.start_copy(target, into)?;
             // Under way before the source's first rows are waited for: a session in COPY is not
             // idle, however slow the source.
             self.write_now().await?;

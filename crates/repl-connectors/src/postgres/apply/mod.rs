@@ -15,6 +15,7 @@
 // Errors are rare, and made for people: their size does not matter.
 #![allow(clippy::result_large_err)]
 
+mod compare;
 mod content;
 mod fit;
 mod load;
@@ -44,8 +45,8 @@ use self::session::Session;
 use super::target::PgTarget;
 use crate::held::Held;
 use crate::seam::{
-    Applier, Commit, ConnectorError, CopiedTable, Load, LoadPart, Making, ReplicaState, Result,
-    Style, TableDdl,
+    Applier, Commit, ConnectorError, CopiedTable, Load, LoadPart, Loaded, Making, ReplicaState,
+    Result, Style, TableDdl,
 };
 
 /// Most transactions on the wire at once. A full batch takes some 50 ms, so this covers round trips
@@ -163,7 +164,7 @@ impl Applier for PgApplier {
         outcome
     }
 
-    async fn load(&mut self, load: Load<'_>) -> Result<u64> {
+    async fn load(&mut self, load: Load<'_>) -> Result<Loaded> {
         self.session
             .with(async |session| session.load(load).await)
             .await
@@ -187,7 +188,7 @@ impl Applier for PgApplier {
             .await
     }
 
-    async fn load_part(&mut self, part: LoadPart<'_>) -> Result<u64> {
+    async fn load_part(&mut self, part: LoadPart<'_>) -> Result<Loaded> {
         self.session
             .with(async |session| session.load_part(part).await)
             .await

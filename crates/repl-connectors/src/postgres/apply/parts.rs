@@ -6,10 +6,11 @@ use repl_core::copy::{PartialCopy, StoredCopy};
 use repl_core::schema::TableName;
 
 use super::session::{Session, missing_table};
+use super::sql::Kind;
 use super::store::text;
 use super::{failpoint, fit};
-use crate::copies::{stored_form, taken_over};
-use crate::seam::{CopiedTable, LoadPart, Making, Result};
+use crate::copies::{not_in_numbers, stored_form, taken_over};
+use crate::seam::{CopiedTable, Existing, LoadPart, Loaded, Making, Result};
 
 /// Names one table among the copies and their parts.
 const TABLE: &str = "group_name = $1::text AND table_schema = $2::text AND table_name = $3::text";
@@ -106,7 +107,13 @@ impl Session {
         let source = &making.route.schema.table;
         self.client.simple("BEGIN").await?;
         let left = self.forget_copy(source).await?;
-        let Some(made) = self.make_empty(making, left).await? else {
+        let ready = if copy.compare {
+            let filled = left != Some(true) && self.can_compare(making).await?;
+            filled.then_some(false)
+        } else {
+            self.make_empty(making, left).await?
+        };
+        let Some(made) = ready else {
             self.client.simple("ROLLBACK").await?;
             return Ok(false);
         };
@@ -137,7 +144,7 @@ impl Session {
         if fit::check(making.route, &catalog).is_err() {
             return Ok(None);
         }
-        if left == Some(false) {
+        if left == Some(false) && making.existing != Existing::Compare {
             self.remove_rows(&name, &catalog.oid).await?;
             return Ok(Some(false));
         }
@@ -145,9 +152,44 @@ impl Session {
         self.client
             .simple(&format!("LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE"))
             .await?;
+        Ok((!self.holds_rows(&name).await?).then_some(false))
+    }
+
+    async fn holds_rows(&mut self, name: &str) -> Result<bool> {
         let exists = format!("SELECT EXISTS (SELECT 1 FROM {name})");
         let rows = self.client.simple(&exists).await?;
-        Ok((text(&rows, 0, 0) != "t").then_some(false))
+        Ok(text(&rows, 0, 0) == "t")
+    }
+
+    /// Whether the table holds rows that can be compared part by part: its key orders rows as
+    /// integers, and no other row can stand in the way of one of a later part.
+    async fn can_compare(&mut self, making: Making<'_>) -> Result<bool> {
+        let (route, name) = (making.route, making.route.target.quoted());
+        let Some(catalog) = self.catalog(&route.target).await? else {
+            return Ok(false);
+        };
+        let integer = |name: &str| {
+            let cast = catalog.column(name).map(|column| column.cast.as_str());
+            matches!(cast, Some("smallint" | "integer" | "bigint"))
+        };
+        let key: Vec<&str> = route.schema.key_names().collect();
+        Ok(fit::check(route, &catalog).is_ok()
+            && catalog.unique_over(&key).is_some()
+            && key.into_iter().all(integer)
+            && self.unique_indexes(&catalog.oid).await? == 1
+            && self.holds_rows(&name).await?)
+    }
+
+    /// Indexes that can refuse a row because of another one.
+    pub(super) async fn unique_indexes(&mut self, oid: &str) -> Result<u64> {
+        let rows = self
+            .rows(
+                "SELECT count(*) FROM pg_catalog.pg_index \
+                 WHERE indrelid = $1::oid AND (indisunique OR indisexclusion)",
+                &[Some(oid)],
+            )
+            .await?;
+        Ok(text(&rows, 0, 0).parse().unwrap_or(u64::MAX))
     }
 
     pub(super) async fn resume_parts(
@@ -162,23 +204,16 @@ impl Session {
         };
         let key: Vec<&str> = route.schema.key_names().collect();
         let keyed = catalog.unique_over(&key).is_some();
-        let rows = self
-            .rows(
-                "SELECT count(*) FROM pg_catalog.pg_index \
-                 WHERE indrelid = $1::oid AND (indisunique OR indisexclusion)",
-                &[Some(&catalog.oid)],
-            )
-            .await?;
         // With the key made at the end, nothing unique may be there yet; else the key alone.
         let (others, fits) = if keyed {
-            ("1", fit::check(route, &catalog).is_ok())
+            (1, fit::check(route, &catalog).is_ok())
         } else {
-            ("0", !making.ddl.key.is_empty())
+            (0, !making.ddl.key.is_empty())
         };
         let updatable = |name: &str, always: bool| !always || key.contains(&name);
         let mut columns = catalog.columns.iter();
         let settles = columns.all(|column| updatable(&column.name, column.identity_always));
-        if text(&rows, 0, 0) != others || !fits || !settles {
+        if self.unique_indexes(&catalog.oid).await? != others || !fits || !settles {
             return Ok(false);
         }
         let (id, json) = (copy.id.to_string(), stored_form(copy)?);
@@ -203,13 +238,23 @@ impl Session {
         Ok(!rows.is_empty())
     }
 
-    pub(super) async fn load_part(&mut self, part: LoadPart<'_>) -> Result<u64> {
+    pub(super) async fn load_part(&mut self, part: LoadPart<'_>) -> Result<Loaded> {
         let source = &part.copy.schema.table;
         let target = self.target(part.route).await?;
         self.client.simple("BEGIN").await?;
         self.claim_part(part.copy, part.part).await?;
-        let rows = self.copy_from(&target, part.rows, part.progress).await?;
-        let (number, loaded) = (part.part.to_string(), rows.to_string());
+        let loaded = if part.copy.compare {
+            let range = part.copy.range(part.part).integers(&part.copy.schema);
+            let range = range.ok_or_else(|| not_in_numbers(source))?;
+            let within = range.condition(&target.key_names("t."));
+            self.compare(&target, &within, part.rows, part.progress)
+                .await?
+        } else {
+            let into = target.statement(Kind::CopyIn, &[]);
+            let rows = self.copy_from(&target, &into, part.rows, part.progress);
+            Loaded::all(rows.await?)
+        };
+        let (number, rows) = (part.part.to_string(), loaded.rows.to_string());
         self.rows(
             &format!(
                 "UPDATE repl.copy_parts SET rows = $5::int8 WHERE {TABLE} AND part = $4::int4"
@@ -219,14 +264,14 @@ impl Session {
                 Some(&source.schema),
                 Some(&source.name),
                 Some(&number),
-                Some(&loaded),
+                Some(&rows),
             ],
         )
         .await?;
         failpoint("pg.part.before_commit")?;
         self.client.simple("COMMIT").await?;
         failpoint("pg.part.after_commit")?;
-        Ok(rows)
+        Ok(loaded)
     }
 
     /// Records the part as done, before its rows: another session that loads it, of ours or left

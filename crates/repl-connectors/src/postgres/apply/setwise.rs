@@ -194,7 +194,7 @@ impl Session {
             }
             return self.relieve().await;
         }
-        self.start_copy(target)?;
+        self.start_copy(target, &target.statement(Kind::CopyIn, &[]))?;
         for row in rows {
             self.copy_row(target, row)?;
             self.relieve().await?;
@@ -203,9 +203,9 @@ impl Session {
         self.relieve().await
     }
 
-    pub(super) fn start_copy(&mut self, target: &Arc<Target>) -> Result<()> {
-        let sql = target.statement(Kind::CopyIn, &[]);
-        self.push_copy(&sql, Label::Rows("insert", Arc::clone(target), None))
+    /// Starts the COPY statement `into`, whose rows are of the target's shape.
+    pub(super) fn start_copy(&mut self, target: &Arc<Target>, into: &str) -> Result<()> {
+        self.push_copy(into, Label::Rows("insert", Arc::clone(target), None))
     }
 
     pub(super) fn copy_row(&mut self, target: &Target, row: &Row) -> Result<()> {
@@ -226,7 +226,7 @@ impl Session {
         }
         let single = total <= FEW as i64 || target.columns.is_empty();
         if !single {
-            self.start_copy(target)?;
+            self.start_copy(target, &target.statement(Kind::CopyIn, &[]))?;
         }
         for (row, count) in added {
             for _ in 0..*count {

@@ -118,7 +118,10 @@ async fn verbs_are_carried_out_and_audited() {
         reason: "row is obsolete".into(),
     };
     client.skip("replica-1", &skip).await.unwrap();
-    client.resync("replica-1").await.unwrap();
+    client
+        .resync("replica-1", &Default::default())
+        .await
+        .unwrap();
     let resume_odd = format!("resume {ODD}");
     let expected = [
         "pause replica-1",

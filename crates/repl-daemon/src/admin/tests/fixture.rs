@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use repl_api::{
-    ActionDone, Client, ErrorCode, LogInfo, LogQuery, SkipRequest, Status, TableChanges,
-    TransactionInfo, Validation, ValidationRequest,
+    ActionDone, Client, ErrorCode, LogInfo, LogQuery, ResyncRequest, SkipRequest, Status,
+    TableChanges, TransactionInfo, Validation, ValidationRequest,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -132,7 +132,12 @@ impl Control for TestControl {
         self.act("skip", replica).await
     }
 
-    async fn resync(&self, replica: &str, _: &Actor) -> Result<ActionDone, ControlError> {
+    async fn resync(
+        &self,
+        replica: &str,
+        _: &ResyncRequest,
+        _: &Actor,
+    ) -> Result<ActionDone, ControlError> {
         self.act("resync", replica).await
     }
 

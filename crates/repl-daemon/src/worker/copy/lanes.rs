@@ -119,17 +119,18 @@ impl Round {
             .await?;
         let progress = self.shown.table(at);
         let mut rows = self.rows(table, reader);
-        applier
+        let loaded = applier
             .load(Load {
                 route: &table.route,
                 ddl: &table.ddl,
                 create: table.create,
-                replace: table.replace,
+                existing: table.existing,
                 copied: &table.copied,
                 rows: &mut rows,
                 progress: &|rows| progress.loaded(rows),
             })
             .await?;
+        progress.written(loaded.written);
         progress.done();
         Ok(())
     }
@@ -157,7 +158,8 @@ impl Round {
                 progress: &|rows| progress.loaded(rows),
             })
             .await?;
-        progress.part_done(loaded);
+        progress.written(loaded.written);
+        progress.part_done(loaded.rows);
         if parts.left.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.end(at, parts, applier).await?;
         }

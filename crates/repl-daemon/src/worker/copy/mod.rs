@@ -17,8 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use repl_api::Activity;
-use repl_connectors::seam::{Snapshot, SourceTable};
-use repl_core::Seq;
+use repl_connectors::seam::{ConnectorError, Snapshot, SourceTable, Written};
 use repl_core::checkpoint::Checkpoint;
 use repl_core::copy::StoredCopy;
 use repl_core::cut::Cut;
@@ -26,8 +25,10 @@ use repl_core::log::{EventLog, LogError, Visibility};
 use repl_core::membership::Membership;
 use repl_core::record::Body;
 use repl_core::schema::TableName;
+use repl_core::{ErrorKind, Seq, failpoint};
+use serde_json::json;
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{info, warn};
 
 use self::lanes::Round;
 use self::pace::Pace;
@@ -89,6 +90,7 @@ impl Worker {
         }
         self.take_in(&round);
         snapshot.end().await;
+        self.report(&round).await;
         info!(
             tables = missing.len(),
             rows = round.shown.rows(),
@@ -116,6 +118,30 @@ impl Worker {
         }
     }
 
+    /// Begins the resync of single tables that was ordered: the replica forgets that it holds them, and
+    /// they are copied like new ones.
+    pub(super) async fn begin_resync(&mut self) -> Result<(), Failure> {
+        let record = self.replica().record();
+        let tables = record.map(|record| record.resync).unwrap_or_default();
+        if tables.is_empty() {
+            return Ok(());
+        }
+        self.parts.applier.forget_tables(&tables).await?;
+        for table in &tables {
+            self.state.tables.remove(table);
+            if let Some(stored) = self.state.copies.get_mut(table) {
+                stored.copy = None;
+            }
+        }
+        failpoint::hit("worker.resync.begun")
+            .map_err(|error| ConnectorError::new(ErrorKind::Connection, error.to_string()))?;
+        self.replica()
+            .change(|record| record.resync.clear())
+            .map_err(errors::state)?;
+        info!(tables = tables.len(), "resync of single tables begins");
+        Ok(())
+    }
+
     /// Whether everything is copied and has joined, and the standing does not say so yet: a crash
     /// came in between.
     pub(super) fn is_copied(&self) -> bool {
@@ -138,6 +164,33 @@ impl Worker {
                 }
                 _ => drop(self.state.copies.remove(&table.name)),
             }
+        }
+    }
+
+    /// Tells what was written where rows were compared, in the audit log as well.
+    async fn report(&mut self, round: &Round) {
+        let compared = round.shown.written();
+        if compared.is_empty() {
+            return;
+        }
+        let mut tables = serde_json::Map::new();
+        for (table, written) in compared {
+            let Written {
+                inserted,
+                updated,
+                deleted,
+            } = written;
+            info!(
+                table,
+                inserted, updated, deleted, "compared with the primary"
+            );
+            let counts = json!({"inserted": inserted, "updated": updated, "deleted": deleted});
+            tables.insert(table, counts);
+        }
+        let replica = &self.parts.replica.node.name;
+        let arguments = json!({"replica": replica, "tables": tables});
+        if let Err(error) = self.parts.audit.report("replica.resync", &arguments).await {
+            warn!(%error, "what a resync wrote cannot be recorded in the audit log");
         }
     }
 
@@ -195,8 +248,8 @@ impl Worker {
     async fn wait_durable(&mut self, seq: Seq) -> Result<(), Failure> {
         while self.parts.durable.borrow_and_update().seq < seq {
             if self.parts.durable.changed().await.is_err() {
-                return Err(repl_connectors::seam::ConnectorError::new(
-                    repl_core::ErrorKind::Transient,
+                return Err(ConnectorError::new(
+                    ErrorKind::Transient,
                     "the event log's writer has stopped",
                 )
                 .into());

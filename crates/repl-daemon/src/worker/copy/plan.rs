@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use repl_connectors::seam::{
-    CopiedTable, Division, Making, PartSize, Snapshot, SourceTable, TableDdl,
+    CopiedTable, Division, Existing, Making, PartSize, Snapshot, SourceTable, TableDdl,
 };
 use repl_core::batch::Route;
 use repl_core::checkpoint::Checkpoint;
@@ -28,8 +28,8 @@ pub(super) struct TableCopy {
     /// How rows are converted; none when they pass untouched.
     pub(super) plan: Option<TablePlan>,
     pub(super) create: bool,
-    /// Existing rows may be removed.
-    pub(super) replace: bool,
+    /// What is done with rows that are there.
+    pub(super) existing: Existing,
     /// The registry entry.
     pub(super) copied: CopiedTable,
     /// Rows in it, as far as known.
@@ -54,6 +54,7 @@ impl TableCopy {
             route: &self.route,
             ddl: &self.ddl,
             create: self.create,
+            existing: self.existing,
         }
     }
 }
@@ -88,8 +89,7 @@ impl Worker {
             ddl,
             plan,
             create: self.parts.replica.node.tables.create_tables,
-            replace: self.replica().record().is_some_and(|record| record.replace)
-                || self.state.tables.contains_key(&table.name),
+            existing: self.existing(&table.name),
             copied: CopiedTable {
                 incarnation: table.incarnation.clone(),
                 cut: Some(snapshot.cut()),
@@ -101,6 +101,17 @@ impl Worker {
             self.begin(&mut copy, division.bounds, checkpoint).await?;
         }
         Ok(Some(copy))
+    }
+
+    /// What may be done with rows that the replica's table holds.
+    fn existing(&self, table: &TableName) -> Existing {
+        match self.replica().record() {
+            Some(record) if record.replace && record.full => Existing::Empty,
+            Some(record) if record.replace => Existing::Compare,
+            // It was copied once, and made anew at the primary since.
+            _ if self.state.tables.contains_key(table) => Existing::Compare,
+            _ => Existing::Refuse,
+        }
     }
 
     async fn describe(
@@ -181,7 +192,7 @@ impl Worker {
         let Some(cut) = table.copied.cut.clone() else {
             return Ok(());
         };
-        let copy = PartialCopy::new(
+        let mut copy = PartialCopy::new(
             uuid::Uuid::new_v4(),
             table.copied.incarnation.clone(),
             table.source.clone(),
@@ -189,12 +200,16 @@ impl Worker {
             cut,
             bounds,
         );
-        if self
-            .parts
-            .applier
-            .begin_parts(table.making(), &copy)
-            .await?
-        {
+        // Rows that are there can be compared part by part where every engine orders the key alike.
+        let numbers = copy.range(0).integers(&copy.schema).is_some();
+        copy.compare = table.existing == Existing::Compare && numbers;
+        let applier = &mut self.parts.applier;
+        let mut begun = applier.begin_parts(table.making(), &copy).await?;
+        if !begun && copy.compare {
+            copy.compare = false;
+            begun = applier.begin_parts(table.making(), &copy).await?;
+        }
+        if begun {
             let open = (0..copy.parts()).collect();
             table.use_parts(copy, open, 0);
         }

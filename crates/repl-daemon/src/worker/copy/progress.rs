@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use repl_api::{CopyProgress, TableCopyProgress, TableCopyState};
+use repl_connectors::seam::Written;
 use tokio::time::Instant;
 
 use super::plan::TableCopy;
@@ -36,6 +37,8 @@ struct Table {
     parts: u64,
     parts_done: u64,
     part_rows: u64,
+    /// Rows written in this round because they differed; none while nothing was compared.
+    written: Option<Written>,
 }
 
 /// A decaying average.
@@ -94,6 +97,13 @@ impl Shown {
         state.tables.iter().map(|table| table.rows).sum()
     }
 
+    /// The tables whose rows were compared in this round, and what was written there.
+    pub(super) fn written(&self) -> Vec<(String, Written)> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let compared = |table: &Table| Some((table.name.clone(), table.written?));
+        state.tables.iter().filter_map(compared).collect()
+    }
+
     fn change(&self, now: bool, change: impl FnOnce(&mut State)) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut state);
@@ -123,6 +133,15 @@ impl Progress<'_> {
             let table = &mut state.tables[self.table];
             table.rows += more;
             table.state = TableCopyState::Copying;
+        });
+    }
+
+    /// What was written where rows were compared.
+    pub(super) fn written(&self, written: Option<Written>) {
+        let Some(written) = written else { return };
+        self.shown.change(false, |state| {
+            let table = &mut state.tables[self.table];
+            *table.written.get_or_insert_default() += written;
         });
     }
 
@@ -164,6 +183,9 @@ impl Table {
             parts: all,
             parts_done: parts.map_or(0, |parts| all - parts.open.len() as u64),
             part_rows: rows,
+            written: parts
+                .filter(|parts| parts.copy.compare)
+                .map(|_| Written::default()),
         }
     }
 
@@ -195,6 +217,10 @@ impl State {
         let rows_estimate: Option<u64> = self.tables.iter().map(Table::estimate).sum();
         let rows_per_s = self.rate.now(Instant::now(), rows_done);
         let left = rows_estimate.map(|all| all.saturating_sub(rows_done));
+        let written = self.tables.iter().filter_map(|table| table.written);
+        let rows_written = written
+            .map(|written| written.inserted + written.updated + written.deleted)
+            .reduce(|all, rows| all + rows);
         let under_way = |table: &&Table| {
             matches!(
                 table.state,
@@ -214,6 +240,7 @@ impl State {
             tables_total: self.tables.len() as u64,
             rows_done,
             rows_estimate,
+            rows_written,
             rows_per_s,
             eta_s: left
                 .filter(|_| rows_per_s > 0.0)
@@ -274,6 +301,7 @@ mod tests {
             parts: 10,
             parts_done: 0,
             part_rows: 0,
+            written: None,
         };
         assert_eq!(table.estimate(), Some(10));
         table.rows = 250;

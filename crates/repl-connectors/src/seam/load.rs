@@ -1,0 +1,102 @@
+//! What copying a table asks of an engine, and what it tells of it.
+
+use std::sync::Arc;
+
+use repl_core::batch::Route;
+use repl_core::copy::PartialCopy;
+
+use super::{CopiedTable, Snapshot, TableDdl};
+
+/// What a copy does with rows that the replica's table holds already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// Nothing: they are somebody else's, and the copy is refused.
+    Refuse,
+    /// Removes them all first; where the engine can, in a way that leaves no garbage, though readers
+    /// may wait for the copy or find the table empty.
+    Empty,
+    /// Writes what differs only, and readers never miss a row that stays. Without a key to compare
+    /// by, all rows are replaced in one transaction.
+    Compare,
+}
+
+/// What a load did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// Rows read from the source.
+    pub rows: u64,
+    /// What was written where rows were compared; none where all of them were.
+    pub written: Option<Written>,
+}
+
+impl Loaded {
+    /// All rows were written.
+    pub fn all(rows: u64) -> Self {
+        let written = None;
+        Loaded { rows, written }
+    }
+}
+
+/// Rows written because they differed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Rows the replica lacked.
+    pub inserted: u64,
+    /// Rows that were different.
+    pub updated: u64,
+    /// Rows the source lacks.
+    pub deleted: u64,
+}
+
+impl std::ops::AddAssign for Written {
+    fn add_assign(&mut self, other: Self) {
+        self.inserted += other.inserted;
+        self.updated += other.updated;
+        self.deleted += other.deleted;
+    }
+}
+
+/// How a table to copy is made.
+#[derive(Clone, Copy)]
+pub struct Making<'a> {
+    /// Shape and target name.
+    pub route: &'a Route,
+    /// Statements.
+    pub ddl: &'a TableDdl,
+    /// Whether an absent table may be made.
+    pub create: bool,
+    /// What is done with rows that are there.
+    pub existing: Existing,
+}
+
+/// One part of a table's copy.
+pub struct LoadPart<'a> {
+    /// Shape and target name.
+    pub route: &'a Arc<Route>,
+    /// The copy it belongs to.
+    pub copy: &'a PartialCopy,
+    /// Its number.
+    pub part: u32,
+    /// The rows: `snapshot.next_rows()` of the opened range.
+    pub rows: &'a mut dyn Snapshot,
+    /// Told the number of rows read so far, for progress.
+    pub progress: &'a (dyn Fn(u64) + Send + Sync),
+}
+
+/// One table's load.
+pub struct Load<'a> {
+    /// Shape and target name.
+    pub route: &'a Route,
+    /// How to make the table.
+    pub ddl: &'a TableDdl,
+    /// Whether an absent table may be made.
+    pub create: bool,
+    /// What is done with rows that are there.
+    pub existing: Existing,
+    /// The registry entry to write.
+    pub copied: &'a CopiedTable,
+    /// The rows: `snapshot.next_rows()` of the opened table.
+    pub rows: &'a mut dyn Snapshot,
+    /// Told the number of rows read so far, for progress.
+    pub progress: &'a (dyn Fn(u64) + Send + Sync),
+}
