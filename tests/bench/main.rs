@@ -3,6 +3,8 @@
 mod baseline;
 mod catchup;
 mod cluster;
+mod compare;
+mod copy;
 mod engines;
 mod eventlog;
 mod fanout;

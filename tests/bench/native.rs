@@ -68,6 +68,14 @@ impl<'a> Native<'a> {
         Ok(native)
     }
 
+    /// Ends the subscription, with its slot.
+    ///
+    /// # Errors
+    /// When a server refuses.
+    pub fn detach(self) -> Result<()> {
+        self.execute(&format!("DROP SUBSCRIPTION {}", self.subscription()))
+    }
+
     fn database(&self) -> &'static str {
         match self.commit {
             Commit::Off => DATABASE,

@@ -23,6 +23,10 @@ pub enum Scenario {
     Log,
     /// MariaDB and SQLite replicas against their own bulk loads.
     Engines,
+    /// The initial copy of 2,000,000 rows, against native replication's and a pipe.
+    Copy,
+    /// Comparing 2,000,000 rows: every value against data-diff, counts against the bare counts.
+    Validate,
     /// Catch-up with 1, 20 and 100 ms of round trip to the replica.
     Rtt,
     /// The daemon's processor share while nothing happens, three replicas attached.
@@ -43,6 +47,8 @@ impl Scenario {
             Self::Fanout => "fanout",
             Self::Log => "log",
             Self::Engines => "engines",
+            Self::Copy => "copy",
+            Self::Validate => "validate",
             Self::Rtt => "rtt",
             Self::Idle => "idle",
             Self::Sqlite => "sqlite",

@@ -7,7 +7,7 @@ use crate::machine::Machine;
 use crate::options::{CommitClass, Options, Scenario, Transport};
 use crate::ours::Service;
 use crate::report::{Report, RunFacts};
-use crate::{catchup, engines, eventlog, fanout, idle, latency, rtt, sqlite};
+use crate::{catchup, compare, copy, engines, eventlog, fanout, idle, latency, rtt, sqlite};
 
 /// The daemon's peak memory, by scenario.
 #[derive(Default)]
@@ -77,6 +77,8 @@ fn one(
         Scenario::Fanout => fanout::run(options, report, memory),
         Scenario::Log => eventlog::run(options, report),
         Scenario::Engines => engines::run(options, report, memory),
+        Scenario::Copy => copy::run(options, report, memory),
+        Scenario::Validate => compare::run(options, report, memory),
         Scenario::Rtt => rtt::run(options, report, memory),
         Scenario::Idle => idle::run(options, report, memory),
         Scenario::Sqlite => sqlite::run(options, report, memory),

@@ -10,6 +10,7 @@ mod resync {
     #[allow(dead_code)]
     #[path = "../cross/group.rs"]
     mod group;
+    mod hindrances;
     mod planted;
     mod returns;
     mod sqlite_primary;

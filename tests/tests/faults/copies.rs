@@ -180,6 +180,10 @@ impl Target {
         )?)))
     }
 
+    fn sqlite(scratch: &Scratch) -> Result<Target> {
+        Ok(Target::Sqlite(SqliteDb::at(&scratch.join("replica.db"))))
+    }
+
     fn url(&self) -> String {
         match self {
             Target::Pg(server) => rig::url(server),
@@ -231,6 +235,15 @@ impl Target {
             "SELECT count(*) FROM repl.copy_parts",
             "SELECT count(*) FROM repl.copy_parts",
             "SELECT count(*) FROM _repl_copy_parts",
+        )
+    }
+
+    /// Rows of the parts that are done.
+    fn rows_done(&self) -> Result<i64> {
+        self.own(
+            "SELECT coalesce(sum(rows), 0) FROM repl.copy_parts",
+            "SELECT COALESCE(SUM(loaded), 0) FROM repl.copy_parts",
+            "SELECT coalesce(sum(loaded), 0) FROM _repl_copy_parts",
         )
     }
 
@@ -329,25 +342,29 @@ fn killed_at_every_step_into_mariadb() -> Result<()> {
 
 #[test]
 fn killed_at_every_step_into_sqlite() -> Result<()> {
-    let sqlite = |scratch: &Scratch| Ok(Target::Sqlite(SqliteDb::at(&scratch.join("replica.db"))));
-    killed_at_every_step(Rig::prepare(sqlite, 0)?, SQLITE_PARTS)
+    killed_at_every_step(Rig::prepare(Target::sqlite, 0)?, SQLITE_PARTS)
 }
 
-#[test]
-fn daemon_and_servers_killed_at_random_while_copying() -> Result<()> {
-    let mut rig = Rig::prepare(|_| Target::pg(true), 4_000)?;
+fn killed_at_random(make: impl FnOnce(&Scratch) -> Result<Target>) -> Result<()> {
+    let mut rig = Rig::prepare(make, 4_000)?;
     let mut load = rig.load()?;
     let mut random = Random::from_environment();
     for cycle in 0..rig::cycles(6, 100) {
         rig.daemon.spawn()?;
         thread::sleep(Duration::from_millis(200 + random.below(600)));
         match random.below(4) {
-            0 => {
-                if let Target::Pg(server) = &mut rig.replica {
+            0 => match &mut rig.replica {
+                Target::Pg(server) => {
                     server.kill9()?;
                     server.start()?;
                 }
-            }
+                Target::MariaDb(server) => {
+                    server.kill9()?;
+                    server.start()?;
+                }
+                // It runs within the daemon.
+                Target::Sqlite(_) => {}
+            },
             1 => {
                 rig.primary.kill9()?;
                 rig.primary.start()?;
@@ -359,6 +376,84 @@ fn daemon_and_servers_killed_at_random_while_copying() -> Result<()> {
         println!("cycle {cycle}: {} parts done", rig.replica.parts_done()?);
     }
     rig.check(load)
+}
+
+#[test]
+fn daemon_and_servers_killed_at_random_while_copying_into_postgres() -> Result<()> {
+    killed_at_random(|_| Target::pg(true))
+}
+
+#[test]
+fn daemon_and_servers_killed_at_random_while_copying_into_mariadb() -> Result<()> {
+    killed_at_random(|_| Target::mariadb())
+}
+
+#[test]
+fn daemon_killed_at_random_while_copying_into_sqlite() -> Result<()> {
+    killed_at_random(Target::sqlite)
+}
+
+/// Rows read again after a crash are those of the parts under way, at most one of each lane, and the
+/// rest is read once: counted.
+fn little_is_read_again(make: impl FnOnce(&Scratch) -> Result<Target>, lanes: i64) -> Result<()> {
+    let mut rig = Rig::prepare(make, 3_000)?;
+    rig.daemon.start()?;
+    let loaded = |rig: &Rig| rig.replica.rows_done();
+    wait_until("parts to be done", ARRIVAL, || {
+        Ok(loaded(&rig)? >= 3 * PART_ROWS)
+    })?;
+    let shown = rig.daemon.status()?;
+    rig.daemon.kill9()?;
+    let shown = shown
+        .replica(REPLICA)
+        .and_then(|replica| replica.copy.clone());
+    let shown = shown.context("a copy under way")?.rows_done as i64;
+    let kept = loaded(&rig)?;
+    ensure!(kept < ROWS, "the test was too slow to interrupt the copy");
+    // The parts are of about equal size only.
+    let most = lanes * PART_ROWS * 2;
+    ensure!(
+        shown - kept <= most,
+        "{shown} rows were read, {kept} were kept"
+    );
+    rig.daemon.set_config(
+        rig.daemon
+            .config()
+            .clone()
+            .set("copy", "max_rows_per_second", 0),
+    )?;
+    rig.daemon.start()?;
+    rig.settle()?;
+    // The round says how many rows it found done and read: each row once.
+    let log = std::fs::read_to_string(rig.daemon.log_file())?;
+    let round = log
+        .lines()
+        .rev()
+        .find(|line| line.contains("existing rows copied"));
+    let round: serde_json::Value = serde_json::from_str(round.context("a round of copying")?)?;
+    let rows = round["fields"]["rows"].as_i64();
+    ensure!(rows == Some(ROWS), "rows of the copy: {round}");
+    ensure!(
+        log.lines()
+            .any(|line| line.contains("an interrupted copy goes on")),
+        "the copy began anew"
+    );
+    Ok(())
+}
+
+#[test]
+fn little_is_read_again_for_postgres() -> Result<()> {
+    little_is_read_again(|_| Target::pg(false), 2)
+}
+
+#[test]
+fn little_is_read_again_for_mariadb() -> Result<()> {
+    little_is_read_again(|_| Target::mariadb(), 2)
+}
+
+#[test]
+fn little_is_read_again_for_sqlite() -> Result<()> {
+    little_is_read_again(Target::sqlite, 1)
 }
 
 #[test]

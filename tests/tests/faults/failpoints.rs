@@ -68,13 +68,16 @@ const PG: [&str; 7] = [
 /// Passed when history breaks, and when the copy that mends it begins.
 const HISTORY: [&str; 2] = ["capture.history.marked", "worker.copy.started"];
 
+/// Passed when the resync of single tables begins; its tests are with those of resync.
+const RESYNC: [&str; 1] = ["worker.resync.begun"];
+
 /// Passed by deliberately broken builds only; see `sabotage`.
 const BROKEN: [&str; 1] = ["pg.apply.outside"];
 
 #[test]
 fn every_failpoint_of_the_code_is_in_these_lists() -> Result<()> {
     let mut listed: BTreeSet<String> = BTreeSet::new();
-    let lists: [&[&str]; 16] = [
+    let lists: [&[&str]; 17] = [
         &CREATE,
         &LOG,
         &RECOVER,
@@ -83,6 +86,7 @@ fn every_failpoint_of_the_code_is_in_these_lists() -> Result<()> {
         &PG_COPY,
         &PG,
         &HISTORY,
+        &RESYNC,
         &BROKEN,
         &PG_PARTS,
         &MARIADB_PARTS,

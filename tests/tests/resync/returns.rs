@@ -53,7 +53,8 @@ fn returns(break_it: impl FnOnce(&Group) -> Result<()>) -> Result<()> {
                 .iter()
                 .filter_map(|what| written[table][what].as_u64())
                 .sum();
-            ensure!(rows > 0 && rows < 3000, "{table}: {written:#}");
+            // None, where a resync that the new history overtook had begun with it.
+            ensure!(rows < 3000, "{table}: {written:#}");
         }
     }
     equal(&group)

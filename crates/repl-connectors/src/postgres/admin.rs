@@ -481,6 +481,23 @@ impl Admin {
             .map_err(|e| from_sqlx(&e, "writing a heartbeat"))
     }
 
+    /// [`Admin::heartbeat`], flushed when it returns, but for standbys. A message by itself is
+    /// flushed, and so decoded, when the server's WAL writer next comes round; a transaction with an
+    /// id is when it commits.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn prompt_heartbeat(&mut self) -> Result<()> {
+        self.connection
+            .execute(
+                "SELECT set_config('synchronous_commit', 'local', true), pg_current_xact_id(), \
+                 pg_logical_emit_message(false, 'repl-daemon', 'heartbeat')",
+            )
+            .await
+            .map(drop)
+            .map_err(|e| from_sqlx(&e, "writing a heartbeat"))
+    }
+
     async fn run(&mut self, sql: String, doing: &str) -> Result<()> {
         self.connection
             .execute(AssertSqlSafe(sql))

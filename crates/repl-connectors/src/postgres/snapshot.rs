@@ -64,7 +64,7 @@ impl SnapshotSource for PgSnapshots {
             .await?;
         let visible = visible(&single(rows)?, &single(end)?)?;
         // Moves the WAL past the horizon, so that an idle primary does not leave the copy unjoined.
-        admin.heartbeat().await?;
+        admin.prompt_heartbeat().await?;
         Ok(Box::new(PgSnapshot {
             target: self.target.clone(),
             client,

@@ -23,6 +23,16 @@ pub(super) struct Compare {
     route: Route,
     /// The range as a condition on `t`; empty for all rows.
     within: String,
+    /// Columns that keep the sign of a zero, since their type converts no number.
+    as_given: Vec<bool>,
+}
+
+/// Whether a column of this declared type stores numbers as they are given.
+fn stores_as_given(declared: &str) -> bool {
+    let declared = declared.to_ascii_uppercase();
+    let converts = ["INT", "CHAR", "CLOB", "TEXT"];
+    declared.is_empty()
+        || declared.contains("BLOB") && !converts.iter().any(|word| declared.contains(word))
 }
 
 /// The key's columns in the key's order, each behind `lead`.
@@ -37,17 +47,20 @@ impl Compare {
     /// values as the replica would.
     pub(super) fn begin(db: &Connection, route: Route, within: String) -> Result<Compare> {
         let found = target_table(db, &route.target)?;
-        let columns: Vec<String> = route
-            .schema
-            .columns
-            .iter()
-            .enumerate()
-            .map(|(at, column)| {
-                let own = found.as_ref().and_then(|table| table.column(&column.name));
-                format!("c{at} {}", own.map_or("", |own| &own.type_name))
-            })
-            .collect();
-        let compare = Compare { route, within };
+        let declared = |name: &str| {
+            let own = found.as_ref().and_then(|table| table.column(name));
+            own.map_or("", |own| own.type_name.as_str())
+        };
+        let types = route.schema.columns.iter();
+        let types: Vec<&str> = types.map(|column| declared(&column.name)).collect();
+        let columns = types.iter().enumerate();
+        let columns: Vec<String> = columns.map(|(at, name)| format!("c{at} {name}")).collect();
+        let as_given = types.iter().map(|name| stores_as_given(name)).collect();
+        let compare = Compare {
+            route,
+            within,
+            as_given,
+        };
         let make = format!(
             "DROP TABLE IF EXISTS {STAGE}; CREATE TABLE {STAGE} ({})",
             columns.join(", ")
@@ -131,15 +144,19 @@ impl Compare {
         pairs.collect::<Vec<_>>().join(" AND ")
     }
 
-    /// They are the same in storage class and bits: equality knows neither 1 from 1.0 nor 0.0 from
-    /// -0.0.
+    /// They are the same in storage class and bits: equality does not know 1 from 1.0. Nothing tells
+    /// 0.0 from -0.0, so where both can be stored a zero is written again.
     fn same_row(&self) -> String {
         let columns = self.route.schema.columns.iter().enumerate();
         let same = columns.map(|(at, column)| {
             let own = format!("t.{}", quote_identifier(&column.name));
             format!(
-                "s.c{at} IS {own} COLLATE BINARY AND typeof(s.c{at}) = typeof({own}) \
-                 AND (s.c{at} IS NOT 0.0 OR quote(s.c{at}) = quote({own}))"
+                "s.c{at} IS {own} COLLATE BINARY AND typeof(s.c{at}) = typeof({own}){}",
+                if self.as_given[at] {
+                    format!(" AND (typeof(s.c{at}) <> 'real' OR s.c{at} <> 0.0)")
+                } else {
+                    String::new()
+                }
             )
         });
         same.collect::<Vec<_>>().join(" AND ")

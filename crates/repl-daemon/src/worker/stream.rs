@@ -223,11 +223,15 @@ impl Worker {
         let joined = self.settle_all(course).await?;
         match work {
             Ok(Work::Batch(_)) => Ok(joined),
-            Ok(Work::Broken(epoch, reason)) => Err(ConnectorError::new(
-                ErrorKind::History,
-                format!("history broke when epoch {epoch} began: {reason}"),
-            )
-            .into()),
+            Ok(Work::Broken(epoch, reason)) => {
+                // A resync that was ordered before the new span had begun is meant for that.
+                let kind = match self.begin_anew()? {
+                    true => ErrorKind::Transient,
+                    false => ErrorKind::History,
+                };
+                let what = format!("history broke when epoch {epoch} began: {reason}");
+                Err(ConnectorError::new(kind, what).into())
+            }
             Ok(Work::Joined(tables, position)) => {
                 // A mark's position is not that of the transaction the checkpoint names, so the
                 // checkpoint stays and only the cuts are cleared.

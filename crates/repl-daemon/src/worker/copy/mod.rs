@@ -12,7 +12,6 @@ pub mod pace;
 mod plan;
 mod progress;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ use repl_api::Activity;
 use repl_connectors::seam::{ConnectorError, Snapshot, SourceTable, Written};
 use repl_core::checkpoint::Checkpoint;
 use repl_core::copy::StoredCopy;
-use repl_core::cut::Cut;
+use repl_core::cut::{Cut, VisibleTransactions};
 use repl_core::log::{EventLog, LogError, Visibility};
 use repl_core::membership::Membership;
 use repl_core::record::Body;
@@ -142,6 +141,19 @@ impl Worker {
         Ok(())
     }
 
+    /// Begins a resync of the whole replica that is under way anew with the next session; false when
+    /// there is none.
+    pub(super) fn begin_anew(&self) -> Result<bool, Failure> {
+        let mut begins = false;
+        self.replica()
+            .change(|record| {
+                begins = record.replace && record.standing == Membership::Resyncing;
+                record.restart |= begins;
+            })
+            .map_err(errors::state)?;
+        Ok(begins)
+    }
+
     /// Whether everything is copied and has joined, and the standing does not say so yet: a crash
     /// came in between.
     pub(super) fn is_copied(&self) -> bool {
@@ -229,12 +241,7 @@ impl Worker {
                 // No snapshot has rows of several.
                 Cut::Several { .. } => return Ok(snapshot),
                 Cut::Transactions(visible) => {
-                    let running = visible
-                        .running
-                        .iter()
-                        .map(|id| u64::from(*id as u32))
-                        .collect();
-                    if !passed_any(self.parts.log.as_ref(), checkpoint.seq, &running)? {
+                    if !lacks_any(self.parts.log.as_ref(), checkpoint, &visible)? {
                         return Ok(snapshot);
                     }
                 }
@@ -259,22 +266,28 @@ impl Worker {
     }
 }
 
-/// Whether the log holds one of these transactions at or before `through`.
-fn passed_any(log: &dyn EventLog, through: Seq, running: &HashSet<u64>) -> Result<bool, LogError> {
+/// Whether the snapshot lacks a transaction at or before `checkpoint`: one that is running for it, or
+/// that has begun since.
+fn lacks_any(
+    log: &dyn EventLog,
+    checkpoint: &Checkpoint,
+    visible: &VisibleTransactions,
+) -> Result<bool, LogError> {
     let bounds = log.bounds();
-    if running.is_empty() || through < bounds.first_seq {
+    if checkpoint.seq < bounds.first_seq {
         return Ok(false);
     }
     let before_all = Seq(bounds.first_seq.0.saturating_sub(1));
     let mut reader = log.follow(before_all, Visibility::Appended)?;
     while let Some(record) = reader.next()? {
-        if record.seq > through {
+        if record.seq > checkpoint.seq {
             break;
         }
         if let Body::Fragment(fragment) = record.body
+            && record.epoch == checkpoint.epoch
             && fragment
                 .header
-                .is_some_and(|header| running.contains(&header.txid))
+                .is_some_and(|header| !visible.contains(header.txid as u32))
         {
             return Ok(true);
         }
