@@ -17,6 +17,7 @@ pub mod error;
 pub mod failpoint;
 pub mod log;
 pub mod membership;
+pub mod mode;
 pub mod net;
 pub mod position;
 pub mod record;
