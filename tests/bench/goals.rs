@@ -57,6 +57,8 @@ const GOALS: &[(&str, &str, Goal)] = &[
     ("validate", "mariadb data-diff / ours", Goal::AtLeast(3.0)),
     ("validate", "postgres counts / bare", Goal::AtMost(1.2)),
     ("validate", "mariadb counts / bare", Goal::AtMost(1.2)),
+    ("sync", "1 clients, ours / native", Goal::AtLeast(0.9)),
+    ("sync", "16 clients, ours / native", Goal::AtLeast(1.5)),
     ("rtt", "1 ms / local", Goal::AtLeast(0.8)),
     ("rtt", "20 ms / local", Goal::AtLeast(0.8)),
     ("rtt", "100 ms / local", Goal::AtLeast(0.8)),

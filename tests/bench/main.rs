@@ -22,6 +22,7 @@ mod run;
 mod side;
 mod sqlite;
 mod stats;
+mod sync;
 mod wire;
 
 use std::fs;

@@ -33,6 +33,8 @@ pub enum Scenario {
     Idle,
     /// SQLite primary to SQLite replica.
     Sqlite,
+    /// Synchronous commits with 1, 4 and 16 clients.
+    Sync,
 }
 
 impl Scenario {
@@ -52,6 +54,7 @@ impl Scenario {
             Self::Rtt => "rtt",
             Self::Idle => "idle",
             Self::Sqlite => "sqlite",
+            Self::Sync => "sync",
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::machine::Machine;
 use crate::options::{CommitClass, Options, Scenario, Transport};
 use crate::ours::Service;
 use crate::report::{Report, RunFacts};
-use crate::{catchup, compare, copy, engines, eventlog, fanout, idle, latency, rtt, sqlite};
+use crate::{catchup, compare, copy, engines, eventlog, fanout, idle, latency, rtt, sqlite, sync};
 
 /// The daemon's peak memory, by scenario.
 #[derive(Default)]
@@ -82,6 +82,7 @@ fn one(
         Scenario::Rtt => rtt::run(options, report, memory),
         Scenario::Idle => idle::run(options, report, memory),
         Scenario::Sqlite => sqlite::run(options, report, memory),
+        Scenario::Sync => sync::run(options, report, memory),
         Scenario::CatchupInserts
         | Scenario::CatchupSingle
         | Scenario::CatchupTpcb

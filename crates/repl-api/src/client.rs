@@ -14,8 +14,9 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::{
-    ActionDone, ApiError, ErrorBody, Health, Index, LogInfo, LogQuery, ReplicaStatus, ReplicaVerb,
-    ResyncRequest, SkipRequest, SlotDropRequest, Status, Validation, ValidationRequest,
+    ActionDone, ApiError, ErrorBody, Health, Index, LogInfo, LogQuery, ModeRequest, ReplicaStatus,
+    ReplicaVerb, ResyncRequest, SkipRequest, SlotDropRequest, Status, Validation,
+    ValidationRequest, WaitDone, WaitRequest,
 };
 
 /// Largest answer the client reads, in bytes; a bound against a peer that is not the daemon.
@@ -171,6 +172,19 @@ impl Client {
     /// `POST /v1/slot/drop`: drop the slot and publication on the primary.
     pub async fn drop_slot(&self, request: &SlotDropRequest) -> Result<ActionDone, ClientError> {
         self.post("/v1/slot/drop", request).await
+    }
+
+    /// `POST /v1/mode`: ask for another mode. Returns when the order is durable, not when the mode is
+    /// in force.
+    pub async fn mode(&self, request: &ModeRequest) -> Result<ActionDone, ClientError> {
+        self.post("/v1/mode", request).await
+    }
+
+    /// `POST /v1/wait`: wait until a commit is on replicas.
+    pub async fn wait(&self, request: &WaitRequest) -> Result<WaitDone, ClientError> {
+        let patience = self.timeout + Duration::from_millis(request.timeout_ms);
+        let client = self.clone().with_timeout(patience);
+        client.post("/v1/wait", request).await
     }
 
     /// `POST /v1/validations`: start comparing replicas with the primary.

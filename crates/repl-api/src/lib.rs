@@ -17,12 +17,17 @@ mod log;
 mod request;
 #[macro_use]
 mod status;
+mod mode;
 mod time;
 mod validate;
 
 pub use client::{Client, ClientError};
 pub use error::{ApiError, ErrorBody, ErrorCode};
 pub use log::{LogInfo, LogQuery, SegmentInfo, TableChanges, TransactionInfo};
+pub use mode::{
+    MemberStatus, MinReplicas, ModeProblem, ModeRequest, ModeState, ModeStatus, WaitDone,
+    WaitRequest,
+};
 pub use request::{
     ActionDone, Endpoint, Health, Index, ReplicaVerb, ResyncRequest, SkipRequest, SlotDropRequest,
 };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Validated;
+use crate::{ModeStatus, Validated};
 
 /// Defines a unit-only wire enum with its names on the wire, one more variant for names of newer
 /// daemons, and `as_str`/`Display` that agree with the wire.
@@ -40,6 +40,10 @@ wire_enum! {
     Mode {
         /// At once: the primary does not wait for any replica.
         Async = "async",
+        /// Commits wait for a number of replicas.
+        SemiSync = "semi-sync",
+        /// Commits wait for all replicas that count.
+        Sync = "sync",
     }
 }
 
@@ -193,6 +197,9 @@ pub struct Status {
     pub started_at_ms: u64,
     /// The replication mode in force.
     pub mode: Mode,
+    /// What commits on the primary wait for, and whether they do; `null` from older daemons.
+    #[serde(default)]
+    pub commits: Option<ModeStatus>,
     /// The group's epoch: grows with each promotion or rebuilt log.
     pub epoch: u64,
     /// The event log.
@@ -481,6 +488,7 @@ impl Status {
                 .unwrap_or("no reason given");
             problems.push(format!("the log takes in no transactions: {why}"));
         }
+        problems.extend(self.commits.iter().flat_map(ModeStatus::attention));
         problems.extend(self.replicas.iter().filter_map(ReplicaStatus::attention));
         for table in &self.tables {
             if matches!(table.state, TableState::Refused | TableState::Missing) {

@@ -16,12 +16,12 @@ use repl_connectors::postgres::capture::{PgCapture, PgCaptureOptions};
 use repl_connectors::postgres::target::{PgHost, PgTarget, PgTls, TlsMode};
 use repl_connectors::postgres::wire::PgClient;
 use repl_connectors::seam::{Capture, CaptureBoard, CaptureLimits, CapturePort};
+use repl_core::Epoch;
 use repl_core::log::disk::HostDisk;
 use repl_core::log::file::{FileLog, FileLogOptions};
 use repl_core::log::{EventLog, TxWriter};
 use repl_core::position::Seq;
 use repl_core::select::{Selection, TablePattern};
-use repl_core::{Epoch, SourcePosition};
 use tokio::sync::{mpsc, watch};
 
 type AnyResult<T> = Result<T, Box<dyn std::error::Error>>;
@@ -166,6 +166,7 @@ async fn capture(
             node: "primary".to_owned(),
             slot: slot.to_owned(),
             publication: TABLE.to_owned(),
+            standby: "repl_rate".into(),
             manage_publication: false,
         },
     );
@@ -206,7 +207,7 @@ fn port(log: Arc<dyn EventLog>) -> AnyResult<(CapturePort, watch::Sender<bool>)>
     let port = CapturePort {
         writer: TxWriter::new(log)?,
         durable,
-        released: watch::channel(SourcePosition::default()).1,
+        released: watch::channel(repl_connectors::seam::Released::default()).1,
         selection: Selection {
             include: vec![TablePattern::parse(TABLE, "public")?],
             exclude: Vec::new(),

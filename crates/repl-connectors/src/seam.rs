@@ -1,18 +1,20 @@
 //! What the daemon asks of an engine.
 
 mod capture;
+mod gate;
 mod load;
 
 pub use capture::{
-    Capture, CaptureBoard, CaptureLimits, CapturePort, CaptureState, CaptureStatus, SourceTable,
+    Capture, CaptureBoard, CaptureLimits, CapturePort, CaptureState, CaptureStatus, Released,
+    SourceTable,
 };
+pub use gate::{CommitGate, GateProblem, GateReport};
 
 pub use load::{Existing, Load, LoadPart, Loaded, Making, Written};
 
 use std::collections::HashMap;
 
 use async_trait::async_trait;
-use repl_core::ErrorKind;
 use repl_core::batch::{Route, Step};
 use repl_core::checkpoint::Checkpoint;
 use repl_core::convert::ConvertOptions;
@@ -23,6 +25,7 @@ use repl_core::log::LogError;
 use repl_core::row::Row;
 use repl_core::schema::{TableName, TableSchema};
 use repl_core::select::Selection;
+use repl_core::{ErrorKind, SourcePosition};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -116,6 +119,19 @@ pub trait SnapshotSource: Send + Sync {
     /// # Errors
     /// When the source cannot be reached or captured from.
     async fn tables(&self, selection: &Selection) -> Result<Vec<SourceTable>>;
+
+    /// A position behind everything that is committed at the source now, as text that sorts among
+    /// those of the log.
+    ///
+    /// # Errors
+    /// When the source cannot be asked.
+    async fn end(&self) -> Result<SourcePosition>;
+
+    /// The position that a client of the source names by this text.
+    ///
+    /// # Errors
+    /// When it is no position of this engine.
+    fn position_of(&self, token: &str) -> Result<SourcePosition>;
 }
 
 /// One exact cut of the source, held open while tables are read from it.
@@ -292,6 +308,9 @@ pub struct ReplicaState {
     pub tables: HashMap<TableName, CopiedTable>,
     /// Copies in parts that are not complete, or whose table has not settled, by source name.
     pub copies: HashMap<TableName, StoredCopy>,
+    /// Why a crash of the replica's host can take back what it calls durable, with what mends it:
+    /// no commit may be promised on its account. None when it cannot.
+    pub forgetful: Option<String>,
 }
 
 /// A table whose existing rows are in the replica.

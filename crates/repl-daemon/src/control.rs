@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use repl_api::{
-    ActionDone, ErrorCode, LogInfo, LogQuery, ResyncRequest, SkipRequest, Status, Validation,
-    ValidationRequest,
+    ActionDone, ErrorCode, LogInfo, LogQuery, ModeRequest, ResyncRequest, SkipRequest, Status,
+    Validation, ValidationRequest, WaitDone, WaitRequest,
 };
 use repl_connectors::seam::ConnectorError;
 use repl_core::Seq;
@@ -18,6 +18,7 @@ use crate::admin::{Actor, Control, ControlError};
 use crate::capture_task::Uninstall;
 use crate::clock::now_ms;
 use crate::logview;
+use crate::mode::{Refusal, Waiting};
 use crate::replica::Replica;
 use crate::state::Pause;
 use crate::status::Group;
@@ -29,6 +30,7 @@ pub struct GroupControl {
     uninstall: mpsc::Sender<Uninstall>,
     interrupt: watch::Sender<bool>,
     validator: Validator,
+    waiting: Waiting,
     /// Verbs change durable state one after the other.
     serial: tokio::sync::Mutex<()>,
 }
@@ -40,12 +42,14 @@ impl GroupControl {
         uninstall: mpsc::Sender<Uninstall>,
         interrupt: watch::Sender<bool>,
         validator: Validator,
+        waiting: Waiting,
     ) -> Self {
         GroupControl {
             group,
             uninstall,
             interrupt,
             validator,
+            waiting,
             serial: tokio::sync::Mutex::new(()),
         }
     }
@@ -187,10 +191,9 @@ impl Control for GroupControl {
         {
             return Err(needs_resync(name));
         }
-        if replica
-            .record()
-            .is_some_and(|record| record.pause.is_some())
-        {
+        let held = replica.record().and_then(|record| record.pause);
+        // One held by an error goes on counting until the operator says otherwise, as here.
+        if held.is_some_and(|pause| pause.error.is_none() || !replica.counted()) {
             return Ok(done(
                 "pause",
                 name,
@@ -372,6 +375,27 @@ impl Control for GroupControl {
             removed.join("; ")
         };
         Ok(done("slot.drop", &self.group.config.primary.name, message))
+    }
+
+    async fn mode(
+        &self,
+        request: &ModeRequest,
+        _actor: &Actor,
+    ) -> Result<ActionDone, ControlError> {
+        let _serial = self.serial.lock().await;
+        let message = self
+            .waiting
+            .modes
+            .order(request)
+            .map_err(|refusal| conflict(refusal.what, refusal.advice))?;
+        Ok(done("mode", &self.group.config.group.name, message))
+    }
+
+    async fn wait(&self, request: &WaitRequest) -> Result<WaitDone, ControlError> {
+        let refused = |refusal: Refusal| {
+            ControlError::new(ErrorCode::BadRequest, refusal.what, refusal.advice)
+        };
+        self.waiting.wait(request).await.map_err(refused)
     }
 
     async fn validate(&self, request: &ValidationRequest) -> Result<Validation, ControlError> {

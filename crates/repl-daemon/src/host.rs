@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use repl_connectors::seam::{CaptureBoard, CaptureLimits, CapturePort, SnapshotSource};
-use repl_core::SourcePosition;
 use repl_core::backoff::BackoffPolicy;
 use repl_core::log::disk::HostDisk;
 use repl_core::log::file::{FileLog, FileLogOptions, Opened};
@@ -24,6 +23,7 @@ use crate::control::GroupControl;
 use crate::flusher::Flusher;
 use crate::follow::Follow;
 use crate::ingest::Ingest;
+use crate::mode::{Keeper, Modes, Waiting};
 use crate::rates::Meter;
 use crate::replica::Replica;
 use crate::retention::Retention;
@@ -134,6 +134,10 @@ impl Host {
             .iter()
             .map(|node| Arc::new(Replica::new(node.clone(), Arc::clone(&state))))
             .collect();
+        let logged = log.bounds().durable.seq;
+        let modes = Modes::start(&config, &replicas, &state, logged)?;
+        let released = Arc::clone(&modes);
+        log.on_durable(Box::new(move |durable| released.logged(durable.seq)));
         let verified = Arc::new(Record::open(&config.log.dir, &config.group.name)?);
         let group = Arc::new(Group {
             log: Arc::clone(&log),
@@ -141,6 +145,7 @@ impl Host {
             capture_errors: Arc::new(CaptureErrors::default()),
             capture_meter: Arc::new(Mutex::new(Meter::default())),
             replicas,
+            modes,
             pins: Arc::default(),
             verified,
             ingest: Arc::clone(&ingest),
@@ -173,6 +178,7 @@ impl Host {
             source.uninstall,
             stop_capture.clone(),
             parts.validator(&source.snapshots)?,
+            parts.waiting(&source.snapshots),
         );
         control
             .validator()
@@ -300,11 +306,10 @@ impl Parts {
         } else {
             Visibility::Durable
         };
-        let released = watch::Sender::new(SourcePosition::default());
         let port = CapturePort {
             writer: TxWriter::new(Arc::clone(&group.log)).context("cannot write the event log")?,
             durable: self.durable.clone(),
-            released: released.subscribe(),
+            released: group.modes.released(),
             selection: wiring::selection(&config.tables, config.engine())?,
             limits: CaptureLimits {
                 pending_bytes: config.limits.pending_bytes,
@@ -336,19 +341,35 @@ impl Parts {
             pins: Arc::clone(&group.pins),
             replicas: group.replicas.clone(),
             limits: config.log.clone(),
-            released,
             ingest: Arc::clone(&group.ingest),
             board: Arc::clone(&group.board),
             capture_meter: Arc::clone(&group.capture_meter),
             shutdown: self.stop.clone(),
         };
+        let keeper = Keeper {
+            modes: Arc::clone(&group.modes),
+            gate: source.gate,
+            board: Arc::clone(&group.board),
+            shutdown: self.stop.clone(),
+        };
         self.tasks.spawn(task.run());
         self.tasks.spawn(retention.run());
+        self.tasks.spawn(keeper.run());
         Ok(Source {
             snapshots: source.snapshots,
             uninstall: uninstall_sender,
             follow: Follow::new(group.log.as_ref(), visibility),
         })
+    }
+
+    /// What clients that wait are answered from.
+    fn waiting(&self, snapshots: &Arc<dyn SnapshotSource>) -> Waiting {
+        Waiting {
+            modes: Arc::clone(&self.group.modes),
+            replicas: self.group.replicas.clone(),
+            durable: self.durable.clone(),
+            source: Arc::clone(snapshots),
+        }
     }
 
     /// What compares the replicas with the primary.

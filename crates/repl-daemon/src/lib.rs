@@ -17,6 +17,7 @@ pub mod flusher;
 pub mod follow;
 pub mod ingest;
 pub mod logview;
+pub mod mode;
 pub mod pins;
 pub mod preflight;
 pub mod random;

@@ -18,6 +18,10 @@ struct Arguments {
     /// when all is good, 1 when not. Nothing is started or changed.
     #[arg(long)]
     check: bool,
+    /// Take the daemon out of the primary's synchronous_standby_names, so that no commit waits for it
+    /// any more, and exit. For when the daemon is lost: what returns then may be on no replica.
+    #[arg(long, conflicts_with = "check")]
+    release: bool,
 }
 
 fn main() -> ExitCode {
@@ -33,6 +37,9 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if arguments.release {
+        return release(&config);
+    }
     start_logging(&config);
     match serve(config) {
         Ok(()) => ExitCode::SUCCESS,
@@ -62,6 +69,24 @@ fn check(path: &Path) -> ExitCode {
             } else {
                 ExitCode::FAILURE
             }
+        }
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn release(config: &Config) -> ExitCode {
+    let released = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(repl_daemon::mode::release_offline(config)));
+    match released {
+        Ok(report) => {
+            println!("{report}");
+            ExitCode::SUCCESS
         }
         Err(error) => {
             eprintln!("{error:#}");

@@ -2,13 +2,16 @@
 //! to the worker.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use repl_api::{Activity, CopyProgress, ErrorInfo};
+use repl_connectors::seam::Commit;
 use repl_core::batch::NetTable;
 use repl_core::checkpoint::Checkpoint;
 use repl_core::{Seq, SourcePosition};
 use tokio::sync::{oneshot, watch};
+use tracing::info;
 
 use crate::config::NodeConfig;
 use crate::rates::Meter;
@@ -40,6 +43,8 @@ pub struct View {
     pub last_error: Option<ErrorInfo>,
     /// The copy under way.
     pub copy: Option<CopyProgress>,
+    /// Why its commits cannot be relied on; none when they can, or it is not connected.
+    pub forgetful: Option<String>,
     /// Age of the oldest unapplied transaction, milliseconds.
     pub lag_ms: Option<u64>,
     /// Bytes in the log it has not applied.
@@ -87,6 +92,9 @@ impl RepairOrder {
     }
 }
 
+/// Called with a replica that has changed.
+pub type Listener = Box<dyn Fn(&Replica) + Send + Sync>;
+
 /// Shared between worker, status and control.
 pub struct Replica {
     /// Its configuration.
@@ -100,13 +108,24 @@ pub struct Replica {
     pub progress: watch::Sender<Progress>,
     /// Orders from the operator.
     pub orders: watch::Sender<Orders>,
+    /// Commits of the primary wait for this replica's: these are durable, and grouped.
+    pub waited: AtomicBool,
+    /// Its record says that it counts.
+    counted: AtomicBool,
+    listener: OnceLock<Listener>,
     repairs: Mutex<VecDeque<RepairOrder>>,
 }
 
 impl Replica {
     /// A replica whose worker has not started.
     pub fn new(node: NodeConfig, state: Arc<StateFile>) -> Self {
+        let counted = state
+            .replica(&node.name)
+            .is_some_and(|record| record.counted);
         Replica {
+            waited: AtomicBool::new(false),
+            counted: AtomicBool::new(counted),
+            listener: OnceLock::new(),
             node,
             state,
             view: Mutex::new(View::default()),
@@ -127,8 +146,48 @@ impl Replica {
     /// # Errors
     /// When the state file cannot be written.
     pub fn change(&self, change: impl FnOnce(&mut ReplicaRecord)) -> anyhow::Result<ReplicaRecord> {
-        self.state
-            .change(&self.node.name, crate::clock::now_ms(), change)
+        let record = self
+            .state
+            .change(&self.node.name, crate::clock::now_ms(), change)?;
+        if self.counted.swap(record.counted, Ordering::SeqCst) != record.counted {
+            info!(
+                replica = self.node.name,
+                counted = record.counted,
+                "replica counts for commits of the primary, or no longer does"
+            );
+            self.tell();
+        }
+        Ok(record)
+    }
+
+    /// Whether commits of the primary may be promised on its account.
+    pub fn counted(&self) -> bool {
+        self.counted.load(Ordering::SeqCst)
+    }
+
+    /// Has `listener` called, on the thread that made the change, when the replica has come further
+    /// or has begun or ceased to count. Only the first one is heard.
+    pub fn on_change(&self, listener: Listener) {
+        let _ = self.listener.set(listener);
+    }
+
+    fn tell(&self) {
+        if let Some(listener) = self.listener.get() {
+            listener(self);
+        }
+    }
+
+    /// Notes that the replica is at `checkpoint`, and whether it can lose that again.
+    pub fn committed(&self, checkpoint: &Checkpoint, how: Commit) {
+        self.progress.send_modify(|progress| {
+            progress.applied = Some((checkpoint.seq, checkpoint.position.clone()));
+            if how == Commit::Durable {
+                progress.durable = Some(checkpoint.seq);
+            }
+        });
+        if how == Commit::Durable {
+            self.tell();
+        }
     }
 
     /// The worker's view.

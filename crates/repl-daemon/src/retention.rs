@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use repl_connectors::seam::CaptureBoard;
+use repl_core::Seq;
 use repl_core::log::{Durable, EventLog, LogError, SegmentInfo};
 use repl_core::membership::Membership;
 use repl_core::record::Body;
-use repl_core::{Seq, SourcePosition};
 use std::sync::Mutex;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
@@ -35,8 +35,6 @@ pub struct Retention {
     pub replicas: Vec<Arc<Replica>>,
     /// Limits.
     pub limits: LogConfig,
-    /// What may be acknowledged as applied.
-    pub released: watch::Sender<SourcePosition>,
     /// The disk's guard.
     pub ingest: Arc<Ingest>,
     /// The capture's figures.
@@ -78,7 +76,6 @@ impl Retention {
         self.ingest.check();
         self.measure()?;
         self.enforce_limits()?;
-        self.release();
         self.trim()
     }
 
@@ -103,27 +100,6 @@ impl Retention {
             info!(through = through.0, freed, "log trimmed");
         }
         Ok(())
-    }
-
-    /// In asynchronous mode the applied position is informative; it never passes what is durable.
-    fn release(&self) {
-        let durable = self.durable.borrow().clone();
-        let slowest = self
-            .replicas
-            .iter()
-            .filter(|replica| replica.holds_log())
-            .filter_map(|replica| replica.applied())
-            .min_by_key(|(seq, _)| *seq);
-        let position = match slowest {
-            Some((seq, position)) if seq < durable.seq => position,
-            Some(_) => durable.position,
-            None => return,
-        };
-        self.released.send_if_modified(|now| {
-            let changed = *now != position;
-            *now = position;
-            changed
-        });
     }
 
     /// Past a stated limit the slowest replicas give up their hold, visibly.

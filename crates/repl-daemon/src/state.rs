@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use repl_api::ErrorInfo;
 use repl_core::failpoint;
 use repl_core::membership::Membership;
+use repl_core::mode::Settings;
 use repl_core::schema::TableName;
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,9 @@ pub struct ReplicaRecord {
     /// Tables were copied and their foreign keys may be missing.
     #[serde(default)]
     pub foreign_keys_due: bool,
+    /// Commits of the primary may be promised on its account (see [`crate::mode`]).
+    #[serde(default)]
+    pub counted: bool,
 }
 
 /// Why and since when a replica is paused.
@@ -69,7 +73,18 @@ impl ReplicaRecord {
             resync: Vec::new(),
             restart: false,
             foreign_keys_due: false,
+            counted: false,
         }
+    }
+
+    /// Whether it may go on counting: a failure keeps a replica paused and counted, since nobody has
+    /// decided yet that commits need not wait for it.
+    fn may_count(&self) -> bool {
+        let paused_by_the_operator = self
+            .pause
+            .as_ref()
+            .is_some_and(|pause| pause.error.is_none());
+        self.standing == Membership::Streaming && !paused_by_the_operator
     }
 
     /// The membership state to show.
@@ -87,6 +102,18 @@ struct Document {
     format: u32,
     group: String,
     replicas: BTreeMap<String, ReplicaRecord>,
+    /// The mode the operator ordered at run time, if any.
+    #[serde(default)]
+    mode: Option<ModeOrder>,
+}
+
+/// A mode ordered at run time. It holds until the configuration's is changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModeOrder {
+    /// What was ordered.
+    pub settings: Settings,
+    /// What the configuration said then.
+    pub configured: Settings,
 }
 
 /// The file and its content.
@@ -114,6 +141,7 @@ impl StateFile {
                 format: FORMAT,
                 group: group.to_owned(),
                 replicas: BTreeMap::new(),
+                mode: None,
             },
             Err(error) => {
                 return Err(error).with_context(|| format!("cannot read {}", path.display()));
@@ -162,6 +190,8 @@ impl StateFile {
         if record.standing != standing {
             record.since_ms = now_ms;
         }
+        // One step with what ends it: no acknowledgement can come in between.
+        record.counted &= record.may_count();
         document.replicas.insert(name.to_owned(), record.clone());
         if let Err(error) = self.save(&document) {
             match before {
@@ -171,6 +201,25 @@ impl StateFile {
             return Err(error);
         }
         Ok(record)
+    }
+
+    /// The mode ordered at run time.
+    pub fn mode(&self) -> Option<ModeOrder> {
+        self.lock().mode.clone()
+    }
+
+    /// Remembers a mode ordered at run time, durably.
+    ///
+    /// # Errors
+    /// When the file cannot be written; what was remembered before is kept.
+    pub fn order_mode(&self, order: ModeOrder) -> anyhow::Result<()> {
+        let mut document = self.lock();
+        let before = document.mode.replace(order);
+        let saved = self.save(&document);
+        if saved.is_err() {
+            document.mode = before;
+        }
+        saved
     }
 
     fn save(&self, document: &Document) -> anyhow::Result<()> {

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use repl_api::{
-    Activity, IngestState, LogStatus, Membership, Mode, PrimaryState, PrimaryStatus, ReplicaStatus,
-    Status, TableState, TableStatus,
+    Activity, IngestState, LogStatus, Membership, Mode, ModeState, PrimaryState, PrimaryStatus,
+    ReplicaStatus, Status, TableState, TableStatus,
 };
 use repl_connectors::seam::{CaptureBoard, CaptureState, SourceTable};
 use repl_core::log::{Bounds, EventLog};
@@ -13,6 +13,7 @@ use repl_core::schema::Identity;
 use crate::capture_task::CaptureErrors;
 use crate::config::Config;
 use crate::ingest::Ingest;
+use crate::mode::Modes;
 use crate::pins::Pins;
 use crate::rates::Meter;
 use crate::replica::Replica;
@@ -35,6 +36,8 @@ pub struct Group {
     pub replicas: Vec<Arc<Replica>>,
     /// What comparisons found.
     pub verified: Arc<Record>,
+    /// What commits wait for.
+    pub modes: Arc<Modes>,
     /// Holds on the log.
     pub pins: Arc<Pins>,
     /// The disk's guard.
@@ -47,6 +50,7 @@ impl Group {
     /// The state of everything.
     pub fn status(&self) -> Status {
         let bounds = self.log.bounds();
+        let commits = self.modes.status();
         let epoch = u64::from(bounds.durable.epoch.0);
         Status {
             api_version: repl_api::API_VERSION.to_owned(),
@@ -54,7 +58,11 @@ impl Group {
             daemon_version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             started_at_ms: self.started_ms,
-            mode: Mode::Async,
+            mode: match commits.state {
+                ModeState::InForce => commits.asked,
+                _ => Mode::Async,
+            },
+            commits: Some(commits),
             epoch,
             log: self.log_status(&bounds),
             primary: self.primary_status(&bounds),

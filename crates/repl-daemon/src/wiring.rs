@@ -8,9 +8,10 @@ use repl_connectors::mysql::apply::{MySqlApplier, MySqlApplierConfig, MySqlConte
 use repl_connectors::mysql::target::{MySqlHost, MySqlTarget, MySqlTls, TlsMode as MySqlTlsMode};
 use repl_connectors::postgres::apply::{PgApplier, PgApplierConfig, PgContents};
 use repl_connectors::postgres::capture::{PgCapture, PgCaptureOptions};
+use repl_connectors::postgres::gate::{PgGate, PgGateOptions};
 use repl_connectors::postgres::snapshot::PgSnapshots;
 use repl_connectors::postgres::target::{PgHost, PgTarget, PgTls, TlsMode};
-use repl_connectors::seam::{Applier, Capture, Snapshot, SnapshotSource};
+use repl_connectors::seam::{Applier, Capture, CommitGate, Snapshot, SnapshotSource};
 use repl_connectors::sqlite::{
     SqliteApplier, SqliteCapture, SqliteContents, SqliteSnapshots, SqliteTarget,
 };
@@ -31,6 +32,8 @@ pub struct Source {
     pub capture: Box<dyn Capture>,
     /// Takes exact cuts.
     pub snapshots: Arc<dyn SnapshotSource>,
+    /// Makes its commits wait; none where they cannot.
+    pub gate: Option<Box<dyn CommitGate>>,
 }
 
 /// Makes the primary's connectors; `requests` leads to the capture's own snapshots.
@@ -46,6 +49,7 @@ pub fn source(config: &Config, requests: mpsc::Sender<SnapshotRequest>) -> anyho
             Source {
                 capture: Box::new(SqliteCapture::new(target.clone())),
                 snapshots: Arc::new(SqliteSnapshots::new(target, requests)),
+                gate: None,
             }
         }
         Endpoint::Server(server) if server.engine == Engine::Postgres => {
@@ -54,16 +58,29 @@ pub fn source(config: &Config, requests: mpsc::Sender<SnapshotRequest>) -> anyho
                 slot: config.capture.slot_name.clone(),
                 publication: config.capture.publication_name.clone(),
                 manage_publication: config.capture.manage_publication,
+                standby: standby_name(group),
             };
+            let gate = PgGateOptions {
+                standby: standby_name(group),
+                manage: config.replication.manage_standby_names,
+            };
+            let standing = postgres_target(node, server, &format!("repl-daemon mode {group}"));
             let capture = postgres_target(node, server, &format!("repl-daemon capture {group}"));
             let copy = postgres_target(node, server, &format!("repl-daemon copy {group}"));
             Source {
                 capture: Box::new(PgCapture::new(capture, options)),
                 snapshots: Arc::new(PgSnapshots::new(copy)),
+                gate: Some(Box::new(PgGate::new(standing, gate))),
             }
         }
         Endpoint::Server(server) => anyhow::bail!("{} cannot be a primary", server.engine),
     })
+}
+
+/// What the replication connection is called at a PostgreSQL primary: the entry in its
+/// `synchronous_standby_names`. Group names are such that it needs no quotes and is not cut.
+fn standby_name(group: &str) -> String {
+    format!("repl_{group}")
 }
 
 /// Makes a replica's connector.

@@ -273,6 +273,7 @@ fn check_reports_a_summary_warnings_and_counts() {
          group     g (PostgreSQL, slot repl_g, publication repl_g)\n  \
          primary   a  postgresql://u@db1:5432/a  tls verify-full  password set\n  \
          replicas  b  postgresql://u@:5432/b?host=/run/postgresql  no password\n  \
+         mode      async\n  \
          tables    all; without public.tmp_*\n  \
          log       /var/lib/g (segments of 64MiB, retention unlimited)\n  \
          socket    /var/lib/g/repl-daemon.sock\n"

@@ -64,6 +64,12 @@ pub enum Command {
     Copy(commands::copy::CopyArgs),
     /// Compare replicas with the primary, and repair rows that differ
     Validate(commands::validate::ValidateArgs),
+    /// Ask for another mode: what a COMMIT on the primary waits for
+    Mode(commands::mode::ModeArgs),
+    /// Wait until a commit is on replicas
+    Wait(commands::wait::WaitArgs),
+    /// Free the primary's waiting commits when the daemon is lost
+    Release(commands::release::ReleaseArgs),
     /// Manage the slot and publication on the primary
     Slot(commands::slot::SlotArgs),
     /// Print help on a subcommand, or on `exit-codes`

@@ -214,6 +214,13 @@ impl History {
         Ok(history)
     }
 
+    /// The rows with this outcome.
+    pub fn with(&self, outcome: Outcome) -> impl Iterator<Item = RowId> {
+        let rows = self.outcomes.iter();
+        rows.filter(move |(_, found)| **found == outcome)
+            .map(|(row, _)| *row)
+    }
+
     /// Number of rows with this outcome.
     #[must_use]
     pub fn count(&self, outcome: Outcome) -> usize {

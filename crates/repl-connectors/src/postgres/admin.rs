@@ -11,6 +11,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 
 use super::catalog_error::from_sqlx;
 use super::lsn::Lsn;
+use super::standby::StandbyNames;
 use super::target::PgTarget;
 use crate::seam::{ConnectorError, Result};
 
@@ -200,6 +201,19 @@ impl Admin {
         })
     }
 
+    /// The end of the WAL, flushed or not.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub async fn insert_position(&mut self) -> Result<Lsn> {
+        let text: String = scalar(
+            &mut self.connection,
+            "SELECT pg_current_wal_insert_lsn()::text",
+        )
+        .await?;
+        lsn(&text)
+    }
+
     /// Our slot, if it is there.
     ///
     /// # Errors
@@ -268,6 +282,20 @@ impl Admin {
                 "the replication slot vanished after creation",
             )
         })
+    }
+
+    /// Whether commits wait for the standby `name`. A setting that is not understood counts as if
+    /// they did.
+    ///
+    /// # Errors
+    /// When the server cannot be asked.
+    pub async fn commits_wait_for(&mut self, name: &str) -> Result<bool> {
+        let names: String = scalar(
+            &mut self.connection,
+            "SELECT current_setting('synchronous_standby_names')",
+        )
+        .await?;
+        Ok(StandbyNames::parse(&names).is_none_or(|names| names.names(name)))
     }
 
     /// Drops the slot if it is there; returns whether it was.

@@ -14,16 +14,17 @@ use async_trait::async_trait;
 use repl_core::position::SourceIdentity;
 use repl_core::record::History;
 use repl_core::schema::TableName;
+use repl_core::select::Selection;
 use repl_core::{Epoch, ErrorKind, SourcePosition};
-use tokio::time::Instant;
 
 use super::admin::{Admin, ServerPosition, Slot};
 use super::catalog::{self, CatalogTable};
+use super::house::Housekeeping;
 use super::lsn::Lsn;
 use super::stream::Stream;
 use super::target::PgTarget;
 use super::verify::Overlap;
-use crate::seam::{Capture, CapturePort, CaptureState, ConnectorError, Result};
+use crate::seam::{Capture, CaptureBoard, CapturePort, CaptureState, ConnectorError, Result};
 
 /// Names and switches of the capture.
 #[derive(Clone, Debug)]
@@ -36,9 +37,12 @@ pub struct PgCaptureOptions {
     pub publication: String,
     /// Whether the daemon makes and alters the publication itself.
     pub manage_publication: bool,
+    /// What the replication connection is called: by this name commits of the primary wait for it.
+    pub standby: String,
 }
 
 /// Capture from one PostgreSQL primary.
+#[derive(Clone)]
 pub struct PgCapture {
     pub(super) target: PgTarget,
     pub(super) options: PgCaptureOptions,
@@ -50,18 +54,39 @@ impl PgCapture {
         PgCapture { target, options }
     }
 
-    async fn admin(&self) -> Result<Admin> {
+    pub(super) async fn admin(&self) -> Result<Admin> {
         Admin::connect(&self.target, &self.options.slot, &self.options.publication).await
+    }
+
+    /// Makes the slot, which waits for all running transactions. One whose commit waits for us is
+    /// among them, and nothing can be acknowledged before there is a slot.
+    async fn create_slot(&self, admin: &mut Admin) -> Result<Slot> {
+        let standby = &self.options.standby;
+        if admin.commits_wait_for(standby).await? {
+            return Err(ConnectorError::new(
+                ErrorKind::Configuration,
+                format!(
+                    "the replication slot cannot be made while commits wait for the daemon \
+                     (synchronous_standby_names holds {standby}): each would wait for the other"
+                ),
+            )
+            .advice(
+                "give up the guarantee for now with: replctl mode async  and return to it once \
+                 the replicas have been copied",
+            ));
+        }
+        admin.create_slot().await
     }
 
     /// Compares selection, catalog and publication, and shows the result on the board.
     pub(super) async fn refresh_tables(
         &self,
         admin: &mut Admin,
-        port: &mut CapturePort,
+        selection: &Selection,
+        board: &CaptureBoard,
         slot_exists: bool,
     ) -> Result<Vec<CatalogTable>> {
-        let mut tables = catalog::tables(&mut admin.connection, &port.selection, None).await?;
+        let mut tables = catalog::tables(&mut admin.connection, selection, None).await?;
         let wanted: BTreeSet<TableName> = tables
             .iter()
             .filter(|table| table.refusal.is_empty())
@@ -77,7 +102,7 @@ impl PgCapture {
                 table.remedy = error.advice;
             }
         }
-        port.board.set_tables(
+        board.set_tables(
             tables
                 .iter()
                 .map(|table| {
@@ -189,20 +214,21 @@ impl Capture for PgCapture {
         let server = within(limit, "asking for its position", admin.position()).await?;
         let slot = within(limit, "looking at the slot", admin.slot()).await?;
         let logged = Self::check_continuity(port, &server, slot.as_ref())?;
-        let refreshed = self.refresh_tables(&mut admin, port, true);
+        let refreshed = self.refresh_tables(&mut admin, &port.selection, &port.board, true);
         within(limit * REFRESH_FACTOR, "comparing the tables", refreshed).await?;
         // Present since `check_continuity`; asked again because the publication may have waited.
         let slot = within(limit, "looking at the slot", admin.slot()).await?;
         let from = slot.map_or(Lsn(0), |slot| slot.confirmed);
         let overlap = Overlap::new(port.writer.log().as_ref(), from, logged)?;
-        let started = Stream::start(self, &mut admin, from, logged, overlap);
+        let started = Stream::start(self, &mut admin, from, logged, overlap, port);
         let mut stream = within(limit, "starting replication", started).await?;
         port.board.update(|status| {
             status.server = server.flushed.position().0;
             status.captured = logged.position().0;
             status.acknowledged = from.position().0;
         });
-        let result = stream.run(self, &mut admin, port).await;
+        let mut house = Housekeeping::start(self, port);
+        let result = stream.run(&mut admin, port, &mut house).await;
         stream.close().await;
         port.writer.abandon()?;
         result
@@ -216,15 +242,16 @@ impl Capture for PgCapture {
         // The publication must be there before the slot: a slot decodes with the catalog of the
         // time of each change, and fails on changes older than its publication.
         let existing = admin.slot().await?;
-        self.refresh_tables(&mut admin, port, existing.is_some())
+        let there = existing.is_some();
+        self.refresh_tables(&mut admin, &port.selection, &port.board, there)
             .await?;
         let slot = match existing {
             Some(slot) if slot.wal_status != "lost" => slot,
             Some(_) => {
                 admin.drop_slot().await?;
-                admin.create_slot().await?
+                self.create_slot(&mut admin).await?
             }
-            None => admin.create_slot().await?,
+            None => self.create_slot(&mut admin).await?,
         };
         let server = admin.position().await?;
         port.writer.history(History {
@@ -257,12 +284,4 @@ impl Capture for PgCapture {
         }
         Ok(done)
     }
-}
-
-/// Interval timers of a running capture.
-pub(super) struct Housekeeping {
-    /// Next comparison of the tables with the selection.
-    pub refresh: Instant,
-    /// Next heartbeat.
-    pub heartbeat: Instant,
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use repl_core::ErrorKind;
 use repl_core::codec::put_u64;
 use repl_core::convert::ddl::TableDescription;
 use repl_core::copy::KeyRange;
@@ -15,6 +14,7 @@ use repl_core::cut::{Cut, VisibleTransactions};
 use repl_core::row::{Row, Value, put_value};
 use repl_core::schema::{TableName, TableSchema, quote_identifier};
 use repl_core::select::Selection;
+use repl_core::{ErrorKind, SourcePosition};
 use sqlx::PgConnection;
 
 use super::admin::Admin;
@@ -89,6 +89,22 @@ impl SnapshotSource for PgSnapshots {
             table.to_source(fit.then(|| Arc::new(table.schema.clone())))
         });
         Ok(shown.collect())
+    }
+
+    async fn end(&self) -> Result<SourcePosition> {
+        let mut admin = Admin::connect(&self.target, "", "").await?;
+        let end = admin.insert_position().await?;
+        // What lies behind the last commit is told by a keepalive only once there is more.
+        admin.heartbeat().await?;
+        Ok(end.position())
+    }
+
+    fn position_of(&self, token: &str) -> Result<SourcePosition> {
+        let lsn = Lsn::parse(token.trim()).ok_or_else(|| {
+            ConnectorError::new(ErrorKind::Configuration, format!("{token:?} is not an LSN"))
+                .advice("take it after the COMMIT by: SELECT pg_current_wal_insert_lsn()")
+        })?;
+        Ok(lsn.position())
     }
 }
 

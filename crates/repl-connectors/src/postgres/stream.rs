@@ -3,21 +3,24 @@
 mod acknowledge;
 mod pace;
 
+use acknowledge::Unreleased;
+
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use repl_core::ErrorKind;
 use repl_core::change::RowOp;
 use repl_core::failpoint;
 use repl_core::log::LogOffset;
 use repl_core::record::TxHeader;
 use repl_core::schema::{SchemaId, TableName};
+use repl_core::{ErrorKind, Seq};
 use tokio::time::{Instant, Interval};
 
 use self::pace::Pace;
 use super::admin::Admin;
-use super::capture::{Housekeeping, PgCapture, REFRESH_FACTOR, within};
+use super::capture::{PgCapture, within};
 use super::catalog;
+use super::house::Housekeeping;
 use super::images::{announced, put_tuple, same_columns};
 use super::lsn::Lsn;
 use super::pgoutput::{self, Frame, Message, OldTuple, Relation, Tuple};
@@ -50,12 +53,18 @@ pub(super) struct Stream {
     /// Last position of a keepalive.
     heard: Lsn,
     last_mark: Instant,
-    /// Positions appended and not yet durable, oldest first.
-    pending: VecDeque<(LogOffset, Lsn)>,
+    /// Last transaction in the log, durable or not.
+    last: Seq,
+    /// Positions appended and not yet durable, oldest first, each with the last transaction at it.
+    pending: VecDeque<(LogOffset, Lsn, Seq)>,
     /// Last position that is durable in the log.
     flushed: Lsn,
-    /// Flush position last told to the server.
-    acknowledged: Lsn,
+    /// Durable positions that may not be acknowledged as applied yet.
+    unreleased: Unreleased,
+    /// Last position that may be.
+    applied: Lsn,
+    /// Flush and apply position last told to the server.
+    acknowledged: (Lsn, Lsn),
     last_ack: Instant,
     answer_wanted: bool,
     last_heard: Instant,
@@ -90,9 +99,12 @@ impl Stream {
         from: Lsn,
         logged: Lsn,
         overlap: Overlap,
+        port: &mut CapturePort,
     ) -> Result<Stream> {
+        let mut target = capture.target.clone();
+        target.application_name.clone_from(&capture.options.standby);
         let client = PgClient::connect(
-            &capture.target,
+            &target,
             &[("replication", "database"), ("options", SESSION_OPTIONS)],
         )
         .await?;
@@ -115,6 +127,8 @@ impl Stream {
             ));
         }
         let now = Instant::now();
+        let end = port.writer.log().bounds().durable.seq;
+        let (applied, unreleased) = acknowledge::released_at_start(port, end, logged)?;
         Ok(Stream {
             connection,
             tables: HashMap::new(),
@@ -123,9 +137,12 @@ impl Stream {
             logged,
             heard: logged,
             last_mark: now,
+            last: end,
             pending: VecDeque::new(),
             flushed: logged,
-            acknowledged: from,
+            unreleased,
+            applied,
+            acknowledged: (from, Lsn(0)),
             last_ack: now,
             answer_wanted: true,
             last_heard: now,
@@ -135,32 +152,24 @@ impl Stream {
         })
     }
 
-    /// Streams until shutdown, a pause of ingest or an error.
+    /// Streams until shutdown, a pause of ingest or an error. `house` is what looks after the rest beside it, whose failure ends the stream.
     pub(super) async fn run(
         &mut self,
-        capture: &PgCapture,
         admin: &mut Admin,
         port: &mut CapturePort,
+        house: &mut Housekeeping,
     ) -> Result<()> {
         self.max_row_bytes = usize::try_from(port.limits.max_row_bytes).unwrap_or(usize::MAX);
         self.connection
             .set_message_limit(self.max_row_bytes.saturating_mul(2).saturating_add(1 << 20));
-        let now = Instant::now();
-        let mut timers = Housekeeping {
-            refresh: now + port.limits.table_refresh_interval,
-            heartbeat: now + port.limits.heartbeat_interval,
-        };
         let mut tick = tokio::time::interval(ACK_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.show_state(port);
         loop {
-            let (timers, tick) = (&mut timers, &mut tick);
+            let tick = &mut tick;
             let ended = match self.pace.choose() {
-                true => {
-                    self.stream_apart(capture, admin, port, timers, tick)
-                        .await?
-                }
-                false => self.stream(capture, admin, port, timers, tick).await?,
+                true => self.stream_apart(admin, port, house, tick).await?,
+                false => self.stream(admin, port, house, tick).await?,
             };
             if ended {
                 return Ok(());
@@ -171,10 +180,9 @@ impl Stream {
     /// Streams until the end, or until the way of reading is to change (then false).
     async fn stream(
         &mut self,
-        capture: &PgCapture,
         admin: &mut Admin,
         port: &mut CapturePort,
-        timers: &mut Housekeeping,
+        house: &mut Housekeeping,
         tick: &mut Interval,
     ) -> Result<bool> {
         while !self.pace.is_to_change() {
@@ -200,14 +208,20 @@ impl Stream {
                 changed = port.durable.changed() => {
                     changed.map_err(|_| stopped())?;
                     self.note_durable(port);
+                    self.mark_if_due(port)?;
+                    self.acknowledge(port, false).await?;
+                }
+                changed = port.released.changed() => {
+                    changed.map_err(|_| stopped())?;
                     self.acknowledge(port, false).await?;
                 }
                 _ = tick.tick() => {
                     self.mark_if_due(port)?;
                     self.note_durable(port);
                     self.acknowledge(port, true).await?;
-                    self.keep_house(capture, admin, port, timers).await?;
+                    self.check_silence(port)?;
                 }
+                failed = house.failed() => return Err(failed),
                 _ = port.shutdown.changed() => {}
                 _ = port.ingest_allowed.changed() => {}
             }
@@ -288,14 +302,17 @@ impl Stream {
         self.show_state(port);
         self.heard = end;
         if reply || end.0 - self.logged.0 >= MARK_DISTANCE {
-            self.mark(end, port)?;
+            return self.mark(end, port);
         }
-        Ok(())
+        self.mark_if_due(port)
     }
 
-    /// Logs the last keepalive's position when it stayed unlogged for a while.
+    /// Logs the last keepalive's position when it stayed unlogged for a while. Where commits wait,
+    /// one of another database or of no published table may wait for this: at once, but with one
+    /// mark on its way to the disk at most.
     fn mark_if_due(&mut self, port: &mut CapturePort) -> Result<()> {
-        let due = self.heard > self.logged && self.last_mark.elapsed() >= MARK_INTERVAL;
+        let waited = port.released.borrow().waited && self.pending.is_empty();
+        let due = self.heard > self.logged && (waited || self.last_mark.elapsed() >= MARK_INTERVAL);
         if due && !self.transaction.open && !self.overlap.is_open() {
             self.mark(self.heard, port)?;
         }
@@ -306,7 +323,7 @@ impl Stream {
         let offset = port.writer.mark(&position.position())?;
         self.logged = position;
         self.last_mark = Instant::now();
-        self.pending.push_back((offset, position));
+        self.pending.push_back((offset, position, self.last));
         port.board
             .update(|status| status.captured = position.position().0);
         Ok(())
@@ -442,18 +459,20 @@ impl Stream {
 
     fn commit(&mut self, end: Lsn, port: &mut CapturePort) -> Result<()> {
         let transaction = std::mem::take(&mut self.transaction);
-        // PostgreSQL 14 also sends transactions without changes; they are never logged.
+        // PostgreSQL 14 also sends transactions without changes; they are never logged, but their
+        // commits may wait for us.
         if transaction.rows == 0 {
-            return Ok(());
+            return self.keepalive(end, false, port);
         }
         if transaction.known {
             let committed_us = transaction.committed_us;
             return self.overlap.matches(transaction.xid, committed_us, end);
         }
         failpoint::hit("pg.capture.before_append").map_err(injected)?;
-        let (_, offset) = port.writer.commit(&end.position())?;
+        let (seq, offset) = port.writer.commit(&end.position())?;
         self.logged = end;
-        self.pending.push_back((offset, end));
+        self.last = seq;
+        self.pending.push_back((offset, end, seq));
         self.counters.0 += 1;
         self.counters.1 += transaction.rows;
         Ok(())
@@ -495,47 +514,17 @@ impl Stream {
         Ok(())
     }
 
-    async fn keep_house(
-        &mut self,
-        capture: &PgCapture,
-        admin: &mut Admin,
-        port: &mut CapturePort,
-        timers: &mut Housekeeping,
-    ) -> Result<()> {
-        let now = Instant::now();
-        if self.last_heard.elapsed() > port.limits.idle_timeout {
-            return Err(ConnectorError::new(
-                ErrorKind::Connection,
-                format!(
-                    "nothing heard from the primary for {} s",
-                    port.limits.idle_timeout.as_secs()
-                ),
-            ));
+    fn check_silence(&self, port: &CapturePort) -> Result<()> {
+        if self.last_heard.elapsed() <= port.limits.idle_timeout {
+            return Ok(());
         }
-        if now >= timers.heartbeat {
-            timers.heartbeat = now + port.limits.heartbeat_interval;
-            within(
-                port.limits.idle_timeout,
-                "writing a heartbeat",
-                admin.heartbeat(),
-            )
-            .await?;
-        }
-        if now >= timers.refresh {
-            timers.refresh = now + port.limits.table_refresh_interval;
-            let limit = port.limits.idle_timeout;
-            let refreshed = capture.refresh_tables(admin, port, true);
-            within(limit * REFRESH_FACTOR, "comparing the tables", refreshed).await?;
-            let server = within(limit, "asking for its position", admin.position()).await?;
-            let retained = within(limit, "looking at the slot", admin.slot())
-                .await?
-                .map(|slot| slot.retained_bytes.max(0) as u64);
-            port.board.update(|status| {
-                status.server = server.flushed.position().0;
-                status.retained_bytes = retained;
-            });
-        }
-        Ok(())
+        Err(ConnectorError::new(
+            ErrorKind::Connection,
+            format!(
+                "nothing heard from the primary for {} s",
+                port.limits.idle_timeout.as_secs()
+            ),
+        ))
     }
 
     fn show_state(&self, port: &mut CapturePort) {

@@ -4,10 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use repl_core::SourcePosition;
 use repl_core::log::{Durable, TxWriter};
 use repl_core::schema::{TableName, TableSchema};
 use repl_core::select::Selection;
+use repl_core::{Seq, SourcePosition};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -64,9 +64,8 @@ pub struct CapturePort {
     pub writer: TxWriter,
     /// How far the log is durable: what may be acknowledged as flushed.
     pub durable: watch::Receiver<Durable>,
-    /// Source position up to which the mode's rule is met: what may be acknowledged as applied.
-    /// Empty as long as nothing is.
-    pub released: watch::Receiver<SourcePosition>,
+    /// How far the mode's rule is met: what may be acknowledged as applied.
+    pub released: watch::Receiver<Released>,
     /// Which tables to capture.
     pub selection: Selection,
     /// Limits.
@@ -80,6 +79,15 @@ pub struct CapturePort {
     pub ingest_allowed: watch::Receiver<bool>,
     /// Requests for an exact snapshot that only the capture's own read position can give (SQLite).
     pub snapshots: mpsc::Receiver<oneshot::Sender<Result<Box<dyn Snapshot>>>>,
+}
+
+/// How far the mode's rule is met.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Released {
+    /// Everything through this transaction may be acknowledged as applied, once it is durable.
+    pub seq: Seq,
+    /// Commits of the source wait for acknowledgements, which are then sent without delay.
+    pub waited: bool,
 }
 
 /// Limits of capture.

@@ -40,6 +40,8 @@ pub(super) fn create(db: &Connection) -> Result<()> {
 /// Reads what the replica says of itself.
 pub(super) fn state(db: &Connection, group: &str) -> Result<ReplicaState> {
     Ok(ReplicaState {
+        // The session verified synchronous=FULL.
+        forgetful: None,
         checkpoint: checkpoint(db, group)?,
         tables: tables(db, group)?,
         copies: parts::stored(db, group)?,

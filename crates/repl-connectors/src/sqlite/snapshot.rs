@@ -10,7 +10,6 @@ use std::sync::mpsc::{Receiver, Sender};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use repl_core::ErrorKind;
 use repl_core::codec::put_u64;
 use repl_core::convert::ddl::TableDescription;
 use repl_core::copy::{KeyBound, KeyRange};
@@ -18,6 +17,7 @@ use repl_core::cut::Cut;
 use repl_core::row::{Row, put_value};
 use repl_core::schema::{TableName, TableSchema, quote_identifier};
 use repl_core::select::Selection;
+use repl_core::{ErrorKind, SourcePosition};
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 use tokio::sync::{mpsc, oneshot};
 
@@ -77,6 +77,37 @@ impl SnapshotSource for SqliteSnapshots {
         let read = blocking(move || present_tables(&connect::primary(&path)?, &selection)).await;
         located(read, &self.target)
     }
+
+    async fn end(&self) -> Result<SourcePosition> {
+        let path = self.target.path.clone();
+        let read = blocking(move || {
+            connect::primary(&path)?
+                .query_row("SELECT max(id) FROM _repl_changes", [], |row| row.get(0))
+                .during("read the last recorded change")
+        })
+        .await;
+        let last: Option<i64> = located(read, &self.target)?;
+        // Changes that are not there any more are in the log.
+        Ok(last.map_or_else(SourcePosition::default, place_of))
+    }
+
+    fn position_of(&self, token: &str) -> Result<SourcePosition> {
+        token.trim().parse().map(place_of).map_err(|_| {
+            ConnectorError::new(
+                ErrorKind::Configuration,
+                format!("{token:?} is not the number of a change"),
+            )
+            .advice(
+                "take it after the COMMIT by: SELECT coalesce(max(id), 0) FROM _repl_changes, or \
+                 give none",
+            )
+        })
+    }
+}
+
+/// The position of a change without its token: its text sorts before that of the whole.
+fn place_of(id: i64) -> SourcePosition {
+    SourcePosition(format!("{id:020}"))
 }
 
 fn present_tables(db: &Connection, selection: &Selection) -> Result<Vec<SourceTable>> {

@@ -93,13 +93,13 @@ pub struct Ends {
     pub shutdown: watch::Sender<bool>,
     pub ingest: watch::Sender<bool>,
     pub snapshots: SqliteSnapshots,
-    _released: watch::Sender<repl_core::SourcePosition>,
+    _released: watch::Sender<repl_connectors::seam::Released>,
 }
 
 pub fn port(log: &Log, path: &Path, selection: Selection) -> (CapturePort, Ends) {
     let (shutdown, stopped) = watch::channel(false);
     let (ingest, allowed) = watch::channel(true);
-    let (released, watched) = watch::channel(repl_core::SourcePosition::default());
+    let (released, watched) = watch::channel(repl_connectors::seam::Released::default());
     let (requests, asked) = mpsc::channel(4);
     let board = Arc::new(CaptureBoard::default());
     let port = CapturePort {

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use repl_api::{
-    ActionDone, ErrorCode, LogInfo, LogQuery, ResyncRequest, SkipRequest, Status, Validation,
-    ValidationRequest,
+    ActionDone, ErrorCode, LogInfo, LogQuery, ModeRequest, ResyncRequest, SkipRequest, Status,
+    Validation, ValidationRequest, WaitDone, WaitRequest,
 };
 
 /// Why an operation was refused or failed: a code (it fixes the HTTP status), what happened and why,
@@ -95,6 +95,18 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// `Conflict` when the engine has no slot; `Unavailable` when the primary cannot be reached.
     async fn drop_slot(&self, actor: &Actor) -> Result<ActionDone, ControlError>;
+
+    /// Asks for another mode.
+    ///
+    /// # Errors
+    /// `Conflict` when the guarantee cannot be given by this group.
+    async fn mode(&self, request: &ModeRequest, actor: &Actor) -> Result<ActionDone, ControlError>;
+
+    /// Waits until a commit is on replicas, or the request's own timeout has passed.
+    ///
+    /// # Errors
+    /// `BadRequest` when it can never be; `Unavailable` when the primary cannot be asked.
+    async fn wait(&self, request: &WaitRequest) -> Result<WaitDone, ControlError>;
 
     /// Starts comparing replicas with the primary; nothing is changed but that a diverged replica which
     /// turns out to be equal is diverged no more.

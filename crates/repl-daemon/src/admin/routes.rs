@@ -12,8 +12,8 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use repl_api::{
     API_VERSION, ActionDone, Endpoint, ErrorCode, Health, Index, LogInfo, LogQuery, MAX_LOG_LIMIT,
-    MAX_REQUEST_BODY, ReplicaStatus, ReplicaVerb, ResyncRequest, SkipRequest, SlotDropRequest,
-    Status, Validation, ValidationRequest,
+    MAX_REQUEST_BODY, ModeRequest, ReplicaStatus, ReplicaVerb, ResyncRequest, SkipRequest,
+    SlotDropRequest, Status, Validation, ValidationRequest, WaitDone, WaitRequest,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -39,7 +39,7 @@ pub(super) struct App {
 }
 
 /// Every endpoint: method, path and what it does. The index and its test are made from this.
-pub(super) const ENDPOINTS: [(&str, &str, &str); 15] = [
+pub(super) const ENDPOINTS: [(&str, &str, &str); 17] = [
     ("GET", "/v1", "This list."),
     (
         "GET",
@@ -84,6 +84,16 @@ pub(super) const ENDPOINTS: [(&str, &str, &str); 15] = [
     ),
     (
         "POST",
+        "/v1/mode",
+        "What commits wait for {\"mode\", \"min_replicas\", \"quorum\", \"level\", \"on_timeout\", …}.",
+    ),
+    (
+        "POST",
+        "/v1/wait",
+        "Wait until a commit is on replicas {\"token\", \"replicas\", \"timeout_ms\"}.",
+    ),
+    (
+        "POST",
         "/v1/validations",
         "Compare replicas with the primary {\"tables\", \"replicas\", \"deep\", \"show_values\"}.",
     ),
@@ -115,6 +125,8 @@ pub(super) fn router(app: App, limits: &Limits) -> Router {
         .route("/v1/replicas/{name}", get(replica))
         .route("/v1/replicas/{name}/{verb}", post(replica_verb))
         .route("/v1/slot/drop", post(slot_drop))
+        .route("/v1/mode", post(mode))
+        .route("/v1/wait", post(wait))
         .route("/v1/validations", post(validate))
         .route("/v1/validations/{id}", get(validation))
         .route("/v1/validations/{id}/{verb}", post(validation_verb))
@@ -298,6 +310,25 @@ async fn slot_drop(
     let run = move |control: Arc<dyn Control>| async move { control.drop_slot(&actor).await };
     app.carry_out(actor, "slot.drop", json!({"group": group}), run)
         .await
+}
+
+async fn mode(
+    State(app): State<App>,
+    Extension(actor): Extension<Actor>,
+    body: RequestBody,
+) -> Result<Json<ActionDone>, Failure> {
+    let request: ModeRequest = body.parse(r#"{"mode": "async", "semi-sync" or "sync"}"#)?;
+    let arguments = json!(request);
+    let run = move |control: Arc<dyn Control>| async move { control.mode(&request, &actor).await };
+    app.carry_out(actor, "mode", arguments, run).await
+}
+
+/// Changes nothing, and is bounded by the timeout that the request names.
+async fn wait(State(app): State<App>, body: RequestBody) -> Result<Json<WaitDone>, Failure> {
+    let expected = r#"{"token": "…", "replicas": 1, "timeout_ms": 10000}"#;
+    let request: WaitRequest = body.parse(expected)?;
+    let done = app.control.wait(&request).await;
+    done.map(Json).map_err(Failure)
 }
 
 async fn validate(State(app): State<App>, body: RequestBody) -> Result<Json<Validation>, Failure> {

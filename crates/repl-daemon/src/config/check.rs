@@ -6,8 +6,8 @@ use super::draft::ConfigDraft;
 use super::model::{ConvertConfig, Endpoint, Engine, NodeRole, PgHost};
 use super::node::{NodeDraft, is_loopback};
 use super::problem::{Findings, complaint};
-use super::tables;
 use super::units::{GIB, format_duration, format_size};
+use super::{replication, tables};
 
 /// Configured memory above which a warning asks whether it is meant.
 const UNUSUAL_MEMORY: u64 = 2 * GIB;
@@ -25,6 +25,7 @@ pub(super) fn run(findings: &Findings, draft: &ConfigDraft) {
     if let Some(engine) = group_engine(&draft.nodes) {
         check_engines(findings, &draft.nodes, engine);
         check_capture(findings, engine);
+        replication::check(findings, draft, engine);
         check_tables(findings, draft, engine);
     }
 }

@@ -24,6 +24,9 @@ pub(super) const RETRY_INITIAL: Duration = Duration::from_millis(200);
 pub(super) const RETRY_MAX: Duration = Duration::from_secs(30);
 pub(super) const RETRY_JITTER: f64 = 0.2;
 
+pub(super) const MODE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const MAX_QUEUE: u64 = 1000;
+
 pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) const POLL_INTERVAL_MAX: Duration = Duration::from_millis(20);
 pub(super) const TABLE_REFRESH_INTERVAL: Duration = Duration::from_secs(5);

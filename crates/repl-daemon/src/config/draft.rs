@@ -5,12 +5,12 @@ use toml::de::DeTable;
 
 use super::model::{
     ApiConfig, CaptureConfig, Config, CopyConfig, GroupConfig, LimitsConfig, LogConfig,
-    LoggingConfig, NodeRole, RetryConfig, TablesConfig, ValidateConfig,
+    LoggingConfig, NodeRole, ReplicationConfig, RetryConfig, TablesConfig, ValidateConfig,
 };
 use super::node::{self, NodeDraft, Surroundings};
 use super::problem::{Findings, Problem};
 use super::reader::Section;
-use super::{sections, tables};
+use super::{replication, sections, tables};
 
 /// A configuration as far as it could be read.
 pub(super) struct ConfigDraft {
@@ -21,6 +21,7 @@ pub(super) struct ConfigDraft {
     pub limits: LimitsConfig,
     pub copy: CopyConfig,
     pub validate: ValidateConfig,
+    pub replication: ReplicationConfig,
     pub retry: RetryConfig,
     pub capture: CaptureConfig,
     pub tables: TablesConfig,
@@ -41,6 +42,7 @@ impl ConfigDraft {
         let limits = sections::limits(root.section("limits"));
         let copy = sections::copy(root.section("copy"));
         let validate = sections::validate(root.section("validate"));
+        let replication = replication::read(root.section("replication"));
         let retry = sections::retry(root.section("retry"));
         let capture = sections::capture(root.section("capture"), &group);
         let mut selection = root.section("tables");
@@ -60,6 +62,7 @@ impl ConfigDraft {
             limits,
             copy,
             validate,
+            replication,
             retry,
             capture,
             tables,
@@ -81,6 +84,7 @@ impl ConfigDraft {
             limits: self.limits,
             copy: self.copy,
             validate: self.validate,
+            replication: self.replication,
             retry: self.retry,
             capture: self.capture,
             tables: self.tables,

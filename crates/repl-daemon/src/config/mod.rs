@@ -15,6 +15,7 @@ mod node;
 mod pattern;
 mod problem;
 mod reader;
+mod replication;
 mod report;
 mod secret;
 mod sections;
@@ -30,10 +31,11 @@ use toml::de::DeTable;
 pub use model::{
     AllowConfig, ApiConfig, CaptureConfig, CommitMode, Config, ConvertConfig, CopyConfig, Endpoint,
     Engine, ExcludeConfig, GroupConfig, LimitsConfig, LogConfig, LogFormat, LogLevel,
-    LoggingConfig, NodeConfig, NodeRole, PgHost, Rename, ReplicaTablesConfig, RetryConfig, Server,
-    TablesConfig, TlsConfig, TlsMode, ValidateConfig,
+    LoggingConfig, NodeConfig, NodeRole, PgHost, Rename, ReplicaTablesConfig, ReplicationConfig,
+    RetryConfig, Server, TablesConfig, TlsConfig, TlsMode, ValidateConfig,
 };
 pub use problem::{ConfigProblems, Place, Problem, Severity};
+pub use replication::{Impossible, default_on_timeout, impossible};
 pub use report::check_report;
 pub use secret::{Env, Secret};
 pub use units::{format_duration, format_size};

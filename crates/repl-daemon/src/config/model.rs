@@ -5,6 +5,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use repl_core::mode::Settings;
+
 use super::problem::Problem;
 use super::secret::Secret;
 
@@ -25,6 +27,8 @@ pub struct Config {
     pub copy: CopyConfig,
     /// Comparisons in the background.
     pub validate: ValidateConfig,
+    /// What a commit on the primary waits for.
+    pub replication: ReplicationConfig,
     /// Backoff of everything that is retried.
     pub retry: RetryConfig,
     /// Capture on the primary.
@@ -187,6 +191,17 @@ pub struct RetryConfig {
     pub jitter: f64,
 }
 
+/// `[replication]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicationConfig {
+    /// The mode when the group first starts, or the configuration's was changed.
+    pub settings: Settings,
+    /// Whether the daemon writes its name into the primary's `synchronous_standby_names`.
+    pub manage_standby_names: bool,
+    /// SQLite: the operator knows that only clients that ask for it wait.
+    pub client_wait: bool,
+}
+
 /// `[capture]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaptureConfig {
@@ -289,6 +304,8 @@ pub struct NodeConfig {
     pub enabled: bool,
     /// Lag above which status warns.
     pub max_lag: Duration,
+    /// Whether commits may wait for it.
+    pub counts: bool,
     /// How it commits what it is sent.
     pub commit: CommitMode,
     /// Longest wait for a connection.

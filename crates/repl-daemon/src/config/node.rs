@@ -42,6 +42,7 @@ pub(super) struct NodeDraft {
     pub priority: u32,
     pub enabled: bool,
     pub max_lag: Duration,
+    pub counts: bool,
     pub commit: CommitMode,
     pub connect_timeout: Duration,
     pub tables: ReplicaTablesConfig,
@@ -70,6 +71,7 @@ impl NodeDraft {
             priority: self.priority,
             enabled: self.enabled,
             max_lag: self.max_lag,
+            counts: self.counts,
             commit: self.commit,
             connect_timeout: self.connect_timeout,
             tables: self.tables,
@@ -100,6 +102,7 @@ pub(super) fn read(mut section: Section<'_>, around: Surroundings<'_>) -> NodeDr
         priority: u32::try_from(priority).unwrap_or(u32::MAX),
         enabled: section.boolean("enabled", true),
         max_lag: section.duration("max_lag", defaults::MAX_LAG, short..=30 * day),
+        counts: section.boolean("counts", true),
         commit,
         connect_timeout: section.duration(
             "connect_timeout",

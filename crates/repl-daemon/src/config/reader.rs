@@ -216,6 +216,25 @@ impl<'r> Section<'r> {
         }
     }
 
+    /// A whole number, or none for `word`; nothing when it is absent or wrong.
+    pub fn integer_or_word(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<u64>,
+        word: &str,
+    ) -> Option<Option<u64>> {
+        let item = self.item(key)?;
+        match item.get_ref() {
+            DeValue::String(text) if text.as_ref() == word => Some(None),
+            DeValue::Integer(_) => Some(Some(self.integer(key, *range.start(), range))),
+            _ => {
+                let fix = format!("write {key} = {}, or \"{word}\"", range.start());
+                self.wrong_type(key, item, "an integer", &fix);
+                None
+            }
+        }
+    }
+
     /// A share of one.
     pub fn fraction(&mut self, key: &'static str, default: f64) -> f64 {
         let Some(item) = self.item(key) else {

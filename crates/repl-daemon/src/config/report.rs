@@ -43,6 +43,7 @@ fn accepted(path: &Path, config: &Config) -> String {
     for (i, replica) in config.replicas.iter().enumerate() {
         lines.push((if i == 0 { "replicas" } else { "" }, node_line(replica)));
     }
+    lines.push(("mode", config.replication.settings.to_string()));
     lines.push(("tables", tables_line(&config.tables)));
     for replica in &config.replicas {
         let narrowed = tables_line(&replica.tables.selection);

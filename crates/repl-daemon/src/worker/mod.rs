@@ -218,10 +218,24 @@ impl Worker {
     /// Opens a session at the replica and takes in what it says of itself.
     async fn open(&mut self) -> Result<(), Failure> {
         self.state = self.parts.applier.open().await?;
+        self.note_forgetful()?;
         if let Some(conversion) = &mut self.parts.conversion {
             let options = &mut Arc::make_mut(conversion).options;
             self.parts.applier.complete_conversion(options);
         }
+        Ok(())
+    }
+
+    /// A replica that can lose what it calls durable does not count, from before its next commit on.
+    fn note_forgetful(&self) -> Result<(), Failure> {
+        let replica = self.replica();
+        let forgetful = self.state.forgetful.clone();
+        if forgetful.is_some() && replica.counted() {
+            replica
+                .change(|record| record.counted = false)
+                .map_err(errors::state)?;
+        }
+        replica.view().forgetful = forgetful;
         Ok(())
     }
 
@@ -269,12 +283,7 @@ impl Worker {
 
     /// Notes that the replica is at `checkpoint`, and whether it can lose that again.
     fn note_committed(&self, checkpoint: &Checkpoint, how: Commit) {
-        self.replica().progress.send_modify(|progress| {
-            progress.applied = Some((checkpoint.seq, checkpoint.position.clone()));
-            if how == Commit::Durable {
-                progress.durable = Some(checkpoint.seq);
-            }
-        });
+        self.replica().committed(checkpoint, how);
     }
 
     async fn failed(&mut self, failure: Failure) {

@@ -1,5 +1,6 @@
 //! Sends batches to the replica, and settles them.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use repl_api::Activity;
@@ -54,10 +55,11 @@ impl Worker {
         // What is left out on the operator's word is left out for good.
         let skip = self.orders.borrow().skip;
         let skips = skip.is_some_and(|skip| skip > course.flight.head().seq);
+        let durable = skips || self.parts.replica.waited.load(Ordering::Relaxed);
         let flight = &mut course.flight;
         let applier = &mut self.parts.applier;
         flight.sending(&batch);
-        let end = batch.end.as_ref().map(|end| flight.ending(end, skips));
+        let end = batch.end.as_ref().map(|end| flight.ending(end, durable));
         match &end {
             _ if batch.continues => {}
             Some((next, how)) => applier.begin_whole(flight.head(), next, *how).await?,

@@ -15,6 +15,7 @@
 //! [`flight`]: super::flight
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use repl_api::Activity;
 use repl_connectors::seam::{Commit, ConnectorError};
@@ -176,13 +177,17 @@ impl Worker {
                 Err(mpsc::error::TryRecvError::Empty) => self.replica().show(Activity::Idle),
             }
         }
-        let flush_due = flight.flush_due().filter(|_| flight.has_room());
+        // Where commits of the primary wait, each of ours is one of the disk: what comes meanwhile
+        // forms the next.
+        let waited = self.parts.replica.waited.load(Ordering::Relaxed);
+        let has_room = flight.has_room() && (flight.is_open() || flight.is_empty() || !waited);
+        let flush_due = flight.flush_due().filter(|_| has_room);
         tokio::select! {
             biased;
             _ = self.orders.changed() => Event::Orders,
             _ = self.parts.shutdown.changed() => Event::Shutdown,
             outcome = self.parts.applier.settle(), if flight.is_waiting() => Event::Settled(outcome),
-            next = work.recv(), if flight.has_room() => Event::Work(next),
+            next = work.recv(), if has_room => Event::Work(next),
             // Not within a transaction: what a copy would do then is part of it.
             _ = self.parts.tables.changed(), if !flight.is_open() => Event::Tables,
             () = reached(flush_due) => Event::FlushDue,

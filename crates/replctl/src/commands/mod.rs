@@ -3,7 +3,9 @@
 pub mod copy;
 pub mod help;
 pub mod log;
+pub mod mode;
 mod pause;
+pub mod release;
 mod resume;
 pub mod resync;
 mod retry;
@@ -12,6 +14,7 @@ pub mod slot;
 pub mod status;
 pub mod tables;
 pub mod validate;
+pub mod wait;
 
 use repl_api::ActionDone;
 
@@ -33,6 +36,9 @@ pub(crate) async fn dispatch(command: Command, context: &Context) -> Result<Exit
         Command::Resync(args) => resync::run(&args, context).await,
         Command::Copy(args) => copy::run(&args, context).await,
         Command::Validate(args) => validate::run(args, context).await,
+        Command::Mode(args) => mode::run(args, context).await,
+        Command::Wait(args) => wait::run(args, context).await,
+        Command::Release(args) => release::run(&args, context),
         Command::Slot(args) => slot::run(&args, context).await,
         Command::Help(args) => help::run(&args),
     }

@@ -5,6 +5,7 @@
 
 mod human;
 mod log;
+mod mode;
 mod replicas;
 mod status;
 mod style;
@@ -13,6 +14,7 @@ mod validate;
 
 pub use human::{age, bytes, clean, count, duration, rate};
 pub use log::log;
+pub use mode::commits;
 pub use status::{copies, copy_summary, status};
 pub use tables::tables;
 pub use validate::{rows_to_repair, validation, validation_progress};

@@ -6,6 +6,7 @@ use repl_api::{
 };
 
 use super::human::{age, bytes, clean, count, duration, rate, wrap};
+use super::mode;
 use super::replicas;
 use super::style::{Tone, paint};
 use super::{View, tables};
@@ -179,6 +180,16 @@ fn header(status: &Status, out: &mut Out<'_>) {
         format!("up {}", duration(now.saturating_sub(status.started_at_ms))),
     ];
     out.facts("group", &group.map(plain));
+    if let Some(commits) = &status.commits {
+        let facts = mode::facts(commits, now);
+        if !facts.is_empty() {
+            out.facts("commits", &facts);
+        }
+        for problem in &commits.problems {
+            out.fact("", clean(&problem.what), Tone::Bad);
+            out.commands("do:", &problem.remedy);
+        }
+    }
     primary(&status.primary, out);
     log(&status.log, out);
     tables_line(status, out);

@@ -56,6 +56,8 @@ pub(super) struct Server {
     pub(super) local_infile: bool,
     /// Largest statement or row, bytes.
     pub(super) max_packet: usize,
+    /// Why its commits may not survive a crash of its host, and what mends it.
+    pub(super) forgetful: Option<String>,
 }
 
 pub(super) struct Session {
@@ -122,7 +124,12 @@ impl Session {
 
     async fn check_server(&mut self) -> Result<()> {
         let report = admin::report(&self.config.target, &mut self.conn).await?;
+        let forgetful = (!report.is_durable()).then(|| {
+            let advice = report.durability_advice();
+            format!("its server does not flush at every commit: run there {advice};")
+        });
         self.server = Server {
+            forgetful,
             mariadb: report.flavor == MysqlFlavor::MariaDb,
             local_infile: report.local_infile,
             max_packet: usize::try_from(report.max_allowed_packet).unwrap_or(usize::MAX),

@@ -222,6 +222,7 @@ impl Session {
             checkpoint,
             tables,
             copies: self.read_copies().await?,
+            forgetful: self.server.forgetful.clone(),
         })
     }
 

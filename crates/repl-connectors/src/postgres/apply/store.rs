@@ -116,7 +116,23 @@ impl Session {
             checkpoint,
             tables,
             copies: self.read_copies().await?,
+            forgetful: self.forgetful().await?,
         })
+    }
+
+    /// Whether a crash of the server's host can take back commits that waited for the disk.
+    async fn forgetful(&mut self) -> Result<Option<String>> {
+        let sql = "SELECT name, setting FROM pg_catalog.pg_settings \
+                   WHERE name IN ('fsync', 'full_page_writes') AND setting <> 'on' ORDER BY name";
+        let rows = self.rows(sql, &[]).await?;
+        Ok((!rows.is_empty()).then(|| {
+            format!(
+                "its server has {0} = {1}: run there ALTER SYSTEM SET {0} = on; SELECT \
+                 pg_reload_conf(); and replctl retry",
+                text(&rows, 0, 0),
+                text(&rows, 0, 1)
+            )
+        }))
     }
 
     /// Rows of a statement outside of a batch.

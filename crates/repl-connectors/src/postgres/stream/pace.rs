@@ -14,7 +14,7 @@ use tokio::time::Interval;
 
 use super::Stream;
 use crate::postgres::admin::Admin;
-use crate::postgres::capture::{Housekeeping, PgCapture};
+use crate::postgres::house::Housekeeping;
 use crate::seam::{CapturePort, ConnectorError, Result};
 
 /// A change sent this long after its transaction's commit, microseconds, tells that the server is
@@ -83,15 +83,14 @@ impl Stream {
     /// runtime that nobody but it waits in: whoever waits for the socket is woken by each change.
     pub(super) async fn stream_apart(
         &mut self,
-        capture: &PgCapture,
         admin: &mut Admin,
         port: &mut CapturePort,
-        timers: &mut Housekeeping,
+        house: &mut Housekeeping,
         tick: &mut Interval,
     ) -> Result<bool> {
         let daemon = Handle::current();
         if daemon.runtime_flavor() == RuntimeFlavor::CurrentThread {
-            return self.stream(capture, admin, port, timers, tick).await;
+            return self.stream(admin, port, house, tick).await;
         }
         let ended = tokio::task::block_in_place(|| {
             let own = Builder::new_current_thread().enable_io().build();
@@ -99,7 +98,7 @@ impl Stream {
                 self.connection.rehome().map_err(not_moved)?;
                 // What is opened besides outlives this runtime.
                 let _daemon = daemon.enter();
-                self.stream(capture, admin, port, timers, tick).await
+                self.stream(admin, port, house, tick).await
             })
         })?;
         self.connection.rehome().map_err(not_moved)?;

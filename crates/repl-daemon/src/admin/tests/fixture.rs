@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use repl_api::{
-    ActionDone, Client, ErrorCode, LogInfo, LogQuery, ResyncRequest, SkipRequest, Status,
-    TableChanges, TransactionInfo, Validation, ValidationRequest,
+    ActionDone, Client, ErrorCode, LogInfo, LogQuery, ModeRequest, ResyncRequest, SkipRequest,
+    Status, TableChanges, TransactionInfo, Validation, ValidationRequest, WaitDone, WaitRequest,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -164,6 +164,24 @@ impl Control for TestControl {
     async fn repair(&self, id: &str, _: &Actor) -> Result<ActionDone, ControlError> {
         self.calls.lock().unwrap().push(format!("repair {id}"));
         Ok(done("validation.repair", id))
+    }
+
+    async fn mode(&self, request: &ModeRequest, _: &Actor) -> Result<ActionDone, ControlError> {
+        self.calls
+            .lock()
+            .unwrap()
+            .push(format!("mode {}", request.mode));
+        Ok(done("mode", "shop"))
+    }
+
+    async fn wait(&self, request: &WaitRequest) -> Result<WaitDone, ControlError> {
+        Ok(WaitDone {
+            done: true,
+            position: request.token.clone().unwrap_or_default(),
+            logged_seq: Some(1),
+            wanted: 1,
+            applied_on: vec!["replica-1".to_owned()],
+        })
     }
 
     async fn drop_slot(&self, _: &Actor) -> Result<ActionDone, ControlError> {
