@@ -117,9 +117,7 @@ fn with_native(
     native.start()?;
     let (marker, _) = cluster.set_marker()?;
     wait_marker(native, marker)?;
-    cluster
-        .primary
-        .set("synchronous_standby_names", "bench_on")?;
+    name_standby(cluster, "bench_on")?;
     let state = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
     wait_until("the subscriber to be waited for", PATIENCE, || {
         Ok(cluster.primary.query_i64(state)? == 1)
@@ -130,8 +128,14 @@ fn with_native(
     Ok(samples)
 }
 
+fn name_standby(cluster: &Cluster, name: &str) -> Result<()> {
+    let set = format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'");
+    cluster.primary.execute(&set)?;
+    cluster.primary.execute("SELECT pg_reload_conf()")
+}
+
 fn no_standbys(cluster: &Cluster) -> Result<()> {
-    cluster.primary.set("synchronous_standby_names", "")?;
+    name_standby(cluster, "")?;
     let names = "SELECT current_setting('synchronous_standby_names')";
     wait_until("no standby to be named", PATIENCE, || {
         Ok(cluster.primary.query(names)?.is_empty())

@@ -3,8 +3,6 @@
 mod acknowledge;
 mod pace;
 
-use acknowledge::Unreleased;
-
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
@@ -16,6 +14,7 @@ use repl_core::schema::{SchemaId, TableName};
 use repl_core::{ErrorKind, Seq};
 use tokio::time::{Instant, Interval};
 
+use self::acknowledge::Unreleased;
 use self::pace::Pace;
 use super::admin::Admin;
 use super::capture::{PgCapture, within};
