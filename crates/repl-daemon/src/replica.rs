@@ -112,6 +112,8 @@ pub struct Replica {
     pub waited: AtomicBool,
     /// Its record says that it counts.
     counted: AtomicBool,
+    /// Held while the record changes.
+    changing: Mutex<()>,
     listener: OnceLock<Listener>,
     repairs: Mutex<VecDeque<RepairOrder>>,
 }
@@ -125,6 +127,7 @@ impl Replica {
         Replica {
             waited: AtomicBool::new(false),
             counted: AtomicBool::new(counted),
+            changing: Mutex::default(),
             listener: OnceLock::new(),
             node,
             state,
@@ -146,6 +149,8 @@ impl Replica {
     /// # Errors
     /// When the state file cannot be written.
     pub fn change(&self, change: impl FnOnce(&mut ReplicaRecord)) -> anyhow::Result<ReplicaRecord> {
+        // Whether it counts must become known in the order in which it was remembered.
+        let _in_order = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let record = self
             .state
             .change(&self.node.name, crate::clock::now_ms(), change)?;

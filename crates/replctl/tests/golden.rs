@@ -47,6 +47,20 @@ fn status_paused() {
 }
 
 #[test]
+fn status_degraded() {
+    check("degraded", &render::status(&samples::degraded(), &VIEW));
+}
+
+#[test]
+fn a_degraded_mode_needs_attention() {
+    let attention = samples::degraded().attention().join("; ");
+    assert!(
+        attention.contains("degraded") && attention.contains("replica-1"),
+        "{attention}"
+    );
+}
+
+#[test]
 fn status_copying() {
     check("copying", &render::status(&samples::copying(), &VIEW));
 }

@@ -16,8 +16,10 @@ use crate::replica::Replica;
 
 /// How often it is looked who may begin to count.
 const ROUND: Duration = Duration::from_millis(200);
-/// How often the primary's settings are verified.
+/// How often the primary's settings are verified …
 const VERIFY: Duration = Duration::from_secs(1);
+/// … and where no commit is to wait.
+const VERIFY_OFF: Duration = Duration::from_secs(10);
 /// Longest wait for an answer of the primary about them.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -54,14 +56,21 @@ impl Keeper {
 async fn keep_time(modes: Arc<Modes>) {
     let mut changes = modes.changes.subscribe();
     loop {
+        if modes.settings().mode == Mode::Async {
+            // Time changes nothing, and nobody counts for anything.
+            let _ = changes.changed().await;
+            continue;
+        }
         let due = modes.with(|rule, now| {
             rule.tick(now);
             rule.due().map(|due| due.saturating_sub(now))
         });
-        let round = due.map_or(ROUND, |due| due.min(ROUND));
         tokio::select! {
-            () = tokio::time::sleep(round) => {}
+            () = tokio::time::sleep(due.map_or(ROUND, |due| due.min(ROUND))) => {}
             _ = changes.changed() => {}
+        }
+        if modes.roster.iter().all(|replica| replica.counted()) {
+            continue;
         }
         let joining = Arc::clone(&modes);
         // Writes the state file.
@@ -77,9 +86,6 @@ impl Modes {
     /// Lets every replica count that may and is near enough; remembered before the rule is told.
     fn let_replicas_join(&self) {
         let settings = self.settings();
-        if settings.mode == Mode::Async {
-            return;
-        }
         for (index, replica) in self.roster.iter().enumerate() {
             let near = || {
                 let queue = self.lock().queue(index);
@@ -130,12 +136,14 @@ async fn keep_gate(gate: Option<Box<dyn CommitGate>>, modes: Arc<Modes>, board: 
     };
     let mut changes = modes.changes.subscribe();
     loop {
-        let next = Instant::now() + VERIFY;
+        let begun = Instant::now();
         let wanted = modes.wants_gate(&board);
         let looked = timeout(PATIENCE, gate.keep(wanted)).await;
         modes
             .gate()
             .note(looked.map_err(|_| "the primary does not answer".to_owned()));
+        let idle = wanted == Some(false) && !modes.gate().report.closed;
+        let next = begun + if idle { VERIFY_OFF } else { VERIFY };
         tokio::select! {
             () = sleep_until(next) => {}
             _ = changes.changed() => {}

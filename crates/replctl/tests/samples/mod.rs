@@ -3,8 +3,9 @@
 
 use repl_api::{
     Activity, CopyProgress, Directive, ErrorInfo, ErrorKind, FailedTransaction, IngestState,
-    LogStatus, Membership, Mode, PrimaryState, PrimaryStatus, ReplicaStatus, Status,
-    TableCopyProgress, TableCopyState, TableState, TableStatus,
+    LogStatus, MemberStatus, Membership, Mode, ModeProblem, ModeState, ModeStatus, PrimaryState,
+    PrimaryStatus, ReplicaStatus, Status, TableCopyProgress, TableCopyState, TableState,
+    TableStatus,
 };
 
 /// The present of all samples: 2026-03-01T12:00:00Z.
@@ -98,6 +99,40 @@ fn replica(name: &str) -> ReplicaStatus {
         copy: None,
         validated: None,
     }
+}
+
+/// Semi-sync is degraded: one replica is slow, the other does not count.
+pub fn degraded() -> Status {
+    let mut status = healthy();
+    let member = |name: &str, why_not: Option<&str>, durable_seq| MemberStatus {
+        name: name.into(),
+        counts: why_not.is_none(),
+        why_not: why_not.map(str::to_owned),
+        durable_seq: Some(durable_seq),
+    };
+    status.commits = Some(ModeStatus {
+        asked: Mode::SemiSync,
+        rule: "semi-sync (any 1)".into(),
+        state: ModeState::Degraded,
+        reason: Some("replica-1 did not apply a commit within 10s".into()),
+        since_ms: Some(NOW - 3 * MINUTE),
+        needed: 1,
+        blocked_ms: None,
+        timeout_ms: 10_000,
+        released_seq: 48_213,
+        waiting: 2,
+        oldest_ms: Some(4),
+        members: vec![
+            member("replica-1", None, 47_000),
+            member("replica-2", Some("its server has fsync = off"), 48_213),
+        ],
+        problems: vec![ModeProblem {
+            what: "2 replication connections are called repl_shop".into(),
+            remedy: "end the other: its acknowledgements would count for ours".into(),
+        }],
+        weaker: vec!["role batch: synchronous_commit = local".into()],
+    });
+    status
 }
 
 /// One replica is paused by a constraint, the other has recovered from a lost connection; one table is
