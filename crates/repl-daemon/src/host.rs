@@ -1,6 +1,5 @@
 //! Starts everything in order and stops it in reverse.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -172,7 +171,7 @@ impl Host {
         let source = parts.start_capture(&stop_capture)?;
         // Replicas that follow what is only appended do not wait for the disk.
         let awaited = source.follow.visibility() == Visibility::Durable;
-        flusher.awaited().store(awaited, Ordering::Release);
+        parts.group.modes.hurries(flusher.awaited(), awaited);
         let control = GroupControl::new(
             Arc::clone(&parts.group),
             source.uninstall,

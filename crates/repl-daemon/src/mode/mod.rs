@@ -10,8 +10,8 @@ mod order;
 mod view;
 mod wait;
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -41,6 +41,8 @@ pub struct Modes {
     /// The replicas that may count, in the rule's order.
     roster: Vec<Arc<Replica>>,
     gate: Mutex<Gate>,
+    /// Whether the log's fsync is awaited, and whether it is in every mode.
+    fsync: OnceLock<(Arc<AtomicBool>, bool)>,
     config: Config,
     state: Arc<StateFile>,
 }
@@ -88,6 +90,7 @@ impl Modes {
             changes: watch::Sender::new(0),
             roster,
             gate: Mutex::default(),
+            fsync: OnceLock::new(),
             config: config.clone(),
             state: Arc::clone(state),
         });
@@ -149,8 +152,20 @@ impl Modes {
         result
     }
 
-    /// Has the replicas that are waited for commit accordingly.
+    /// Has the log's thread told by `awaited` whether somebody waits for its fsyncs: the primary's
+    /// commits, or with `always` the replicas.
+    pub fn hurries(&self, awaited: Arc<AtomicBool>, always: bool) {
+        // Set once, by the host.
+        let _ = self.fsync.set((awaited, always));
+        self.follow_settings();
+    }
+
+    /// Has the replicas that are waited for commit accordingly, and the log fsync at once.
     fn follow_settings(&self) {
+        if let Some((awaited, always)) = self.fsync.get() {
+            let waits = self.settings().mode != Mode::Async;
+            awaited.store(*always || waits, Ordering::Release);
+        }
         let waited = self.settings().counts_replicas();
         for replica in &self.roster {
             replica.waited.store(waited, Ordering::Relaxed);
