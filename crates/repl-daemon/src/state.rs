@@ -84,7 +84,7 @@ impl ReplicaRecord {
             .pause
             .as_ref()
             .is_some_and(|pause| pause.error.is_none());
-        self.standing == Membership::Streaming && !paused_by_the_operator
+        self.standing == Membership::Streaming && self.resync.is_empty() && !paused_by_the_operator
     }
 
     /// The membership state to show.
