@@ -323,6 +323,9 @@ impl Control for GroupControl {
                 "set enabled = true for it and restart the daemon",
             ));
         }
+        if !request.tables.is_empty() {
+            self.validator.wait_for_tables().await;
+        }
         let tables = self.tables_to_resync(replica, request)?;
         self.change(replica, |record| {
             record.pause = None;
@@ -399,6 +402,7 @@ impl Control for GroupControl {
     }
 
     async fn validate(&self, request: &ValidationRequest) -> Result<Validation, ControlError> {
+        self.validator.wait_for_tables().await;
         self.validator.start(request)
     }
 

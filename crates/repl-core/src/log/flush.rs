@@ -164,15 +164,15 @@ impl Inner {
     fn write_piece(&self, io: &Io, piece: &[u8]) -> Result<(), LogError> {
         let path = self.segment_path(io);
         let at = io.position(io.written);
-        // In two parts only where a fault test may want to stop between them.
-        let half = if cfg!(feature = "failpoints") {
-            piece.len() / 2
+        // In two parts only where a fault test may want to stop between them, and then within a frame.
+        let first = if cfg!(feature = "failpoints") {
+            piece.len().saturating_sub(1)
         } else {
             0
         };
-        write_full(io.file.as_ref(), &piece[..half], at)
+        write_full(io.file.as_ref(), &piece[..first], at)
             .and_then(|()| failpoint::hit("log.flush.mid_write"))
-            .and_then(|()| write_full(io.file.as_ref(), &piece[half..], at + half as u64))
+            .and_then(|()| write_full(io.file.as_ref(), &piece[first..], at + first as u64))
             .map_err(|error| failed(&path, "write", error))
     }
 

@@ -18,6 +18,7 @@ mod scan;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use repl_api::{
     ActionDone, ErrorCode, ReplicaValidation, Validation, ValidationRequest, ValidationState,
@@ -61,6 +62,9 @@ pub struct Shared {
     /// The daemon stops.
     pub stop: watch::Receiver<bool>,
 }
+
+/// Longest wait for the primary's tables.
+const TABLES_WAIT: Duration = Duration::from_secs(5);
 
 /// Starts validations and remembers the last ones.
 pub struct Validator {
@@ -218,10 +222,19 @@ impl Validator {
         names.iter().map(find).collect()
     }
 
+    /// Waits a moment for the primary's tables to become known: a daemon that has just started is
+    /// still asking for them.
+    pub async fn wait_for_tables(&self) {
+        let mut tables = self.shared.tables.clone();
+        let known = tables.wait_for(|tables| !tables.is_empty());
+        // Whoever asked for tables is told when they are not known even then.
+        let _ = tokio::time::timeout(TABLES_WAIT, known).await;
+    }
+
     /// The replicated tables that match, and the others with why they are not replicated.
     ///
     /// # Errors
-    /// `NotFound` for a pattern that matches none.
+    /// `NotFound` for a pattern that matches none; `Unavailable` while no table is known.
     pub fn tables(&self, patterns: &[String]) -> Result<Tables, ControlError> {
         let bad =
             |text: String| ControlError::new(ErrorCode::BadRequest, text, "write schema.table");
@@ -232,6 +245,14 @@ impl Validator {
             exclude: Vec::new(),
         };
         let all = self.shared.tables.borrow().clone();
+        if all.is_empty() && !patterns.is_empty() {
+            return Err(ControlError::new(
+                ErrorCode::Unavailable,
+                "which tables the primary has is not known: it has none that is selected, or was \
+                 not reached since the daemon started",
+                "replctl status shows the primary's state",
+            ));
+        }
         for (text, pattern) in patterns.iter().zip(&selection.include) {
             if !all.iter().any(|table| pattern.matches(&table.name)) {
                 return Err(ControlError::new(

@@ -62,7 +62,7 @@ impl Worker {
         &mut self,
         checkpoint: &Checkpoint,
     ) -> Result<(), Failure> {
-        self.wait_for_tables().await;
+        self.wait_for_tables(checkpoint).await;
         self.parts.tables.borrow_and_update();
         let missing = self.missing_tables();
         if missing.is_empty() {
@@ -99,13 +99,21 @@ impl Worker {
         Ok(())
     }
 
-    /// With a copy to go on with, nothing is streamed before the capture has told which tables there
-    /// are: once the stream has moved, the copy would have to begin anew.
-    async fn wait_for_tables(&mut self) {
+    /// While tables are to be copied nothing is streamed before the capture has told which there are:
+    /// once the stream has moved, a copy to go on with would have to begin anew, and a new one to wait
+    /// for a snapshot that shows what was passed, which may be long.
+    async fn wait_for_tables(&mut self, checkpoint: &Checkpoint) {
         let unfinished = |(name, stored): (&TableName, &StoredCopy)| {
             stored.copy.is_some() && !self.state.tables.contains_key(name)
         };
-        if !self.state.copies.iter().any(unfinished) {
+        let standing = self.replica().record().map(|record| record.standing);
+        let copying = matches!(
+            standing,
+            None | Some(Membership::Copying | Membership::Resyncing)
+        );
+        let begins = copying && self.parts.log.appended().seq > checkpoint.seq;
+        let goes_on = self.state.copies.iter().any(unfinished);
+        if !begins && !goes_on {
             return;
         }
         while self.parts.tables.borrow_and_update().is_empty() && self.interrupted().is_none() {
