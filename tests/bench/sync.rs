@@ -90,15 +90,7 @@ fn with_ours(cluster: &Cluster, ours: &mut Ours<'_>, options: &Options) -> Resul
 }
 
 fn order(ours: &Ours<'_>, mode: Mode, state: ModeState) -> Result<()> {
-    let request = ModeRequest {
-        mode,
-        min_replicas: None,
-        quorum: None,
-        level: None,
-        on_timeout: None,
-        timeout_ms: None,
-        max_queue: None,
-    };
+    let request = ModeRequest::new(mode);
     let daemon = ours.service().daemon();
     daemon.wait_status("the daemon to stream", PATIENCE, |status| {
         (status.primary.state == repl_api::PrimaryState::Streaming).then_some(())

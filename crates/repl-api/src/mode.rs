@@ -165,6 +165,22 @@ pub struct ModeRequest {
     pub max_queue: Option<u64>,
 }
 
+impl ModeRequest {
+    /// The mode, everything else as it is.
+    #[must_use]
+    pub fn new(mode: Mode) -> Self {
+        ModeRequest {
+            mode,
+            min_replicas: None,
+            quorum: None,
+            level: None,
+            on_timeout: None,
+            timeout_ms: None,
+            max_queue: None,
+        }
+    }
+}
+
 /// Body of `POST /v1/wait`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -14,6 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::{DATABASE, PgServer, Role};
 use crate::process::{self, check_output, run, spawn_tied, tail, tied_command, wait_exit};
+use crate::wait::wait_until;
 
 impl PgServer {
     /// Runs a script in the database `app` as the superuser; stops at the first error.
@@ -40,6 +41,20 @@ impl PgServer {
         let text = self.query(sql)?;
         text.parse()
             .with_context(|| format!("{sql} gave {text:?}, not an integer"))
+    }
+
+    /// Waits until everything written so far has been acknowledged as flushed to a slot.
+    ///
+    /// # Errors
+    /// When that takes longer than `limit`.
+    pub fn wait_acknowledged(&self, limit: Duration) -> Result<()> {
+        let end = self.query("SELECT pg_current_wal_insert_lsn()")?;
+        let acknowledged = format!(
+            "SELECT coalesce(max(confirmed_flush_lsn), '0/0') >= '{end}' FROM pg_replication_slots"
+        );
+        wait_until("the acknowledgement", limit, || {
+            Ok(self.query(&acknowledged)? == "t")
+        })
     }
 
     /// Runs a script over the Unix socket in any database as any role.

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use repl_tests::wait::wait_until;
 
 use super::failpoints::die_at;
 use super::rig::{REPLICA, Rig};
@@ -62,14 +61,10 @@ fn an_acknowledgement_before_the_fsync_is_noticed() -> Result<()> {
             rig.daemon
                 .set_failpoints("log.flush.before_write=sleep(700)");
             rig.daemon.start()?;
-            let slot = "SELECT coalesce(max(confirmed_flush_lsn), '0/0') FROM pg_replication_slots";
             for _ in 0..4 {
                 rig.write_some()?;
-                let end = rig.primary.query("SELECT pg_current_wal_insert_lsn()")?;
                 // The moment it says so, it must be able to keep its word.
-                wait_until("the acknowledgement", Duration::from_secs(20), || {
-                    Ok(rig.primary.query(&format!("SELECT ({slot}) >= '{end}'"))? == "t")
-                })?;
+                rig.primary.wait_acknowledged(Duration::from_secs(20))?;
                 rig.daemon.crash_and_restart()?;
             }
             rig.daemon.kill9()?;

@@ -230,15 +230,3 @@ pub fn check(
     );
     Ok(())
 }
-
-pub fn request(mode: repl_api::Mode) -> ModeRequest {
-    ModeRequest {
-        mode,
-        min_replicas: None,
-        quorum: None,
-        level: None,
-        on_timeout: None,
-        timeout_ms: None,
-        max_queue: None,
-    }
-}

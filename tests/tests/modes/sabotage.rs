@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use repl_tests::daemon::Toml;
 use repl_tests::pg::Role;
-use repl_tests::wait::wait_until;
 
 use super::rig::{PATIENCE, Rig, mode};
 
@@ -26,19 +25,24 @@ fn caught(defect: &str, complaint: &str, scenario: fn(&str) -> Result<()>) -> Re
     }
 }
 
+/// Starts the daemon, and stops a replica once clients commit: their commits must wait.
+fn blocked_without_a_replica(rig: &mut Rig) -> Result<()> {
+    rig.daemon.start()?;
+    rig.wait_in_force()?;
+    let clients = rig.clients(2)?;
+    rig.wait_progress(&clients, 20)?;
+    rig.pg.freeze()?;
+    let blocked = rig.expect_blocked(&clients);
+    rig.pg.thaw()?;
+    blocked
+}
+
 #[test]
 fn an_acknowledgement_at_receipt_is_noticed() -> Result<()> {
     caught("ack-at-receipt", "commits returned although", |defect| {
         let mut rig = Rig::prepare(false, |config| mode(config, "sync"))?;
         rig.daemon.set_sabotage(defect);
-        rig.daemon.start()?;
-        rig.wait_in_force()?;
-        let clients = rig.clients(2)?;
-        rig.wait_progress(&clients, 20)?;
-        rig.pg.freeze()?;
-        let blocked = rig.expect_blocked(&clients);
-        rig.pg.thaw()?;
-        blocked
+        blocked_without_a_replica(&mut rig)
     })
 }
 
@@ -54,14 +58,7 @@ fn one_replica_too_few_is_noticed() -> Result<()> {
                     .set("replication", "on_timeout", "block")
             })?;
             rig.daemon.set_sabotage(defect);
-            rig.daemon.start()?;
-            rig.wait_in_force()?;
-            let clients = rig.clients(2)?;
-            rig.wait_progress(&clients, 20)?;
-            rig.pg.freeze()?;
-            let blocked = rig.expect_blocked(&clients);
-            rig.pg.thaw()?;
-            blocked
+            blocked_without_a_replica(&mut rig)
         },
     )
 }
@@ -76,15 +73,11 @@ fn a_slot_past_the_log_is_noticed() -> Result<()> {
         rig.daemon
             .set_failpoints("log.flush.before_write=sleep(700)");
         rig.daemon.start()?;
-        let slot = "SELECT coalesce(max(confirmed_flush_lsn), '0/0') FROM pg_replication_slots";
         for _ in 0..4 {
             let sql = "SET synchronous_commit = local; CREATE TABLE IF NOT EXISTS elsewhere (id int); \
                        INSERT INTO elsewhere VALUES (1)";
             rig.primary.psql("postgres", Role::Superuser, sql)?;
-            let end = rig.primary.query("SELECT pg_current_wal_insert_lsn()")?;
-            wait_until("the acknowledgement", Duration::from_secs(20), || {
-                Ok(rig.primary.query(&format!("SELECT ({slot}) >= '{end}'"))? == "t")
-            })?;
+            rig.primary.wait_acknowledged(Duration::from_secs(20))?;
             // The moment it says so, it must be able to keep its word.
             rig.daemon.crash_and_restart()?;
         }

@@ -5,14 +5,14 @@ use repl_api::{MinReplicas, Mode, ModeRequest, ModeState};
 use repl_tests::daemon::Toml;
 use repl_tests::wait::wait_until;
 
-use super::rig::{Rig, check, mode, request};
+use super::rig::{Rig, check, mode};
 
 #[test]
 fn the_mode_is_switched_under_load_and_promises_what_status_says() -> Result<()> {
     let mut rig = Rig::start(true, |config| mode(config, "sync"))?;
     let clients = rig.clients(6)?;
     rig.wait_progress(&clients, 30)?;
-    rig.order(request(Mode::Async))?;
+    rig.order(ModeRequest::new(Mode::Async))?;
     rig.wait_state(ModeState::Off)?;
     rig.daemon.kill9()?;
     // Nothing waits for a daemon that is away.
@@ -26,7 +26,7 @@ fn the_mode_is_switched_under_load_and_promises_what_status_says() -> Result<()>
         rig.order(ModeRequest {
             min_replicas: min_replicas.map(MinReplicas::Number),
             on_timeout: Some("block".into()),
-            ..request(wanted)
+            ..ModeRequest::new(wanted)
         })?;
         rig.wait_in_force()?;
         let before = rig.confirmed()?;

@@ -108,12 +108,8 @@ impl PgGate {
                 remedy: format!("run on the primary: {statement};  SELECT pg_reload_conf();"),
             });
         }
-        let changed = async {
-            connection.execute(AssertSqlSafe(statement.clone())).await?;
-            connection.execute("SELECT pg_reload_conf()").await
-        };
-        match changed.await {
-            Ok(_) => {
+        match set(connection, &statement).await {
+            Ok(()) => {
                 tracing::info!(names = %names, "synchronous_standby_names of the primary set");
                 Ok(())
             }
@@ -204,19 +200,25 @@ impl CommitGate for PgGate {
         }
         let change = names.without(&self.options.standby);
         let statement = Self::statement(&change);
-        connection
-            .execute(AssertSqlSafe(statement.clone()))
+        set(&mut connection, &statement)
             .await
             .map_err(|e| from_sqlx(&e, "setting synchronous_standby_names"))?;
-        connection
-            .execute("SELECT pg_reload_conf()")
-            .await
-            .map_err(|e| from_sqlx(&e, "reloading the primary's configuration"))?;
         Ok(format!(
             "{statement}; {} commits that waited are free",
             seen.waiting
         ))
     }
+}
+
+/// Runs an `ALTER SYSTEM` and has the server read it.
+async fn set(connection: &mut PgConnection, statement: &str) -> sqlx::Result<()> {
+    connection
+        .execute(AssertSqlSafe(statement.to_owned()))
+        .await?;
+    connection
+        .execute("SELECT pg_reload_conf()")
+        .await
+        .map(drop)
 }
 
 /// What the server says.

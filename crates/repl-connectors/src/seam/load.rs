@@ -48,6 +48,15 @@ pub struct Written {
     pub deleted: u64,
 }
 
+impl Written {
+    /// The counts where different rows were deleted and inserted again instead of being updated.
+    #[must_use]
+    pub fn replaced(self) -> Self {
+        let inserted = self.inserted.saturating_sub(self.updated);
+        Written { inserted, ..self }
+    }
+}
+
 impl std::ops::AddAssign for Written {
     fn add_assign(&mut self, other: Self) {
         self.inserted += other.inserted;

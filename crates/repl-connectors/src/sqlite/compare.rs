@@ -105,18 +105,14 @@ impl Compare {
             true => self.update_different(),
             false => self.delete_different(),
         };
-        let mut written = Written {
+        let written = Written {
             deleted: run(&self.delete_extra())? as u64,
             updated: run(&different)? as u64,
             inserted: run(&self.insert_missing())? as u64,
         };
         db.execute_batch(&format!("DROP TABLE {STAGE}"))
             .during(self.doing())?;
-        if !update {
-            // What was deleted because it differed was inserted again.
-            written.inserted = written.inserted.saturating_sub(written.updated);
-        }
-        Ok(written)
+        Ok(if update { written } else { written.replaced() })
     }
 
     fn table(&self) -> String {

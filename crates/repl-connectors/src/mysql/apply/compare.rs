@@ -54,17 +54,13 @@ impl Session {
             target.delete_extra(&stage, within),
             target.insert_missing(&stage),
         );
-        let mut written = Written {
+        let written = Written {
             deleted: self.write(Doing::new("delete", target), &delete).await?,
             updated: self.write(Doing::new("update", target), &different).await?,
             inserted: self.write(Doing::new("insert", target), &insert).await?,
         };
         self.run(&format!("DROP TEMPORARY TABLE {stage}")).await?;
-        if !update {
-            // What was deleted because it differed was inserted again.
-            written.inserted = written.inserted.saturating_sub(written.updated);
-        }
-        let written = Some(written);
+        let written = Some(if update { written } else { written.replaced() });
         Ok(Loaded { rows, written })
     }
 }

@@ -55,13 +55,7 @@ impl Session {
             inserted: self.count_rows(&target.insert_missing(within)).await?,
         };
         self.client.simple(&format!("DROP TABLE {STAGE}")).await?;
-        // What was deleted because it differed was inserted again.
-        let again = if update { 0 } else { written.updated };
-        let inserted = written.inserted.saturating_sub(again);
-        let written = Some(Written {
-            inserted,
-            ..written
-        });
+        let written = Some(if update { written } else { written.replaced() });
         Ok(Loaded { rows, written })
     }
 
