@@ -11,6 +11,7 @@ mod lanes;
 pub mod pace;
 mod plan;
 mod progress;
+mod rate;
 
 use std::sync::Arc;
 use std::time::Duration;

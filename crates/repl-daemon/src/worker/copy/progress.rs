@@ -8,12 +8,11 @@ use repl_connectors::seam::Written;
 use tokio::time::Instant;
 
 use super::plan::TableCopy;
+use super::rate::Rate;
 use crate::replica::Replica;
 
 /// How often the shown state follows the rows.
 const REFRESH: Duration = Duration::from_millis(100);
-/// Seconds in which an old rate loses most of its weight.
-const MEMORY: f64 = 5.0;
 
 /// The shared view of a round.
 pub(super) struct Shown {
@@ -41,13 +40,6 @@ struct Table {
     written: Option<Written>,
 }
 
-/// A decaying average.
-struct Rate {
-    at: Instant,
-    rows: u64,
-    per_second: Option<f64>,
-}
-
 /// One lane's share in a table's progress.
 pub(super) struct Progress<'a> {
     shown: &'a Shown,
@@ -59,11 +51,7 @@ pub(super) struct Progress<'a> {
 impl Shown {
     pub(super) fn new(replica: Arc<Replica>, tables: &[TableCopy]) -> Shown {
         let tables: Vec<Table> = tables.iter().map(Table::new).collect();
-        let rate = Rate {
-            at: Instant::now(),
-            rows: tables.iter().map(|table| table.rows).sum(),
-            per_second: None,
-        };
+        let rate = Rate::new(tables.iter().map(|table| table.rows).sum());
         let shown = Shown {
             replica,
             state: Mutex::new(State {
@@ -215,7 +203,7 @@ impl State {
     fn progress(&mut self) -> CopyProgress {
         let rows_done = self.tables.iter().map(|table| table.rows).sum();
         let rows_estimate: Option<u64> = self.tables.iter().map(Table::estimate).sum();
-        let rows_per_s = self.rate.now(Instant::now(), rows_done);
+        let rows_per_s = self.rate.look(Instant::now(), rows_done).unwrap_or(0.0);
         let left = rows_estimate.map(|all| all.saturating_sub(rows_done));
         let written = self.tables.iter().filter_map(|table| table.written);
         let rows_written = written
@@ -251,45 +239,9 @@ impl State {
     }
 }
 
-impl Rate {
-    /// The rate with `rows` loaded by `now`.
-    fn now(&mut self, now: Instant, rows: u64) -> f64 {
-        let seconds = now.duration_since(self.at).as_secs_f64();
-        if seconds < REFRESH.as_secs_f64() / 2.0 {
-            return self.per_second.unwrap_or(0.0);
-        }
-        let present = rows.saturating_sub(self.rows) as f64 / seconds;
-        let rate = match self.per_second {
-            None => present,
-            Some(before) => before + (present - before) * (1.0 - (-seconds / MEMORY).exp()),
-        };
-        (self.at, self.rows, self.per_second) = (now, rows, Some(rate));
-        rate
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_rate_forgets() {
-        let start = Instant::now();
-        let mut rate = Rate {
-            at: start,
-            rows: 0,
-            per_second: None,
-        };
-        let at = |s: u64| start + Duration::from_secs(s);
-        assert_eq!(rate.now(at(1), 1000), 1000.0);
-        let mut rows = 1000;
-        for second in 2..40 {
-            rows += 100;
-            rate.now(at(second), rows);
-        }
-        let now = rate.per_second.unwrap();
-        assert!((100.0..110.0).contains(&now), "{now}");
-    }
 
     #[test]
     fn finished_parts_correct_the_statistics() {
