@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use repl_connectors::postgres::capture::{PgCapture, PgCaptureOptions};
 use repl_connectors::postgres::target::{PgHost, PgTarget, PgTls, TlsMode};
 use repl_connectors::postgres::wire::PgClient;
-use repl_connectors::seam::{Capture, CaptureBoard, CaptureLimits, CapturePort};
+use repl_connectors::seam::{Capture, CaptureBoard, CaptureLimits, CapturePort, Released};
 use repl_core::Epoch;
 use repl_core::log::disk::HostDisk;
 use repl_core::log::file::{FileLog, FileLogOptions};
@@ -158,7 +158,7 @@ async fn capture(
     let log: Arc<dyn EventLog> =
         FileLog::open(&dir, FileLogOptions::default(), Arc::new(HostDisk))?.log;
     let flusher = Flusher::start(Arc::clone(&log));
-    let (mut port, stop) = port(log)?;
+    let (mut port, stop, _releasing) = port(log)?;
     let mut durable = port.durable.clone();
     let mut capture = PgCapture::new(
         target.clone(),
@@ -177,18 +177,17 @@ async fn capture(
     let cpu = cpu_time(Path::new("/proc/self/stat"))?;
     let started = Instant::now();
     let watched = async {
-        // An error means that the capture has ended, which its own result explains.
-        let _ = durable
+        durable
             .wait_for(|durable| durable.seq == Seq(transactions))
-            .await;
+            .await?;
         let took = (started.elapsed(), cpu_time(Path::new("/proc/self/stat")));
         let walsender = walsender_cpu(sql, slot).await;
         stop.send_replace(true);
-        (took, walsender)
+        AnyResult::Ok((took, walsender))
     };
-    let (ran, ((elapsed, cpu_after), walsender_cpu)) =
-        tokio::join!(capture.run(&mut port), watched);
-    ran?;
+    // It only ends by itself when it fails.
+    let running = async { capture.run(&mut port).await.map_err(Into::into) };
+    let ((), ((elapsed, cpu_after), walsender_cpu)) = tokio::try_join!(running, watched)?;
     flusher.stop();
     std::fs::remove_dir_all(&dir)?;
     Ok(Round {
@@ -198,16 +197,21 @@ async fn capture(
     })
 }
 
-fn port(log: Arc<dyn EventLog>) -> AnyResult<(CapturePort, watch::Sender<bool>)> {
+/// The port, what stops the capture, and what would release commits that wait: nobody's here, but a
+/// capture whose other end is gone stops.
+fn port(
+    log: Arc<dyn EventLog>,
+) -> AnyResult<(CapturePort, watch::Sender<bool>, watch::Sender<Released>)> {
     let (durable_sender, durable) = watch::channel(log.bounds().durable);
     log.on_durable(Box::new(move |end| {
         durable_sender.send_replace(end.clone());
     }));
     let stop = watch::Sender::new(false);
+    let releasing = watch::Sender::new(Released::default());
     let port = CapturePort {
         writer: TxWriter::new(log)?,
         durable,
-        released: watch::channel(repl_connectors::seam::Released::default()).1,
+        released: releasing.subscribe(),
         selection: Selection {
             include: vec![TablePattern::parse(TABLE, "public")?],
             exclude: Vec::new(),
@@ -225,7 +229,7 @@ fn port(log: Arc<dyn EventLog>) -> AnyResult<(CapturePort, watch::Sender<bool>)>
         ingest_allowed: watch::channel(true).1,
         snapshots: mpsc::channel(1).1,
     };
-    Ok((port, stop))
+    Ok((port, stop, releasing))
 }
 
 /// Group commit, as the daemon does it.
