@@ -2,6 +2,7 @@
 //! off one after the other, from the same WAL, in turns.
 
 use anyhow::{Context, Result};
+use repl_tests::pg::{PgServer, Role, Session};
 
 use crate::cluster::{Cluster, MARKER};
 use crate::load;
@@ -28,6 +29,9 @@ struct Workload {
     amount: u64,
     /// Whether the durable variant of the native side ends in bearable time.
     durable_native: bool,
+    /// A report reads at each replica meanwhile: no version of a row that its snapshot may see can
+    /// be removed.
+    report: bool,
     prepare: Prepare,
     write: Write,
 }
@@ -122,8 +126,13 @@ fn one_round(
         let index = (turn + usize::try_from(round)?) % sides.len();
         let side = &mut *sides[index];
         cluster.settle()?;
+        let reports = match work.report {
+            true => begin_reports(side, work.tables[0])?,
+            false => Vec::new(),
+        };
         let took = time_catchup(side, marker, &end)?;
         side.stop()?;
+        drop(reports);
         verify(cluster, side, tables)?;
         let rate = amount / took.whole.as_secs_f64();
         eprintln!(
@@ -139,6 +148,18 @@ fn one_round(
         }
     }
     Ok(())
+}
+
+/// Snapshots at the side's replicas, held until the sessions end.
+fn begin_reports(side: &dyn Side, table: &str) -> Result<Vec<Session>> {
+    let begin = |(server, database): (&PgServer, &str)| {
+        let mut session = Session::open(&server.url(database, Role::Superuser))?;
+        session.execute(&format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM {table}"
+        ))?;
+        Ok(session)
+    };
+    side.replicas().into_iter().map(begin).collect()
 }
 
 fn publish(work: &Workload, names: &[String], series: &Series, report: &mut Report) {
@@ -172,7 +193,7 @@ fn publish(work: &Workload, names: &[String], series: &Series, report: &mut Repo
 fn workload(scenario: Scenario, options: &Options) -> Workload {
     match scenario {
         Scenario::CatchupSingle => inserts(scenario, options.volume(200_000), 1),
-        Scenario::CatchupTpcb => tpcb(scenario, options),
+        Scenario::CatchupTpcb | Scenario::CatchupTpcbReport => tpcb(scenario, options),
         Scenario::CatchupUpdates => updates(scenario, options),
         _ => inserts(scenario, options.volume(1_000_000), 100),
     }
@@ -186,6 +207,7 @@ fn inserts(scenario: Scenario, rows: u64, size: u64) -> Workload {
         amount: rows,
         // One flush per transaction of one row takes minutes.
         durable_native: size > 1,
+        report: false,
         prepare: Box::new(load::create_items),
         write: Box::new(move |cluster, round| {
             load::insert_items(&cluster.primary, round * rows, rows / size, size)
@@ -203,6 +225,7 @@ fn updates(scenario: Scenario, options: &Options) -> Workload {
         unit: "rows/s",
         amount,
         durable_native: true,
+        report: false,
         prepare: Box::new(move |cluster| {
             load::create_items(cluster)?;
             load::insert_items(&cluster.primary, 0, range / 1000, 1000)?;
@@ -215,7 +238,9 @@ fn updates(scenario: Scenario, options: &Options) -> Workload {
 }
 
 fn tpcb(scenario: Scenario, options: &Options) -> Workload {
-    let amount = options.volume(100_000);
+    let report = scenario == Scenario::CatchupTpcbReport;
+    // Native's time grows with the square of what the snapshot keeps.
+    let amount = options.volume(if report { 50_000 } else { 100_000 });
     let scale = if options.quick { 1 } else { 10 };
     Workload {
         scenario: scenario.name(),
@@ -223,6 +248,7 @@ fn tpcb(scenario: Scenario, options: &Options) -> Workload {
         unit: "tx/s",
         amount,
         durable_native: false,
+        report,
         prepare: Box::new(move |cluster| load::create_pgbench(cluster, scale)),
         write: Box::new(move |cluster, _| load::run_pgbench(&cluster.primary, amount)),
     }

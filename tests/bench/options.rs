@@ -13,6 +13,8 @@ pub enum Scenario {
     CatchupSingle,
     /// 100,000 pgbench TPC-B transactions at scale 10.
     CatchupTpcb,
+    /// 50,000 of them while a report reads at each replica, in one long snapshot.
+    CatchupTpcbReport,
     /// 500,000 updates of random keys of 1,000,000 rows, in transactions of 10.
     CatchupUpdates,
     /// COMMIT's reply to visible on the replica, at 200 and 1,000 transactions per second.
@@ -44,6 +46,7 @@ impl Scenario {
             Self::CatchupInserts => "catchup-inserts",
             Self::CatchupSingle => "catchup-single",
             Self::CatchupTpcb => "catchup-tpcb",
+            Self::CatchupTpcbReport => "catchup-tpcb-report",
             Self::CatchupUpdates => "catchup-updates",
             Self::Latency => "latency",
             Self::Fanout => "fanout",

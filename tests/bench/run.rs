@@ -86,6 +86,7 @@ fn one(
         Scenario::CatchupInserts
         | Scenario::CatchupSingle
         | Scenario::CatchupTpcb
+        | Scenario::CatchupTpcbReport
         | Scenario::CatchupUpdates => catchup::run(scenario, options, report, memory),
     }
 }
