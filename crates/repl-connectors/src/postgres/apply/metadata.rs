@@ -257,6 +257,8 @@ pub(super) struct Target {
     pub(super) equals: Vec<String>,
     /// All columns of the replica that can be written, those the source does not have included.
     pub(super) writable: Vec<String>,
+    /// No unique index over plain columns is known but the key's.
+    pub(super) key_is_only_unique: bool,
     /// A column outside of the key cannot be updated, only inserted.
     pub(super) rewrite_updates: bool,
     pub(super) oid: String,
@@ -311,6 +313,7 @@ impl Target {
                 .map(|column| column.name.clone())
                 .collect(),
             partitioned: catalog.kind == "p",
+            key_is_only_unique: catalog.unique.len() <= 1,
             oid: catalog.oid,
             deferrable: catalog.deferrable,
             route: Arc::clone(route),
