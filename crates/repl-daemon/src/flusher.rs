@@ -50,10 +50,11 @@ impl Flusher {
             .spawn(move || {
                 while !stopping.load(Ordering::Acquire) {
                     let pending = log.wait_for_work(IDLE);
-                    if pending < ENOUGH && !at_once.load(Ordering::Acquire) {
+                    let awaited = at_once.load(Ordering::Acquire);
+                    if pending < ENOUGH && !awaited {
                         std::thread::sleep(GATHER);
                     }
-                    if let Err(error) = flush_once(log.as_ref(), &ingest) {
+                    if let Err(error) = flush_once(log.as_ref(), &ingest, awaited) {
                         error!(%error, "the event log cannot go on");
                         fatal(error.to_string());
                         return;
@@ -87,13 +88,18 @@ impl Flusher {
     }
 }
 
-fn flush_once(log: &dyn EventLog, ingest: &Ingest) -> Result<(), LogError> {
+fn flush_once(log: &dyn EventLog, ingest: &Ingest, awaited: bool) -> Result<(), LogError> {
     match log.flush() {
         Ok(flushed) => {
             if flushed {
                 ingest.log_written();
             }
-            Ok(())
+            // Behind what was waited for, and before what will be.
+            if flushed && awaited {
+                log.prepare()
+            } else {
+                Ok(())
+            }
         }
         Err(error @ LogError::Full(_)) => {
             ingest.log_full(&error.to_string());

@@ -322,6 +322,10 @@ impl EventLog for FileLog {
         self.inner.flush()
     }
 
+    fn prepare(&self) -> Result<(), LogError> {
+        self.inner.prepare()
+    }
+
     fn wait_for_work(&self, timeout: Duration) -> u64 {
         let state = self.inner.state();
         // Woken early or late, the caller just looks again.

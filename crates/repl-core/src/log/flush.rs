@@ -24,6 +24,9 @@ pub(super) struct Io {
     pub data_start: u64,
     /// Everything before was written, if not fsynced.
     pub written: u64,
+    /// The file holds nothing but zeros between the last byte written and this position, durably; 0
+    /// where it ends with that byte.
+    pub ready: u64,
     /// A failed write may have left bytes behind `written` that could not be cut off at once.
     pub garbage: bool,
     /// What a flush took and could not finish.
@@ -32,7 +35,7 @@ pub(super) struct Io {
 }
 
 impl Io {
-    fn position(&self, offset: u64) -> u64 {
+    pub fn position(&self, offset: u64) -> u64 {
         self.data_start + (offset - self.base)
     }
 }
@@ -102,11 +105,8 @@ impl Inner {
     /// Writes what is not written yet, beginning a new segment wherever one is due.
     fn write(&self, io: &mut Io, batch: &mut Batch) -> Result<(), LogError> {
         if io.garbage {
-            let end = io.position(io.written);
-            io.file
-                .truncate(end)
+            io.cut_behind_written()
                 .map_err(|error| failed(&self.segment_path(io), "truncate", error))?;
-            io.garbage = false;
         }
         while io.written < batch.end {
             if let Some(at) = self.roll_at(io, batch) {
@@ -152,8 +152,8 @@ impl Inner {
             if let Err(error) = self.write_piece(io, piece) {
                 // The bytes are kept in memory and written again at the same place. Cutting them
                 // off now only gives the space back to others.
-                let position = io.position(io.written);
-                io.garbage = io.file.truncate(position).is_err();
+                // What fails here is tried again before the next write.
+                let _ = io.cut_behind_written();
                 return Err(error);
             }
             io.written = end;
@@ -178,7 +178,7 @@ impl Inner {
 
     /// Fsyncs the segment written to. Whatever fails here is final: after a failed fsync nobody
     /// knows what the device holds, and a second one would report success for lost pages.
-    fn sync(&self, io: &Io) -> Result<(), LogError> {
+    pub fn sync(&self, io: &Io) -> Result<(), LogError> {
         failpoint::hit("log.flush.before_sync")
             .and_then(|()| io.file.sync_data())
             .and_then(|()| failpoint::hit("log.flush.after_sync"))
@@ -205,6 +205,10 @@ impl Inner {
 
     /// Seals the segment written to and begins the next one at `at`.
     fn roll(&self, io: &mut Io, batch: &mut Batch, at: &Cursor) -> Result<(), LogError> {
+        if io.ready > 0 {
+            io.cut_behind_written()
+                .map_err(|error| failed(&self.segment_path(io), "truncate", error))?;
+        }
         self.sync(io)?;
         let (sealed, schemas, carried) = {
             let mut state = self.state();
@@ -225,6 +229,7 @@ impl Inner {
         let (segment, file) =
             segment::create(&self.dir, self.id, at, &carried).map_err(|error| self.fatal(error))?;
         io.file = file;
+        io.ready = 0;
         io.base = segment.base();
         io.data_start = segment.data_start;
         self.state().segments.push_back(segment);
@@ -303,11 +308,9 @@ impl Inner {
             io.data_start = data_start;
         }
         io.written = offset;
-        io.file
-            .truncate(io.position(offset))
+        io.cut_behind_written()
             .map_err(|error| failed(&path, "truncate", error))?;
         self.sync(io)?;
-        io.garbage = false;
         hit(&self.dir, &name, "log.abandon.after_truncate")
     }
 }

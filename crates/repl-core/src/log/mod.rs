@@ -23,6 +23,7 @@ use crate::position::{Epoch, LogId, Seq, SourcePosition};
 use crate::record::{History, LogRecord, RecordKind};
 use crate::schema::{SchemaId, TableName, TableSchema};
 
+mod ahead;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 mod cursor;
@@ -226,6 +227,15 @@ pub trait EventLog: Send + Sync {
     /// [`LogError::Full`] and [`LogError::Io`] keep everything pending; the call may be repeated
     /// after a pause. After [`LogError::SyncFailed`] every further call fails.
     fn flush(&self) -> Result<bool, LogError>;
+
+    /// Readies the space behind the log's end, so that the next flushes take less time: to be called
+    /// after a flush where somebody waits for each. May take as long as several of them.
+    ///
+    /// # Errors
+    /// [`LogError::SyncFailed`], and then every further call fails.
+    fn prepare(&self) -> Result<(), LogError> {
+        Ok(())
+    }
 
     /// Blocks until there is something to flush or `timeout` has passed. Returns how many bytes
     /// are pending.

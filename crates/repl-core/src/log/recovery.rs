@@ -160,6 +160,7 @@ struct Repair<'a> {
     id: LogId,
     found: VecDeque<Found>,
     index_bytes: u64,
+    /// Without the zeros that were written ahead of the log's end.
     cut_bytes: u64,
 }
 
@@ -220,31 +221,31 @@ impl<'a> Repair<'a> {
         let end = self.newest()?.end;
         let mut scan = scan(self.dir, self.newest()?, end, self.index_bytes)?;
         if let Some(what) = scan.problem {
-            self.refuse_damage(&scan, what)?;
+            let rest = scan.rest(self.dir, self.newest()?)?;
+            self.refuse_damage(&scan, &rest, what)?;
+            let torn = rest.iter().rposition(|byte| *byte != 0);
+            self.cut_bytes += torn.map_or(0, |last| last as u64 + 1);
         }
         self.refuse_lost(&scan.end, durable)?;
         if failpoint::sabotage("keep-torn-tail") {
             return Ok(keep_torn_tail(scan, end));
         }
         if let Some(open) = scan.end.open {
-            self.cut_bytes += end - scan.end.offset;
             scan = self.cut_open(open.start, scan.end.offset)?;
             self.refuse_lost(&scan.end, durable)?;
             self.truncate(&scan)?;
         } else if end > scan.end.offset {
-            self.cut_bytes += end - scan.end.offset;
             self.truncate(&scan)?;
         }
         Ok(scan)
     }
 
     /// Bytes that do not check are damaged, not torn, if a later flush was written behind them.
-    fn refuse_damage(&self, scan: &Scan, what: &'static str) -> Result<(), LogError> {
-        let newest = self.newest()?;
-        if !frame::holds_first_of_flush(&scan.rest(self.dir, newest)?) {
+    fn refuse_damage(&self, scan: &Scan, rest: &[u8], what: &'static str) -> Result<(), LogError> {
+        if !frame::holds_first_of_flush(rest) {
             return Ok(());
         }
-        Err(damaged_at(self.dir, newest, scan.end.offset, what))
+        Err(damaged_at(self.dir, self.newest()?, scan.end.offset, what))
     }
 
     /// The log must not end before what is known to have been durable.
@@ -393,6 +394,7 @@ fn assemble(
         base: newest.segment.base(),
         data_start: newest.segment.data_start,
         written: scan.end.offset,
+        ready: 0,
         garbage: false,
         in_flight: None,
         watermark,

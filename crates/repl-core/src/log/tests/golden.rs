@@ -20,8 +20,11 @@ fn written() -> (SimDisk, FileLogOptions, Model) {
     let disk = SimDisk::new();
     let mut run = Run::new(open(&disk, &options).unwrap().log, Model::default());
     for op in workload(5, 30) {
-        if !matches!(op, Op::Trim(_)) {
-            run.apply(op).unwrap();
+        match op {
+            Op::Trim(_) => {}
+            // It was kept before there was that.
+            Op::Prepare => run.apply(Op::Flush).unwrap(),
+            op => run.apply(op).unwrap(),
         }
     }
     run.flush().unwrap();

@@ -54,6 +54,8 @@ pub enum Op {
     Alter(u16),
     History,
     Flush,
+    /// Space is written ahead of the end.
+    Prepare,
     /// Up to this many transactions before the durable end.
     Trim(u16),
 }
@@ -78,6 +80,7 @@ impl Op {
             9 => Op::Alter(size % 3),
             10 => Op::History,
             11 => Op::Trim(size % 12),
+            12 => Op::Prepare,
             _ => Op::Flush,
         }
     }
@@ -190,6 +193,7 @@ impl Run {
                 self.body(&Body::History(history(self.model.epoch)))
             }
             Op::Flush => self.flush(),
+            Op::Prepare => self.log.prepare(),
             Op::Trim(back) => {
                 let through = self.model.acknowledged.saturating_sub(u64::from(back));
                 self.model.trimmed = self.model.trimmed.max(through);
