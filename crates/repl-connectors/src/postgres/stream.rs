@@ -12,7 +12,7 @@ use repl_core::log::LogOffset;
 use repl_core::record::TxHeader;
 use repl_core::schema::{SchemaId, TableName};
 use repl_core::{ErrorKind, Seq};
-use tokio::time::{Instant, Interval};
+use tokio::time::{Instant, Interval, sleep_until};
 
 use self::acknowledge::Unreleased;
 use self::pace::Pace;
@@ -30,6 +30,10 @@ use crate::seam::{CapturePort, CaptureState, ConnectorError, Result};
 /// Acknowledgements are sent at least this often while there is progress. A commit waiting for us
 /// is acknowledged at once; this only bounds the chatter of a busy asynchronous stream.
 const ACK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A position that became durable while the replicas are still waited for is told together with what
+/// is then released, and at the latest after this: a commit may wait for the log alone.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A keepalive's position is logged at once when it moved this far, bytes, or an answer is wanted;
 /// otherwise at [`MARK_INTERVAL`]: idle keepalives must not fill the log.
@@ -65,6 +69,8 @@ pub(super) struct Stream {
     /// Flush and apply position last told to the server.
     acknowledged: (Lsn, Lsn),
     last_ack: Instant,
+    /// When it is looked next for what became durable, where that is not told at once.
+    next_look: Instant,
     answer_wanted: bool,
     last_heard: Instant,
     pace: Pace,
@@ -143,6 +149,7 @@ impl Stream {
             applied,
             acknowledged: (from, Lsn(0)),
             last_ack: now,
+            next_look: now,
             answer_wanted: true,
             last_heard: now,
             pace: Pace::default(),
@@ -192,6 +199,9 @@ impl Stream {
             if !*port.ingest_allowed.borrow() {
                 return Err(paused());
             }
+            // The rule is still to move for what is in the log, which wakes us: one message then tells
+            // the server both, and its sender is not woken twice for a commit.
+            let together = self.last > port.released.borrow().seq;
             tokio::select! {
                 received = self.connection.recv() => {
                     let Some(bytes) = received? else {
@@ -204,15 +214,17 @@ impl Stream {
                     self.handle(&bytes, admin, port).await?;
                     self.drain(admin, port).await?;
                 }
-                changed = port.durable.changed() => {
+                changed = port.durable.changed(), if !together => {
                     changed.map_err(|_| stopped())?;
-                    self.note_durable(port);
-                    self.mark_if_due(port)?;
-                    self.acknowledge(port, false).await?;
+                    self.progress(port).await?;
                 }
                 changed = port.released.changed() => {
                     changed.map_err(|_| stopped())?;
-                    self.acknowledge(port, false).await?;
+                    self.progress(port).await?;
+                }
+                () = sleep_until(self.next_look), if together && !self.pending.is_empty() => {
+                    self.next_look = Instant::now() + FLUSH_INTERVAL;
+                    self.progress(port).await?;
                 }
                 _ = tick.tick() => {
                     self.mark_if_due(port)?;
@@ -468,6 +480,9 @@ impl Stream {
             return self.overlap.matches(transaction.xid, committed_us, end);
         }
         failpoint::hit("pg.capture.before_append").map_err(injected)?;
+        if self.pending.is_empty() {
+            self.next_look = Instant::now() + FLUSH_INTERVAL;
+        }
         let (seq, offset) = port.writer.commit(&end.position())?;
         self.logged = end;
         self.last = seq;

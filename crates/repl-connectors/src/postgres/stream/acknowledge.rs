@@ -94,6 +94,13 @@ impl Stream {
         }
     }
 
+    /// What is durable, or released, has changed: goes on with what waits for that.
+    pub(super) async fn progress(&mut self, port: &mut CapturePort) -> Result<()> {
+        self.note_durable(port);
+        self.mark_if_due(port)?;
+        self.acknowledge(port, false).await
+    }
+
     /// Tells the server what is written, flushed and applied. Never moves backwards.
     pub(super) async fn acknowledge(
         &mut self,
