@@ -132,6 +132,10 @@ pub trait SnapshotSource: Send + Sync {
     /// # Errors
     /// When it is no position of this engine.
     fn position_of(&self, token: &str) -> Result<SourcePosition>;
+
+    /// Whether a log that holds everything up to the position `logged` holds what was committed up
+    /// to `wanted`, which [`SnapshotSource::end`] or [`SnapshotSource::position_of`] told.
+    fn has_reached(&self, logged: &SourcePosition, wanted: &SourcePosition) -> bool;
 }
 
 /// One exact cut of the source, held open while tables are read from it.

@@ -184,7 +184,10 @@ fn advice(error: &ServerError, kind: ErrorKind) -> String {
         }
         "53100" => "free disk space on the server",
         "53300" => "raise max_connections, or free connections of this server",
-        "55P03" => "another session holds a lock on a replicated table; see pg_locks on the server",
+        "55P03" => {
+            "another session holds a lock on a replicated table; see pg_locks on the server. If that \
+             session's COMMIT waits for replicas and none counts, `replctl mode async` lets it go"
+        }
         "0A000" if error.detail.contains("references") => {
             "drop the foreign key at the replica, or replicate the referring table too; a \
              truncation is never widened silently"

@@ -106,7 +106,19 @@ impl SnapshotSource for PgSnapshots {
         })?;
         Ok(lsn.position())
     }
+
+    fn has_reached(&self, logged: &SourcePosition, wanted: &SourcePosition) -> bool {
+        has_reached(logged, wanted)
+    }
 }
+
+fn has_reached(logged: &SourcePosition, wanted: &SourcePosition) -> bool {
+    let [logged, wanted] = [logged, wanted].map(Lsn::from_position);
+    wanted.is_some() && logged >= wanted
+}
+
+/// Longest wait for a table that is to be read, seconds.
+const LOCK_WAIT_S: u32 = 10;
 
 struct PgSnapshot {
     target: PgTarget,
@@ -247,12 +259,18 @@ impl PgSnapshot {
 
     /// Keeps the table from being emptied or rewritten, and verifies that it was not since the
     /// snapshot was taken: those are seen at once by every snapshot, and older ones find it empty
-    /// (documentation, "Caveats" of concurrency control).
+    /// (documentation, "Caveats" of concurrency control). Not waited for without end: whoever holds
+    /// the lock may be waiting for another reader of this snapshot, which the server cannot see, or be
+    /// a commit that waits for the replica that is copied to.
     async fn hold(&mut self, table: &TableName) -> Result<()> {
         let name = table.quoted();
-        self.client
-            .simple(&format!("LOCK TABLE ONLY {name} IN ACCESS SHARE MODE"))
-            .await?;
+        let lock = format!(
+            "SET LOCAL lock_timeout = '{LOCK_WAIT_S}s'; LOCK TABLE ONLY {name} IN ACCESS SHARE MODE"
+        );
+        self.client.simple(&lock).await.map_err(|mut error| {
+            error.table = Some(table.to_string());
+            error
+        })?;
         let rows = self
             .client
             .simple(&format!(
@@ -420,6 +438,17 @@ fn unescape(field: &[u8], text: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn positions_are_compared_as_numbers() {
+        let of = |text: &str| SourcePosition(text.into());
+        let reached = |logged: &str, wanted: &str| has_reached(&of(logged), &of(wanted));
+        assert!(reached("00000001/00000000", "0/FFFFFFFF"));
+        assert!(reached("0000000A/00000000", "9/0") && !reached("00000009/00000000", "A/0"));
+        assert!(reached("00000016/B374D848", "16/B374D848"));
+        assert!(!reached("00000016/B374D847", "16/B374D848"));
+        assert!(!reached("", "0/1") && !reached("00000001/00000000", ""));
+    }
 
     #[test]
     fn copy_lines_are_unescaped() {

@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::capture::blocking;
 use super::describe::describe;
 use super::error::{During, located};
+use super::meta::Place;
 use super::value::from_sqlite;
 use super::{SqliteTarget, connect, content, ddl, divide, inspect, meta};
 use crate::seam::{
@@ -103,11 +104,23 @@ impl SnapshotSource for SqliteSnapshots {
             )
         })
     }
+
+    fn has_reached(&self, logged: &SourcePosition, wanted: &SourcePosition) -> bool {
+        has_reached(logged, wanted)
+    }
 }
 
-/// The position of a change without its token: its text sorts before that of the whole.
+/// The position of a change whose own token is not known.
 fn place_of(id: i64) -> SourcePosition {
-    SourcePosition(format!("{id:020}"))
+    SourcePosition(id.to_string())
+}
+
+/// Whether the change logged last is `wanted`, a position of [`place_of`], or a later one. Nothing
+/// wanted is reached by any log.
+fn has_reached(logged: &SourcePosition, wanted: &SourcePosition) -> bool {
+    let logged = Place::parse(logged).map(|place| place.id);
+    let wanted = wanted.as_str().parse().ok();
+    logged >= wanted
 }
 
 fn present_tables(db: &Connection, selection: &Selection) -> Result<Vec<SourceTable>> {
@@ -440,4 +453,24 @@ fn table_ddl(db: &Connection, table: &TableName, target: &TableName) -> Result<T
         after,
         ..TableDdl::default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_compared_as_numbers() {
+        let logged = |id| Place {
+            id,
+            token: "0123456789abcdef".into(),
+        };
+        let reached = |id, wanted| has_reached(&logged(id).position(), &wanted);
+        assert!(reached(10, place_of(9)) && !reached(9, place_of(10)));
+        assert!(reached(i64::MAX, place_of(i64::MAX)) && !reached(1, place_of(i64::MAX)));
+        assert!(reached(1, place_of(0)) && reached(1, place_of(1)));
+        // Nothing is wanted of a file without recorded changes.
+        assert!(reached(1, SourcePosition::default()));
+        assert!(!has_reached(&SourcePosition::default(), &place_of(0)));
+    }
 }

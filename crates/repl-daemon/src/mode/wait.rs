@@ -52,8 +52,7 @@ impl Waiting {
             },
         };
         let mut durable = self.durable.clone();
-        // Position tokens are made so that their text has the order of the positions.
-        let logged = durable.wait_for(|end| end.position.as_str() >= position.as_str());
+        let logged = durable.wait_for(|end| self.source.has_reached(&end.position, &position));
         let Ok(Ok(seq)) = timeout_at(until, logged)
             .await
             .map(|end| end.map(|end| end.seq))
