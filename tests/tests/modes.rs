@@ -4,8 +4,10 @@
 
 mod modes {
     mod clients;
+    mod locks;
     mod loss;
     mod outages;
+    mod privileges;
     mod release;
     mod rig;
     mod sabotage;

@@ -168,9 +168,15 @@ fn a_backlog_behind_the_slot_blocks_commits_for_a_bounded_time() -> Result<()> {
     rig.expect_blocked(&clients)?;
     let begun = Instant::now();
     rig.daemon.start()?;
+    let ready = begun.elapsed();
+    rig.daemon.wait_status("the stream", PATIENCE, |status| {
+        (status.primary.state == repl_api::PrimaryState::Streaming).then_some(())
+    })?;
+    let streams = begun.elapsed();
     rig.wait_progress(&clients, 1)?;
     println!(
-        "commits blocked for {:?} after the start, behind 300,000 rows",
+        "behind 300,000 rows: ready after {ready:?}, streams after {streams:?}, commits return \
+         after {:?}",
         begun.elapsed()
     );
     ensure!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());

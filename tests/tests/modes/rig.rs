@@ -51,6 +51,15 @@ impl Rig {
 
     /// [`Rig::start`] with the daemon not running yet.
     pub fn prepare(all: bool, adapt: impl FnOnce(DaemonConfig) -> DaemonConfig) -> Result<Rig> {
+        Rig::prepare_as(Role::Superuser, all, adapt)
+    }
+
+    /// [`Rig::prepare`] with another account at the primary.
+    pub fn prepare_as(
+        role: Role,
+        all: bool,
+        adapt: impl FnOnce(DaemonConfig) -> DaemonConfig,
+    ) -> Result<Rig> {
         let scratch = Scratch::new()?;
         let primary = PgServer::builder("primary")
             .durable(true)
@@ -65,7 +74,7 @@ impl Rig {
         let mut config = DaemonConfig::new("modes", &scratch.join("log"))
             .set("log", "min_free_disk", "0B")
             .set("tables", "exclude", Toml::from(&["public.unpublished"][..]))
-            .primary("main", &url(&primary))
+            .primary("main", &primary.url(DATABASE, role))
             .replica(PG, &url(&pg));
         let (mut mariadb, mut sqlite) = (None, None);
         if all {

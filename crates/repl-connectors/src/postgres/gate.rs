@@ -163,6 +163,13 @@ impl PgGate {
             let remedy = "end the other: its acknowledgements would count for ours".to_owned();
             return problem(what, remedy);
         }
+        if seen.senders > 0 && seen.state.is_empty() {
+            let what = "whether commits wait cannot be seen: the state of standbys is hidden from \
+                        the daemon's role";
+            let role = quote_identifier(&self.target.user);
+            let remedy = format!("as a superuser run: GRANT pg_read_all_stats TO {role};");
+            return problem(what.to_owned(), remedy);
+        }
         // While the capture is away nothing is acknowledged: commits wait.
         seen.senders == 0 || matches!(seen.state.as_str(), "sync" | "quorum")
     }
