@@ -60,6 +60,26 @@ const GOALS: &[(&str, &str, Goal)] = &[
     ("validate", "mariadb counts / bare", Goal::AtMost(1.2)),
     ("sync", "1 clients, ours / native", Goal::AtLeast(0.9)),
     ("sync", "16 clients, ours / native", Goal::AtLeast(1.5)),
+    (
+        "sync-three",
+        "16 clients, commits async",
+        Goal::AtLeast(5000.0),
+    ),
+    (
+        "sync-three",
+        "16 clients, commits semi-sync 1",
+        Goal::AtLeast(3500.0),
+    ),
+    (
+        "sync-three",
+        "16 clients, commits semi-sync 2",
+        Goal::AtLeast(2000.0),
+    ),
+    (
+        "sync-three",
+        "16 clients, commits sync",
+        Goal::AtLeast(1000.0),
+    ),
     ("rtt", "1 ms / local", Goal::AtLeast(0.8)),
     ("rtt", "20 ms / local", Goal::AtLeast(0.8)),
     ("rtt", "100 ms / local", Goal::AtLeast(0.8)),

@@ -23,6 +23,7 @@ mod side;
 mod sqlite;
 mod stats;
 mod sync;
+mod sync_three;
 mod wire;
 
 use std::fs;

@@ -37,6 +37,8 @@ pub enum Scenario {
     Sqlite,
     /// Synchronous commits with 1, 4 and 16 clients.
     Sync,
+    /// The same with three replicas, and waiting for none, one, two and all of them.
+    SyncThree,
 }
 
 impl Scenario {
@@ -58,6 +60,7 @@ impl Scenario {
             Self::Idle => "idle",
             Self::Sqlite => "sqlite",
             Self::Sync => "sync",
+            Self::SyncThree => "sync-three",
         }
     }
 }

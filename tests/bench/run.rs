@@ -7,7 +7,9 @@ use crate::machine::Machine;
 use crate::options::{CommitClass, Options, Scenario, Transport};
 use crate::ours::Service;
 use crate::report::{Report, RunFacts};
-use crate::{catchup, compare, copy, engines, eventlog, fanout, idle, latency, rtt, sqlite, sync};
+use crate::{
+    catchup, compare, copy, engines, eventlog, fanout, idle, latency, rtt, sqlite, sync, sync_three,
+};
 
 /// The daemon's peak memory, by scenario.
 #[derive(Default)]
@@ -83,6 +85,7 @@ fn one(
         Scenario::Idle => idle::run(options, report, memory),
         Scenario::Sqlite => sqlite::run(options, report, memory),
         Scenario::Sync => sync::run(options, report, memory),
+        Scenario::SyncThree => sync_three::run(options, report, memory),
         Scenario::CatchupInserts
         | Scenario::CatchupSingle
         | Scenario::CatchupTpcb

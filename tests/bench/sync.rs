@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use repl_api::{Mode, ModeRequest, ModeState};
+use repl_api::{MinReplicas, Mode, ModeRequest, ModeState};
 use repl_tests::pg::{DATABASE, PgServer, Role};
 use repl_tests::wait::wait_until;
 
@@ -21,7 +21,10 @@ use crate::stats::percentile;
 use crate::wire::Wire;
 
 const SCENARIO: &str = "sync";
-const CLIENTS: [usize; 3] = [1, 4, 16];
+/// What is committed to.
+pub const TABLE: &str = "commits";
+/// Clients that commit at once.
+pub const CLIENTS: [usize; 3] = [1, 4, 16];
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs the scenario.
@@ -30,13 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// When a server or a side fails.
 pub fn run(options: &Options, report: &mut Report, memory: &mut Memory) -> Result<()> {
     let cluster = Cluster::start(options, report)?;
-    let commits = "CREATE TABLE commits (id bigserial PRIMARY KEY, v text NOT NULL)";
-    cluster.execute_everywhere(commits)?;
-    cluster.create_marker()?;
-    // A commit waits for it only where a standby is named.
-    let level = format!("ALTER DATABASE {DATABASE} SET synchronous_commit = 'remote_apply'");
-    cluster.primary.psql("postgres", Role::Superuser, &level)?;
-    let tables = ["commits", MARKER];
+    prepare(&cluster)?;
+    let tables = [TABLE, MARKER];
     let mut native = None;
     if !options.ours_only {
         Native::publish(&cluster, &tables)?;
@@ -77,27 +75,52 @@ pub fn run(options: &Options, report: &mut Report, memory: &mut Memory) -> Resul
     Ok(())
 }
 
+/// Makes the tables, and has commits wait until they are applied wherever a standby is named.
+///
+/// # Errors
+/// When a server refuses.
+pub fn prepare(cluster: &Cluster) -> Result<()> {
+    let commits = format!("CREATE TABLE {TABLE} (id bigserial PRIMARY KEY, v text NOT NULL)");
+    cluster.execute_everywhere(&commits)?;
+    cluster.create_marker()?;
+    let level = format!("ALTER DATABASE {DATABASE} SET synchronous_commit = 'remote_apply'");
+    cluster.primary.psql("postgres", Role::Superuser, &level)?;
+    Ok(())
+}
+
 const SIDES: [&str; 3] = ["without replication", "ours", "native"];
 
 fn with_ours(cluster: &Cluster, ours: &mut Ours<'_>, options: &Options) -> Result<Vec<Sample>> {
     ours.start()?;
-    order(ours, Mode::Sync, ModeState::InForce)?;
+    order(ours, Mode::Sync, None)?;
     let samples = measure(cluster, options)?;
-    order(ours, Mode::Async, ModeState::Off)?;
+    order(ours, Mode::Async, None)?;
     no_standbys(cluster)?;
     ours.stop()?;
     Ok(samples)
 }
 
-fn order(ours: &Ours<'_>, mode: Mode, state: ModeState) -> Result<()> {
-    let request = ModeRequest::new(mode);
+/// Orders a mode and waits until it is in force, and all replicas count.
+///
+/// # Errors
+/// When the daemon refuses, or it takes too long.
+pub fn order(ours: &Ours<'_>, mode: Mode, replicas: Option<u32>) -> Result<()> {
+    let request = ModeRequest {
+        min_replicas: replicas.map(MinReplicas::Number),
+        ..ModeRequest::new(mode)
+    };
     let daemon = ours.service().daemon();
     daemon.wait_status("the daemon to stream", PATIENCE, |status| {
         (status.primary.state == repl_api::PrimaryState::Streaming).then_some(())
     })?;
     daemon.call(|client| async move { client.mode(&request).await })?;
     daemon.wait_status("the mode", PATIENCE, |status| {
-        (status.commits.as_ref()?.state == state).then_some(())
+        let commits = status.commits.as_ref()?;
+        let all = commits.members.iter().all(|member| member.counts);
+        match mode {
+            Mode::Async => (commits.state == ModeState::Off).then_some(()),
+            _ => (commits.state == ModeState::InForce && all).then_some(()),
+        }
     })
 }
 
@@ -136,13 +159,20 @@ fn no_standbys(cluster: &Cluster) -> Result<()> {
 
 /// One side with one number of clients.
 #[derive(Debug, Clone, Copy)]
-struct Sample {
-    per_second: f64,
-    mean_ms: f64,
-    p99_ms: f64,
+pub struct Sample {
+    /// Commits that returned a second.
+    pub per_second: f64,
+    /// Mean time of a COMMIT, milliseconds.
+    pub mean_ms: f64,
+    /// 99th percentile of it, milliseconds.
+    pub p99_ms: f64,
 }
 
-fn measure(cluster: &Cluster, options: &Options) -> Result<Vec<Sample>> {
+/// A sample for each number of [`CLIENTS`].
+///
+/// # Errors
+/// When a client fails.
+pub fn measure(cluster: &Cluster, options: &Options) -> Result<Vec<Sample>> {
     cluster.settle()?;
     let time = Duration::from_secs(options.volume(6).max(2));
     CLIENTS
@@ -183,7 +213,7 @@ fn one_client(primary: &PgServer, until: Instant) -> Result<Vec<f64>> {
     let mut wire = Wire::open(primary, DATABASE)?;
     wire.prepare(
         "insert",
-        "INSERT INTO commits (v) VALUES ('sixteen bytes or so, always the same')",
+        &format!("INSERT INTO {TABLE} (v) VALUES ('sixteen bytes or so, always the same')"),
     )?;
     let mut taken = Vec::new();
     while Instant::now() < until {
