@@ -1,13 +1,17 @@
 //! Withheld commits keep their locks: a copy that needs one of them must not wait for ever.
 
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use repl_api::PrimaryState;
 use repl_tests::wait::wait_until;
 
 use super::rig::{A_WHILE, PATIENCE, PG, Rig, SQLITE, mode};
 
 const ROWS: i64 = 20_000;
+/// Longer than the daemon waits for a lock at the primary.
+const LOOKS: Duration = Duration::from_secs(8);
 
 /// Sync mode, waiting for all that count, with a table that takes some seconds to copy.
 fn rig_with_table(all: bool) -> Result<Rig> {
@@ -84,6 +88,44 @@ fn a_copy_begun_behind_a_withheld_alter_ends() -> Result<()> {
         "BEGIN; ALTER TABLE public.big ADD COLUMN n int DEFAULT 7;
          INSERT INTO public.history VALUES (300, 1); COMMIT",
     )
+}
+
+/// Changes of a table whose commit is withheld for longer than the primary's tables are left
+/// unread: the capture, which it waits for, must get along without a lock on them.
+#[test]
+fn withheld_locks_do_not_stop_the_capture() -> Result<()> {
+    let mut rig = Rig::prepare(false, |config| {
+        mode(config, "sync").set("capture", "table_refresh_interval", "500ms")
+    })?;
+    rig.primary.execute(
+        "SET synchronous_commit = local;
+         CREATE TABLE public.big (id int PRIMARY KEY, t text);
+         CREATE TABLE public.small (id int PRIMARY KEY);",
+    )?;
+    rig.daemon.start()?;
+    rig.wait_in_force()?;
+    // The stream announces the table anew while its lock is still held.
+    rig.primary.execute(
+        "BEGIN; ALTER TABLE public.big ADD COLUMN n int DEFAULT 7;
+         INSERT INTO public.big VALUES (1, 'one'); COMMIT;
+         BEGIN; TRUNCATE public.small; INSERT INTO public.small VALUES (1); COMMIT;",
+    )?;
+    rig.pg.freeze()?;
+    let primary = &rig.primary;
+    let withheld = thread::scope(|scope| -> Result<()> {
+        let change = "BEGIN; TRUNCATE public.big; INSERT INTO public.big VALUES (2, 'two'); COMMIT";
+        let client = scope.spawn(|| primary.execute(change));
+        // Long enough for several looks at the tables to have failed.
+        thread::sleep(LOOKS);
+        let streams = rig.daemon.status().map(|status| status.primary.state);
+        rig.pg.thaw()?;
+        ensure!(streams? == PrimaryState::Streaming, "the capture stopped");
+        client
+            .join()
+            .map_err(|_| anyhow::anyhow!("a client panicked"))?
+    });
+    withheld?;
+    equal_in_the_end(&mut rig)
 }
 
 /// The only replica copies a table anew, so that nobody counts; whoever changes the table meanwhile

@@ -39,10 +39,16 @@ impl CatalogTable {
 /// Name of the schema that holds the daemon's own tables; never replicated.
 pub const OWN_SCHEMA: &str = "repl";
 
+// Nothing here may want a lock on a table, as pg_get_replica_identity_index would: a withheld commit
+// keeps the strongest there is, and waits for the capture, which reads this.
 const TABLES: &str = "
     SELECT c.oid::int8 AS oid, n.nspname::text AS schema, c.relname::text AS name,
            c.relpersistence::text AS persistence, c.relreplident::text AS identity,
-           pg_get_replica_identity_index(c.oid)::oid::int8 AS identity_index,
+           (SELECT i.indexrelid::int8 FROM pg_index i
+             WHERE i.indrelid = c.oid AND i.indislive AND i.indisvalid AND i.indisunique
+               AND i.indimmediate AND i.indpred IS NULL
+               AND CASE c.relreplident WHEN 'd' THEN i.indisprimary
+                                       WHEN 'i' THEN i.indisreplident END) AS identity_index,
            u.oid AS unique_index, u.name AS unique_index_name,
            (SELECT e.extname::text FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
              WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
