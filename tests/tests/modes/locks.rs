@@ -83,9 +83,10 @@ fn a_copy_begun_behind_a_withheld_truncate_ends() -> Result<()> {
 
 #[test]
 fn a_copy_begun_behind_a_withheld_alter_ends() -> Result<()> {
-    // By itself it changes no row, and nothing waits for it.
+    // By itself it changes no row, and nothing waits for it; a column would have to be added by hand
+    // at replicas of other engines.
     copied_behind(
-        "BEGIN; ALTER TABLE public.big ADD COLUMN n int DEFAULT 7;
+        "BEGIN; ALTER TABLE public.big ADD CHECK (id > 0);
          INSERT INTO public.history VALUES (300, 1); COMMIT",
     )
 }
