@@ -1,9 +1,11 @@
 //! What the daemon asks of an engine.
 
+mod bulk;
 mod capture;
 mod gate;
 mod load;
 
+pub use bulk::{BulkForm, BulkInto, BulkPiece};
 pub use capture::{
     Capture, CaptureBoard, CaptureLimits, CapturePort, CaptureState, CaptureStatus, Released,
     SourceTable,
@@ -169,6 +171,25 @@ pub trait Snapshot: Send {
     /// # Errors
     /// When the connection breaks.
     async fn next_rows(&mut self) -> Result<Vec<Row>>;
+
+    /// Starts reading the opened rows in a form that a loader of the same engine takes as it is; none
+    /// where it has to be [`Snapshot::next_rows`]. To be called before the first of them.
+    ///
+    /// # Errors
+    /// When the connection breaks, or the table was altered meanwhile.
+    async fn begin_bulk(&mut self, _into: &BulkInto<'_>) -> Result<Option<BulkForm>> {
+        Ok(None)
+    }
+
+    /// The next piece of what [`Snapshot::begin_bulk`] started, a bounded number of bytes; none at
+    /// the end.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    async fn next_bulk(&mut self) -> Result<Option<BulkPiece>> {
+        let what = "rows were asked for in a form they are not read in";
+        Err(ConnectorError::new(ErrorKind::Internal, what))
+    }
 
     /// Another reader of the same cut, for reading in parallel; none where the engine has one only.
     ///

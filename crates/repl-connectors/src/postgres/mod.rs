@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod apply;
+mod bulk;
 pub mod capture;
 mod catalog;
 mod catalog_error;

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use repl_core::codec::put_u64;
 use repl_core::convert::ddl::TableDescription;
 use repl_core::copy::KeyRange;
@@ -18,6 +18,7 @@ use repl_core::{ErrorKind, SourcePosition};
 use sqlx::PgConnection;
 
 use super::admin::Admin;
+use super::bulk::{self, BulkRead};
 use super::catalog;
 use super::ddl;
 use super::describe;
@@ -28,11 +29,12 @@ use super::stream::SESSION_OPTIONS;
 use super::target::PgTarget;
 use super::wire::PgClient;
 use crate::seam::{
-    ConnectorError, Division, PartSize, Result, Snapshot, SnapshotSource, SourceTable, TableDdl,
+    BulkForm, BulkInto, BulkPiece, ConnectorError, Division, PartSize, Result, Snapshot,
+    SnapshotSource, SourceTable, TableDdl,
 };
 
 /// Rows are handed on in pieces of about this size, bytes.
-const PIECE_BYTES: usize = 256 * 1024;
+pub(super) const PIECE_BYTES: usize = 256 * 1024;
 
 /// Begins a snapshot's transaction. While rows are written elsewhere, or indexes made, its session is
 /// idle.
@@ -71,7 +73,9 @@ impl SnapshotSource for PgSnapshots {
             catalog: Some(admin.connection),
             exported: None,
             visible,
+            ready: None,
             opened: None,
+            bulk: None,
         }))
     }
 
@@ -129,8 +133,18 @@ struct PgSnapshot {
     /// Name under which further readers find the snapshot.
     exported: Option<String>,
     visible: VisibleTransactions,
-    /// Number of columns of the table being read.
+    /// The table or range to be read, until the reading begins.
+    ready: Option<Ready>,
+    /// Number of columns of what is being read as rows.
     opened: Option<usize>,
+    bulk: Option<BulkRead>,
+}
+
+/// A table or range whose rows are read next.
+struct Ready {
+    schema: TableSchema,
+    /// What selects them.
+    query: String,
 }
 
 #[async_trait]
@@ -173,7 +187,9 @@ impl Snapshot for PgSnapshot {
             catalog: None,
             exported: Some(exported),
             visible: self.visible.clone(),
+            ready: None,
             opened: None,
+            bulk: None,
         })))
     }
 
@@ -195,18 +211,40 @@ impl Snapshot for PgSnapshot {
             .map(|column| quote_identifier(&column.name))
             .collect();
         // ONLY: the rows of partitions and children belong to tables of their own.
-        let sql = format!(
-            "COPY (SELECT {} FROM ONLY {}{}) TO STDOUT",
+        let query = format!(
+            "SELECT {} FROM ONLY {}{}",
             columns.join(", "),
             schema.table.quoted(),
             divide::condition(schema, range)
         );
-        self.client.copy_out(&sql).await?;
-        self.opened = Some(schema.columns.len());
+        self.ready = Some(Ready {
+            schema: schema.clone(),
+            query,
+        });
         Ok(())
     }
 
+    async fn begin_bulk(&mut self, into: &BulkInto<'_>) -> Result<Option<BulkForm>> {
+        let Some(ready) = self
+            .ready
+            .take_if(|ready| into.engine == ready.schema.engine)
+        else {
+            return Ok(None);
+        };
+        let read = BulkRead::begin(&mut self.client, &ready.query, &ready.schema, into).await?;
+        Ok(Some(self.bulk.insert(read).form))
+    }
+
+    async fn next_bulk(&mut self) -> Result<Option<BulkPiece>> {
+        bulk::next_piece(&mut self.client, &mut self.bulk).await
+    }
+
     async fn next_rows(&mut self) -> Result<Vec<Row>> {
+        if let Some(ready) = self.ready.take() {
+            let sql = format!("COPY ({}) TO STDOUT", ready.query);
+            self.client.copy_out(&sql).await?;
+            self.opened = Some(ready.schema.columns.len());
+        }
         next_rows(&mut self.client, &mut self.opened).await
     }
 
@@ -215,7 +253,7 @@ impl Snapshot for PgSnapshot {
     }
 
     async fn leave(&mut self, table: &TableName) -> Result<bool> {
-        self.opened = None;
+        (self.ready, self.opened, self.bulk) = (None, None, None);
         frozen::leave(&mut self.client, table).await
     }
 
@@ -370,14 +408,17 @@ pub(super) async fn next_rows(
     let Some(columns) = *opened else {
         return Ok(Vec::new());
     };
-    let mut buffer = Vec::with_capacity(PIECE_BYTES + PIECE_BYTES / 4);
-    let mut ends = Vec::new();
-    while buffer.len() < PIECE_BYTES {
-        let Some(line) = client.next_copy_data().await? else {
-            *opened = None;
-            break;
-        };
-        parse_line(&line, columns, &mut buffer)?;
+    let mut lines = BytesMut::with_capacity(PIECE_BYTES + PIECE_BYTES / 4);
+    let mut count = 0;
+    let end = client.take_copy_data(&mut lines, PIECE_BYTES, &mut count);
+    if end.await?.is_some() {
+        *opened = None;
+    }
+    let mut buffer = Vec::with_capacity(lines.len() + lines.len() / 4);
+    let mut ends = Vec::with_capacity(count as usize);
+    // Within a line a line's end is escaped.
+    for line in lines.split_inclusive(|&byte| byte == b'\n') {
+        parse_line(line, columns, &mut buffer)?;
         ends.push(buffer.len());
     }
     let buffer = Bytes::from(buffer);

@@ -5,6 +5,7 @@
 
 mod apply;
 mod bounds;
+mod bulk;
 mod constraints;
 mod exactly_once;
 mod fixture;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::BytesMut;
 use repl_connectors::postgres::target::{PgHost, PgTarget, PgTls, TlsMode};
 use repl_connectors::postgres::wire::PgClient;
 use repl_core::ErrorKind;
@@ -258,26 +259,28 @@ async fn a_query_within_a_pipeline_sees_what_is_before_it() {
 
 #[tokio::test]
 async fn copy_out_streams() {
+    const PIECE: usize = 64 * 1024;
     let mut client = shared().client("postgres").await;
     client
         .copy_out("COPY (SELECT g, repeat('y', 100) FROM generate_series(1, 50000) g) TO STDOUT")
         .await
         .unwrap();
-    let mut rows = 0;
-    while let Some(data) = client.next_copy_data().await.unwrap() {
-        assert!(data.ends_with(b"\n"));
-        rows += 1;
+    let (mut data, mut rows, mut told) = (BytesMut::new(), 0, None);
+    while told.is_none() {
+        data.clear();
+        told = client
+            .take_copy_data(&mut data, PIECE, &mut rows)
+            .await
+            .unwrap();
+        assert!(data.ends_with(b"\n") && data.len() < 2 * PIECE);
     }
-    assert_eq!(rows, 50_000);
+    assert_eq!((told, rows), (Some(50_000), 50_000));
     assert!(client.copy_out("COPY absent TO STDOUT").await.is_err());
     client
         .copy_out("COPY (SELECT 1 / (5 - g) FROM generate_series(1, 9) g) TO STDOUT")
         .await
         .unwrap();
-    let mut outcome = client.next_copy_data().await;
-    while let Ok(Some(_)) = outcome {
-        outcome = client.next_copy_data().await;
-    }
+    let outcome = client.take_copy_data(&mut data, PIECE, &mut rows).await;
     assert_eq!(outcome.unwrap_err().kind, ErrorKind::Data);
     client.simple("SELECT 1").await.unwrap();
 }

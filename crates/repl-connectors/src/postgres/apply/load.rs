@@ -10,7 +10,8 @@ use super::metadata::Target;
 use super::session::{Session, missing_table};
 use super::sql::Kind;
 use super::{failpoint, fit, store};
-use crate::seam::{ConnectorError, Existing, Load, Loaded, Result, Snapshot};
+use crate::postgres::bulk;
+use crate::seam::{BulkInto, ConnectorError, Existing, Load, Loaded, Result, Snapshot};
 
 /// What a load finds once it may put rows into its table.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -149,32 +150,89 @@ impl Session {
         source: &mut dyn Snapshot,
         progress: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<u64> {
-        let mut loaded = 0;
-        let copying = !target.columns.is_empty();
-        if copying {
-            self.start_copy(target, into)?;
-            // Under way before the source's first rows are waited for: a session in COPY is not
-            // idle, however slow the source.
-            self.write_now().await?;
+        if target.columns.is_empty() {
+            return self.insert_from(target, source, progress).await;
         }
+        let types: Vec<&str> = target.columns.iter().map(|c| &*c.declared).collect();
+        let bulk = BulkInto {
+            engine: "postgres",
+            version: self.client.major_version(),
+            types: &types,
+        };
+        let form = source.begin_bulk(&bulk).await?;
+        let option = form.map_or("", bulk::option);
+        self.start_copy(target, &format!("{into}{option}"))?;
+        // Under way before the source's first rows are waited for: a session in COPY is not
+        // idle, however slow the source.
+        self.write_now().await?;
+        let loaded = match form {
+            Some(_) => self.put_pieces(source, progress).await?,
+            None => self.put_rows(target, source, progress).await?,
+        };
+        self.client.copy_done();
+        self.sync().await?;
+        Ok(loaded)
+    }
+
+    /// Passes the source's pieces on as they are, reading one while the one before is written.
+    async fn put_pieces(
+        &mut self,
+        source: &mut dyn Snapshot,
+        progress: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<u64> {
+        let mut loaded = 0;
+        let mut next = source.next_bulk().await?;
+        while let Some(piece) = next {
+            self.client.copy_buffer().extend_from_slice(&piece.data);
+            loaded += piece.rows;
+            let (written, read) = tokio::join!(self.write_now(), source.next_bulk());
+            written?;
+            next = read?;
+            progress(loaded);
+        }
+        Ok(loaded)
+    }
+
+    async fn put_rows(
+        &mut self,
+        target: &Target,
+        source: &mut dyn Snapshot,
+        progress: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<u64> {
+        let mut loaded = 0;
+        loop {
+            let rows = source.next_rows().await?;
+            if rows.is_empty() {
+                return Ok(loaded);
+            }
+            for row in &rows {
+                self.copy_row(target, row)?;
+                self.relieve().await?;
+            }
+            loaded += rows.len() as u64;
+            progress(loaded);
+        }
+    }
+
+    /// Rows without columns, which no COPY can tell of.
+    async fn insert_from(
+        &mut self,
+        target: &Arc<Target>,
+        source: &mut dyn Snapshot,
+        progress: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<u64> {
+        let mut loaded = 0;
         loop {
             let rows = source.next_rows().await?;
             if rows.is_empty() {
                 break;
             }
             for row in &rows {
-                if copying {
-                    self.copy_row(target, row)?;
-                } else {
-                    self.insert_row(target, row)?;
-                }
+                self.insert_row(target, row)?;
                 self.relieve().await?;
             }
             loaded += rows.len() as u64;
             progress(loaded);
-        }
-        if copying {
-            self.client.copy_done();
         }
         self.sync().await?;
         Ok(loaded)

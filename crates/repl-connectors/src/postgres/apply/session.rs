@@ -16,8 +16,8 @@ use super::{PgApplierConfig, failpoint};
 use crate::postgres::wire::PgClient;
 use crate::seam::{Commit, ConnectorError, ReplicaState, Result, Style};
 
-/// Oldest server supported, as `server_version_num`.
-const OLDEST_SERVER: u32 = 140_000;
+/// Oldest server supported, by its major version.
+const OLDEST_SERVER: u32 = 14;
 /// Longest name the server keeps of a session, bytes.
 const NAME_BYTES: usize = 63;
 
@@ -100,13 +100,8 @@ impl Session {
 
     fn check_server(&self) -> Result<()> {
         let server = self.client.server();
-        let version = self.client.parameter("server_version").unwrap_or_default();
-        let major: u32 = version
-            .split(|c: char| !c.is_ascii_digit())
-            .next()
-            .and_then(|digits| digits.parse().ok())
-            .unwrap_or(0);
-        if major * 10_000 < OLDEST_SERVER {
+        if self.client.major_version() < OLDEST_SERVER {
+            let version = self.client.parameter("server_version").unwrap_or_default();
             return Err(ConnectorError::new(
                 ErrorKind::Configuration,
                 format!("{server}: PostgreSQL {version} is too old for a replica"),

@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use postgres_protocol::message::backend::{self, Message};
+use postgres_protocol::message::backend::{self, COPY_DATA_TAG, Message};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use super::stream::Stream;
@@ -19,6 +19,8 @@ const READ_ROOM: usize = 256 * 1024;
 /// Largest message accepted unless another limit is set: PostgreSQL's own limit of a field plus
 /// the rest of its row.
 const DEFAULT_LIMIT: usize = 1 << 30;
+/// Bytes of a frame's header: tag and length.
+pub(super) const HEADER: usize = 5;
 /// Received bytes that may wait while a plain flush is still writing. A server that sends more
 /// than this without reading is waited for.
 const WAITING_BYTES: usize = 4 * 1024 * 1024;
@@ -84,22 +86,28 @@ impl Conn {
     }
 
     /// Tag and total size of the next message if it was received completely.
-    fn complete(&mut self) -> Result<Option<(u8, usize)>, WireError> {
-        let Some(header) = backend::Header::parse(&self.inbound)? else {
-            return Ok(None);
-        };
-        // Header::parse guarantees a length of at least 4.
-        let total = header.len() as usize + 1;
-        if total > self.limit {
-            return Err(WireError::TooLarge {
-                bytes: total as u64,
-                limit: self.limit as u64,
-            });
+    fn complete(&self) -> Result<Option<(u8, usize)>, WireError> {
+        complete(&self.inbound, self.limit)
+    }
+
+    /// Moves the contents of the CopyData messages that were received completely to `out`, until that
+    /// holds `bytes`; how many messages they were.
+    pub(super) fn take_copy_data(
+        &mut self,
+        out: &mut BytesMut,
+        bytes: usize,
+    ) -> Result<u64, WireError> {
+        let (mut at, mut messages) = (0, 0);
+        while out.len() < bytes {
+            let Some((COPY_DATA_TAG, total)) = complete(&self.inbound[at..], self.limit)? else {
+                break;
+            };
+            out.extend_from_slice(&self.inbound[at + HEADER..at + total]);
+            at += total;
+            messages += 1;
         }
-        if self.inbound.len() < total {
-            return Ok(None);
-        }
-        Ok(Some((header.tag(), total)))
+        self.inbound.advance(at);
+        Ok(messages)
     }
 
     /// The next message if it was received completely.
@@ -229,6 +237,22 @@ impl Conn {
         }
         error.into()
     }
+}
+
+/// Tag and total size of the message at the start of `bytes`, if it is there completely.
+fn complete(bytes: &[u8], limit: usize) -> Result<Option<(u8, usize)>, WireError> {
+    let Some(header) = backend::Header::parse(bytes)? else {
+        return Ok(None);
+    };
+    // Header::parse guarantees a length of at least 4.
+    let total = header.len() as usize + 1;
+    if total > limit {
+        return Err(WireError::TooLarge {
+            bytes: total as u64,
+            limit: limit as u64,
+        });
+    }
+    Ok((bytes.len() >= total).then_some((header.tag(), total)))
 }
 
 fn poll_read(

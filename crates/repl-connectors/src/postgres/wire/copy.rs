@@ -7,19 +7,17 @@ use postgres_protocol::message::backend::{
 };
 use postgres_protocol::message::frontend;
 
-use super::conn::Conn;
+use super::conn::{Conn, HEADER};
 use super::{GOODBYE, PgClient};
 use crate::postgres::error::{ServerError, WireError};
 use crate::seam::Result;
 
 /// The server's CopyBothResponse, which only the replication protocol has.
 const COPY_BOTH_RESPONSE_TAG: u8 = b'W';
-/// Bytes of a frame's header.
-const HEADER: usize = 5;
 
 impl PgClient {
-    /// Starts `COPY … TO STDOUT`; the data are fetched with [`PgClient::next_copy_data`] until it
-    /// returns none.
+    /// Starts `COPY … TO STDOUT`; the data are fetched with [`PgClient::take_copy_data`] until
+    /// that tells the end.
     ///
     /// # Errors
     /// What the server reports; the session stays usable.
@@ -56,26 +54,50 @@ impl PgClient {
         WireError::Server(Box::new(error))
     }
 
-    /// The next piece of the running COPY, in text format one row; none at its end. Safe to cancel.
+    /// Appends the next pieces of the running COPY, in text format rows, to `out` until that holds `bytes`,
+    /// and counts them in `pieces`. At the COPY's end it returns how many rows the server says it sent.
     ///
     /// # Errors
     /// What the server reports; the session stays usable.
-    pub async fn next_copy_data(&mut self) -> Result<Option<Bytes>> {
-        let outcome = self.copy_data().await;
+    pub async fn take_copy_data(
+        &mut self,
+        out: &mut BytesMut,
+        bytes: usize,
+        pieces: &mut u64,
+    ) -> Result<Option<u64>> {
+        let outcome = self.copy_pieces(out, bytes, pieces).await;
         outcome.map_err(|error| error.into_connector(self.server()))
     }
 
-    async fn copy_data(&mut self) -> Result<Option<Bytes>, WireError> {
+    async fn copy_pieces(
+        &mut self,
+        out: &mut BytesMut,
+        bytes: usize,
+        pieces: &mut u64,
+    ) -> Result<Option<u64>, WireError> {
+        let mut sent = None;
         loop {
-            match self.conn.next_message().await? {
-                Message::CopyData(body) => return Ok(Some(body.into_bytes())),
-                Message::CopyDone | Message::CommandComplete(_) => {}
-                Message::ReadyForQuery(_) => return Ok(None),
-                Message::ErrorResponse(body) => {
+            *pieces += self.conn.take_copy_data(out, bytes)?;
+            if out.len() >= bytes {
+                return Ok(None);
+            }
+            match self.conn.buffered_message()? {
+                None => self.conn.receive().await?,
+                Some(Message::CopyDone) => {}
+                Some(Message::CommandComplete(body)) => {
+                    let rows = body.tag()?.strip_prefix("COPY ").map(str::parse);
+                    sent = rows.and_then(|rows| rows.ok());
+                }
+                Some(Message::ReadyForQuery(_)) => {
+                    let untold =
+                        || WireError::Protocol("a COPY ended without its row count".into());
+                    return sent.ok_or_else(untold).map(Some);
+                }
+                Some(Message::ErrorResponse(body)) => {
                     let error = ServerError::from_fields(body.fields());
                     return Err(self.after_error(error).await);
                 }
-                other => self.aside(other)?,
+                Some(other) => self.aside(other)?,
             }
         }
     }

@@ -124,6 +124,13 @@ impl PgClient {
         self.parameters.get(name).map(String::as_str)
     }
 
+    /// The server's major version; 0 when it is not told.
+    pub fn major_version(&self) -> u32 {
+        let version = self.parameter("server_version").unwrap_or_default();
+        let digits = version.split(|c: char| !c.is_ascii_digit()).next();
+        digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
+    }
+
     /// Process id of the server's session.
     pub fn backend_pid(&self) -> i32 {
         self.backend_pid

@@ -12,7 +12,7 @@ use bytes::{BufMut, BytesMut};
 use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::frontend;
 
-use super::conn::Pumped;
+use super::conn::{HEADER, Pumped};
 use super::{PgClient, TextRow, text_row};
 use crate::postgres::error::{ServerError, WireError};
 use crate::seam::{ConnectorError, Result};
@@ -22,8 +22,6 @@ use crate::seam::{ConnectorError, Result};
 const STATEMENTS_KEPT: usize = 500;
 /// A CopyData message is closed at this size, bytes.
 const COPY_CHUNK: usize = 64 * 1024;
-/// Bytes of a frame's header: tag and length.
-const HEADER: usize = 5;
 
 /// State of the statements on their way.
 #[derive(Default)]

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use repl_connectors::seam::{
-    Applier, ConnectorError, Load, LoadPart, Result as SeamResult, Snapshot, TableDdl,
+    Applier, BulkForm, BulkInto, BulkPiece, ConnectorError, Load, LoadPart, Result as SeamResult,
+    Snapshot, TableDdl,
 };
 use repl_core::ErrorKind;
 use repl_core::convert::TablePlan;
@@ -291,10 +292,25 @@ impl Snapshot for Rows<'_> {
         self.inner.open(table).await
     }
 
+    async fn begin_bulk(&mut self, into: &BulkInto<'_>) -> SeamResult<Option<BulkForm>> {
+        match self.plan {
+            Some(_) => Ok(None),
+            None => self.inner.begin_bulk(into).await,
+        }
+    }
+
+    async fn next_bulk(&mut self) -> SeamResult<Option<BulkPiece>> {
+        self.pace.wait_for_relief(self.shown).await;
+        let piece = self.inner.next_bulk().await?;
+        let rows = piece.as_ref().map_or(0, |piece| piece.rows);
+        self.pace.passed(rows).await;
+        Ok(piece)
+    }
+
     async fn next_rows(&mut self) -> SeamResult<Vec<Row>> {
         self.pace.wait_for_relief(self.shown).await;
         let rows = self.inner.next_rows().await?;
-        self.pace.passed(rows.len()).await;
+        self.pace.passed(rows.len() as u64).await;
         match self.plan {
             Some(plan) => conversion::rows(plan, &rows),
             None => Ok(rows),

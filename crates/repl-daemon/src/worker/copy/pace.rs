@@ -40,7 +40,7 @@ impl Pace {
     }
 
     /// Waits as long as so many rows take at the configured rate.
-    pub(super) async fn passed(&self, rows: usize) {
+    pub(super) async fn passed(&self, rows: u64) {
         let Some(rate) = self.config.max_rows_per_second else {
             return;
         };
