@@ -14,6 +14,10 @@ use crate::replica::Replica;
 /// How often the shown state follows the rows.
 const REFRESH: Duration = Duration::from_millis(100);
 
+/// What one part may differ from the mean without showing anything, as a share of it; several parts
+/// differ by less.
+const PART_DOUBT: f64 = 0.6;
+
 /// The shared view of a round.
 pub(super) struct Shown {
     replica: Arc<Replica>,
@@ -177,7 +181,8 @@ impl Table {
         }
     }
 
-    /// Rows in the whole table: the parts that are done tell more than the statistics.
+    /// Rows in the whole table, by the statistics unless the parts that are done show that these are
+    /// stale.
     fn estimate(&self) -> Option<u64> {
         if self.state == TableCopyState::Done || self.state == TableCopyState::Indexing {
             return Some(self.rows);
@@ -185,7 +190,15 @@ impl Table {
         let by_parts = (self.parts_done > 0).then(|| {
             (self.part_rows as f64 / self.parts_done as f64 * self.parts as f64).round() as u64
         });
-        let known = by_parts.or(self.estimate)?;
+        let known = match (by_parts, self.estimate) {
+            (Some(by_parts), Some(stated)) => {
+                // Parts are of about equal size only, and the small ones are done first.
+                let doubt = PART_DOUBT / (self.parts_done as f64).sqrt();
+                let stale = by_parts.abs_diff(stated) as f64 > doubt * stated as f64;
+                if stale { by_parts } else { stated }
+            }
+            (by_parts, stated) => by_parts.or(stated)?,
+        };
         Some(known.max(self.rows))
     }
 
@@ -260,6 +273,13 @@ mod tests {
         table.parts_done = 2;
         table.part_rows = 200;
         assert_eq!(table.estimate(), Some(1000));
+        // A first part that is small says little against them, many of them do.
+        table.estimate = Some(1000);
+        (table.parts_done, table.part_rows) = (1, 60);
+        assert_eq!(table.estimate(), Some(1000));
+        (table.rows, table.parts_done, table.part_rows) = (540, 9, 540);
+        assert_eq!(table.estimate(), Some(600));
+        table.rows = 250;
         table.state = TableCopyState::Done;
         assert_eq!(table.estimate(), Some(250));
     }
