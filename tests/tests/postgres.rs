@@ -7,6 +7,7 @@ mod postgres {
     mod availability;
     mod changes;
     mod copy;
+    mod copy_keys;
     mod copy_pace;
     mod large;
     mod partitions;
