@@ -24,10 +24,16 @@ const SIZE: u64 = 1000;
 /// How often a validation under way is looked at.
 const LOOK: Duration = Duration::from_millis(2);
 
+/// data-diff takes the password in a URL of MySQL as it is written there, special characters included.
+const DATA_DIFF_USER: &str = "CREATE USER data_diff@'%' IDENTIFIED BY 'data_diff'; \
+    GRANT ALL ON *.* TO data_diff@'%'";
+
 /// A replica to compare with the primary.
 struct Target<'a> {
     name: &'static str,
     url: String,
+    /// Where data-diff finds it.
+    data_diff_url: String,
     count: Box<dyn Fn() -> Result<i64> + Send + Sync + 'a>,
 }
 
@@ -63,6 +69,7 @@ pub fn run(options: &Options, report: &mut Report, memory: &mut Memory) -> Resul
     let mut targets = vec![Target {
         name: "postgres",
         url: cluster.url(&cluster.ours, DATABASE),
+        data_diff_url: cluster.url(&cluster.ours, DATABASE),
         count: Box::new(|| {
             cluster
                 .ours
@@ -70,9 +77,13 @@ pub fn run(options: &Options, report: &mut Report, memory: &mut Memory) -> Resul
         }),
     }];
     if let Some(maria) = &maria {
+        maria.execute(DATA_DIFF_USER)?;
+        let url = maria.url(DATABASE);
+        let host = url.rsplit_once('@').context("the URL names no user")?.1;
         targets.push(Target {
             name: "mariadb",
-            url: maria.url(DATABASE),
+            data_diff_url: format!("mysql://data_diff:data_diff@{host}"),
+            url,
             count: Box::new(|| maria.query_i64(&format!("SELECT count(*) FROM {ITEMS}"))),
         });
     }
@@ -195,7 +206,7 @@ fn run_data_diff(program: &std::path::Path, cluster: &Cluster, target: &Target<'
     let primary = cluster.url(&cluster.primary, DATABASE);
     let started = Instant::now();
     let output = Command::new(program)
-        .args([&primary, ITEMS, &target.url, ITEMS])
+        .args([&primary, ITEMS, &target.data_diff_url, ITEMS])
         .args(["-k", "id", "-c", "k", "-c", "v"])
         .output()
         .context("cannot start data-diff")?;

@@ -185,10 +185,11 @@ impl Session {
         while let Some(piece) = next {
             self.client.copy_buffer().extend_from_slice(&piece.data);
             loaded += piece.rows;
-            let (written, read) = tokio::join!(self.write_now(), source.next_bulk());
+            // Told when it is written: the next piece may be held back by the copy's pace.
+            let write = async { self.write_now().await.map(|()| progress(loaded)) };
+            let (written, read) = tokio::join!(write, source.next_bulk());
             written?;
             next = read?;
-            progress(loaded);
         }
         Ok(loaded)
     }
