@@ -155,10 +155,7 @@ impl Reducer {
             .drain(..)
             .map(|table| {
                 let settling = settling.contains(&table.route.schema.table);
-                NetTable {
-                    settling,
-                    ..table.into_net()
-                }
+                table.into_net(settling)
             })
             .filter(|table| !table.is_empty())
             .collect();
@@ -323,9 +320,10 @@ impl Table {
         self.order.push(entry);
     }
 
-    fn into_net(self) -> NetTable {
+    fn into_net(self, settling: bool) -> NetTable {
         let keyed = self.keyed();
         let mut net = NetTable::new(self.route);
+        net.settling = settling;
         for entry in self.order {
             if !keyed {
                 if entry.count != 0 {
@@ -337,6 +335,8 @@ impl Table {
                 (true, None) => net.deletes.push(entry.key_image),
                 (true, Some(row)) => net.updates.push(row),
                 (false, Some(row)) => net.inserts.push(row),
+                // The copy may have read the row while it was there.
+                (false, None) if settling => net.deletes.push(entry.key_image),
                 (false, None) => {}
             }
         }
@@ -444,6 +444,21 @@ mod tests {
         let reduced = reduce(&keyed, &[update(1, unchanged(1))]);
         assert_eq!(only(&reduced).updates, [unchanged(1)]);
         assert!(reduce(&keyed, &[update(1, unchanged(2))]).needs_order);
+    }
+
+    #[test]
+    fn a_row_that_came_and_went_is_deleted_where_a_copy_may_have_read_it() {
+        let keyed = route(1, Identity::Key(vec![0]));
+        let changes = [insert(1, 5), delete(1)];
+        assert!(reduce(&keyed, &changes).steps.is_empty());
+        let mut reducer = Reducer::with_settling(HashSet::from([keyed.schema.table.clone()]));
+        for change in &changes {
+            reducer.add(&keyed, change).unwrap();
+        }
+        let reduced = reducer.finish();
+        let net = only(&reduced);
+        assert!(net.settling && net.inserts.is_empty());
+        assert_eq!(net.deletes, [row(1, 5)]);
     }
 
     #[test]
