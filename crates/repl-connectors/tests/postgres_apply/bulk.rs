@@ -4,7 +4,8 @@ use std::sync::Mutex;
 
 use repl_connectors::postgres::snapshot::PgSnapshots;
 use repl_connectors::seam::{
-    Applier, BulkForm, BulkInto, CopiedTable, Existing, Load, Snapshot, SnapshotSource, TableDdl,
+    Applier, BulkForm, BulkInto, ConnectorError, CopiedTable, Existing, Load, Snapshot,
+    SnapshotSource, TableDdl,
 };
 use repl_core::copy::{KeyBound, KeyRange};
 use repl_core::cut::Cut;
@@ -64,31 +65,43 @@ fn bulk<'a>(types: &'a [&'a str], version: u32) -> BulkInto<'a> {
     }
 }
 
-async fn loaded(replica: &mut Replica, source: &str, table: &str) -> u64 {
+async fn load(
+    replica: &mut Replica,
+    source: &str,
+    table: &str,
+    existing: Existing,
+    cut: Option<Cut>,
+    progress: &(dyn Fn(u64) + Send + Sync),
+) -> Result<u64, ConnectorError> {
     let mut snapshot = snapshot(source).await;
-    let (schema, _) = snapshot
-        .open(&TableName::new("public", table))
-        .await
-        .unwrap();
+    let table = TableName::new("public", table);
+    let (schema, _) = snapshot.open(&table).await.unwrap();
     let route = repl_core::batch::Route {
         target: schema.table.clone(),
         schema: schema.into(),
     };
     let copied = CopiedTable {
         incarnation: "1".into(),
-        cut: Some(Cut::Through(Seq(3))),
+        cut,
     };
-    let told = Mutex::new(0);
     let load = Load {
         route: &route,
         ddl: &TableDdl::default(),
         create: false,
-        existing: Existing::Compare,
+        existing,
         copied: &copied,
         rows: snapshot.as_mut(),
-        progress: &|rows| *told.lock().unwrap() = rows,
+        progress,
     };
-    let rows = replica.applier.load(load).await.unwrap().rows;
+    replica.applier.load(load).await.map(|loaded| loaded.rows)
+}
+
+async fn loaded(replica: &mut Replica, source: &str, table: &str) -> u64 {
+    let told = Mutex::new(0);
+    let cut = Some(Cut::Through(Seq(3)));
+    let progress = |rows| *told.lock().unwrap() = rows;
+    let rows = load(replica, source, table, Existing::Compare, cut, &progress);
+    let rows = rows.await.unwrap();
     assert_eq!(*told.lock().unwrap(), rows);
     rows
 }
@@ -173,26 +186,8 @@ async fn a_value_the_replica_refuses_names_the_table() {
     let mut replica = Replica::new(&at_replica(false)).await;
     let check = "ALTER TABLE t ADD CHECK (id < 15000)";
     replica.admin.simple(check).await.unwrap();
-    let mut snapshot = snapshot(&source).await;
-    let (schema, _) = snapshot.open(&TableName::new("public", "t")).await.unwrap();
-    let route = repl_core::batch::Route {
-        target: schema.table.clone(),
-        schema: schema.into(),
-    };
-    let copied = CopiedTable {
-        incarnation: "1".into(),
-        cut: None,
-    };
-    let load = Load {
-        route: &route,
-        ddl: &TableDdl::default(),
-        create: false,
-        existing: Existing::Refuse,
-        copied: &copied,
-        rows: snapshot.as_mut(),
-        progress: &|_| {},
-    };
-    let error = replica.applier.load(load).await.unwrap_err();
+    let refused = load(&mut replica, &source, "t", Existing::Refuse, None, &|_| {});
+    let error = refused.await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Constraint);
     assert_eq!(error.table.as_deref(), Some("public.t"));
     assert_eq!(replica.rows("SELECT count(*) FROM t").await, ["0"]);

@@ -151,7 +151,10 @@ impl Session {
         progress: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<u64> {
         if target.columns.is_empty() {
-            return self.insert_from(target, source, progress).await;
+            // No COPY can tell of rows without columns.
+            let loaded = self.put_rows(target, source, progress).await?;
+            self.sync().await?;
+            return Ok(loaded);
         }
         let types: Vec<&str> = target.columns.iter().map(|c| &*c.declared).collect();
         let bulk = BulkInto {
@@ -194,9 +197,10 @@ impl Session {
         Ok(loaded)
     }
 
+    /// Writes the source's rows one by one.
     async fn put_rows(
         &mut self,
-        target: &Target,
+        target: &Arc<Target>,
         source: &mut dyn Snapshot,
         progress: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<u64> {
@@ -207,36 +211,16 @@ impl Session {
                 return Ok(loaded);
             }
             for row in &rows {
-                self.copy_row(target, row)?;
+                if target.columns.is_empty() {
+                    self.insert_row(target, row)?;
+                } else {
+                    self.copy_row(target, row)?;
+                }
                 self.relieve().await?;
             }
             loaded += rows.len() as u64;
             progress(loaded);
         }
-    }
-
-    /// Rows without columns, which no COPY can tell of.
-    async fn insert_from(
-        &mut self,
-        target: &Arc<Target>,
-        source: &mut dyn Snapshot,
-        progress: &(dyn Fn(u64) + Send + Sync),
-    ) -> Result<u64> {
-        let mut loaded = 0;
-        loop {
-            let rows = source.next_rows().await?;
-            if rows.is_empty() {
-                break;
-            }
-            for row in &rows {
-                self.insert_row(target, row)?;
-                self.relieve().await?;
-            }
-            loaded += rows.len() as u64;
-            progress(loaded);
-        }
-        self.sync().await?;
-        Ok(loaded)
     }
 }
 
