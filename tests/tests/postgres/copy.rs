@@ -64,7 +64,12 @@ const OBJECTS: &str = r#"
 CREATE SCHEMA one;
 CREATE SCHEMA two;
 CREATE TYPE two.color AS ENUM ('red', 'green');
+CREATE COLLATION two.loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+CREATE COLLATION one."by code" (provider = libc, lc_collate = 'C', lc_ctype = 'C');
+CREATE COLLATION one.mixed (provider = icu, locale = 'de-DE-u-co-phonebk');
 CREATE TYPE two.point3 AS (x int, y int, z int);
+CREATE TYPE two.word AS (word text COLLATE one.mixed, number int);
+CREATE TYPE two.names AS RANGE (subtype = text, collation = one."by code");
 CREATE DOMAIN two.short AS text COLLATE "C" NOT NULL DEFAULT 'none' CHECK (length(VALUE) < 9);
 CREATE SEQUENCE one.numbers START 500 INCREMENT 5;
 CREATE TABLE one.parent (
@@ -77,6 +82,9 @@ CREATE TABLE one.parent (
     price numeric(8, 2) CHECK (price >= 0),
     gross numeric GENERATED ALWAYS AS (price * 2) STORED,
     period int4range,
+    city text COLLATE two.loose,
+    word two.word,
+    from_to two.names,
     EXCLUDE USING gist (period WITH &&)
 );
 CREATE TABLE two.child (
@@ -86,8 +94,10 @@ CREATE TABLE two.child (
 );
 CREATE UNIQUE INDEX child_lower ON two.child (lower(note)) WHERE note IS NOT NULL;
 CREATE INDEX child_parent ON two.child (parent) INCLUDE (note);
-INSERT INTO one.parent (name, place, label, price, period)
-SELECT 'n' || n, ROW(n, n, NULL)::two.point3, 'l' || n, n, int4range(n * 10, n * 10 + 5)
+CREATE INDEX child_sorted ON two.child (note COLLATE one.mixed);
+INSERT INTO one.parent (name, place, label, price, period, city, word, from_to)
+SELECT 'n' || n, ROW(n, n, NULL)::two.point3, 'l' || n, n, int4range(n * 10, n * 10 + 5),
+       'City', ROW('Ä', n)::two.word, two.names('B', 'a')
 FROM generate_series(1, 50) n;
 INSERT INTO two.child (parent, note) SELECT n, 'note ' || n FROM generate_series(1, 50) n;
 "#;
@@ -105,7 +115,11 @@ fn tables_come_with_their_types_keys_indexes_and_sequences() -> Result<()> {
                is_generated, is_nullable, udt_name, domain_name, collation_name
         FROM information_schema.columns WHERE table_schema IN ('one', 'two') ORDER BY 1, 2;
         SELECT sequencename, increment_by, min_value, max_value, data_type FROM pg_sequences ORDER BY 1;
-        SELECT enumlabel FROM pg_enum ORDER BY enumsortorder";
+        SELECT enumlabel FROM pg_enum ORDER BY enumsortorder;
+        SELECT attrelid::regclass, attname, attcollation::regcollation FROM pg_attribute
+        WHERE attrelid IN ('one.parent'::regclass, 'two.word'::regclass) AND attnum > 0 ORDER BY 1, 2;
+        SELECT collnamespace::regnamespace, collname, to_jsonb(c) - 'oid' - 'collnamespace' - 'collowner'
+        FROM pg_collation c WHERE collnamespace <> 'pg_catalog'::regnamespace ORDER BY 1, 2";
     pretty_equal(
         &group.primary.query(catalog)?,
         &group.replica().query(catalog)?,

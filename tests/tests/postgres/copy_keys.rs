@@ -78,7 +78,6 @@ const KEYS: [(&str, &str, &str, &str); 13] = [
     ),
 ];
 
-/// Collations are not made by a copy.
 const COLLATION: &str = "CREATE SCHEMA nasty;
     CREATE COLLATION nasty.ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false)";
 
@@ -125,7 +124,6 @@ fn tables_with_any_key_are_copied_in_parts_and_go_on_after_a_kill() -> Result<()
                 .set("copy", "max_rows_per_second", RATE)
         },
     )?;
-    group.replica().execute(COLLATION)?;
     group.daemon.start()?;
     let replica = &group.replicas[0];
     let number = |sql: &str| Ok::<i64, anyhow::Error>(replica.query_i64(sql).unwrap_or(0));

@@ -192,6 +192,10 @@ fn advice(error: &ServerError, kind: ErrorKind) -> String {
             "drop the foreign key at the replica, or replicate the referring table too; a \
              truncation is never widened silently"
         }
+        "42704" if error.message.starts_with("collation ") => {
+            "make the collation at the replica; one of the operating system's: install the locale on \
+             the replica's host, then SELECT pg_import_system_collations('pg_catalog')"
+        }
         _ if kind == ErrorKind::Constraint => {
             "find out how the replica came to differ from the primary; then `replctl retry`"
         }

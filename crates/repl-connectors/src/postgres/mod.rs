@@ -10,6 +10,7 @@ mod bulk;
 pub mod capture;
 mod catalog;
 mod catalog_error;
+mod collations;
 mod ddl;
 mod describe;
 mod details;

@@ -1,10 +1,12 @@
-//! User-defined types a table needs at the replica: enums, domains, composites and ranges.
+//! User-defined types a table needs at the replica: enums, domains, composites and ranges, with the
+//! collations they and the table need.
 
 use std::collections::HashSet;
 
 use sqlx::{PgConnection, Row};
 
 use super::catalog_error::from_sqlx;
+use super::collations::{Needed, collations};
 use super::ddl::{guarded, literal, texts};
 use crate::seam::Result;
 
@@ -20,8 +22,8 @@ struct UserType {
     extension: Option<String>,
 }
 
-/// Appends statements that make, where absent, the types the columns of `table` need, those they
-/// are built from first.
+/// Appends statements that make, where absent, the types and collations the columns of `table`
+/// need, those they are built from first.
 ///
 /// # Errors
 /// When the catalog cannot be read.
@@ -31,6 +33,7 @@ pub(super) async fn user_types(
     statements: &mut Vec<String>,
 ) -> Result<()> {
     let mut seen = HashSet::new();
+    collations(connection, Needed::ByRelation(table), statements).await?;
     for oid in column_types(connection, table).await? {
         add(connection, oid, &mut seen, statements).await?;
     }
@@ -115,6 +118,7 @@ async fn add(
         ));
         return Ok(());
     }
+    collations(connection, Needed::ByType(found.oid), statements).await?;
     let create = match found.kind.as_str() {
         "e" => Some(create_enum(connection, &found).await?),
         "d" => Some(create_domain(connection, &found, seen, statements).await?),
@@ -188,20 +192,30 @@ async fn create_composite(
     seen: &mut HashSet<i64>,
     statements: &mut Vec<String>,
 ) -> Result<String> {
+    let read = |e: sqlx::Error| from_sqlx(&e, "describing a composite type");
     let rows = sqlx::query(
         "SELECT a.atttypid::int8 AS type_id,
-                quote_ident(a.attname) || ' ' || format_type(a.atttypid, a.atttypmod) AS definition
+                quote_ident(a.attname) || ' ' || format_type(a.atttypid, a.atttypmod)
+                || CASE WHEN a.attcollation <> 0 AND a.attcollation <> b.typcollation
+                        THEN ' COLLATE ' || quote_ident(cn.nspname) || '.' || quote_ident(co.collname)
+                        ELSE '' END AS definition,
+                t.typrelid::int8 AS relation
            FROM pg_type t JOIN pg_attribute a ON a.attrelid = t.typrelid
+           JOIN pg_type b ON b.oid = a.atttypid
+           LEFT JOIN pg_collation co ON co.oid = a.attcollation
+           LEFT JOIN pg_namespace cn ON cn.oid = co.collnamespace
           WHERE t.oid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
     )
     .bind(of.oid)
     .fetch_all(&mut *connection)
     .await
-    .map_err(|e| from_sqlx(&e, "describing a composite type"))?;
+    .map_err(read)?;
+    if let Some(row) = rows.first() {
+        let relation = row.try_get("relation").map_err(read)?;
+        collations(connection, Needed::ByRelation(relation), statements).await?;
+    }
     for row in &rows {
-        let part: i64 = row
-            .try_get("type_id")
-            .map_err(|e| from_sqlx(&e, "describing a composite type"))?;
+        let part: i64 = row.try_get("type_id").map_err(read)?;
         Box::pin(add(connection, part, seen, statements)).await?;
     }
     Ok(format!(
