@@ -288,7 +288,8 @@ impl Stream {
                 let message = pgoutput::message(message)?;
                 self.message(message, admin, port).await?;
                 if self.transaction.open {
-                    self.pace.change(sent_us, self.transaction.committed_us);
+                    self.pace
+                        .change(bytes.len(), sent_us, self.transaction.committed_us);
                 }
                 Ok(())
             }
