@@ -29,7 +29,7 @@ mod wire;
 use std::fs;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
 use crate::options::Options;
@@ -37,7 +37,11 @@ use crate::report::Report;
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let outcome = run::run(&options).and_then(|report| keep(&options, &report));
+    let outcome = run::run(&options).and_then(|report| {
+        let good = keep(&options, &report)?;
+        ensure!(report.failures.is_empty(), "not everything was measured");
+        Ok(good)
+    });
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),

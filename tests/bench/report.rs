@@ -56,6 +56,8 @@ pub struct Report {
     pub metrics: Vec<Metric>,
     /// What a reader should know about them.
     pub notes: Vec<String>,
+    /// Scenarios that could not be measured to their end, with the reason.
+    pub failures: Vec<String>,
 }
 
 /// What must be equal for two runs' ratios to be comparable.
@@ -78,6 +80,7 @@ impl Report {
             settings: Vec::new(),
             metrics: Vec::new(),
             notes: Vec::new(),
+            failures: Vec::new(),
         }
     }
 
@@ -96,6 +99,11 @@ impl Report {
         if !self.notes.iter().any(|known| known == text) {
             self.notes.push(text.to_owned());
         }
+    }
+
+    /// Notes that a scenario could not be measured to its end.
+    pub fn failed(&mut self, scenario: &str, error: &anyhow::Error) {
+        self.failures.push(format!("{scenario}: {error:#}"));
     }
 
     /// Adds a server's setting, once.
@@ -143,6 +151,9 @@ impl Report {
         }
         for note in &self.notes {
             let _ = writeln!(text, "note: {note}");
+        }
+        for failure in &self.failures {
+            let _ = writeln!(text, "FAILED {failure}");
         }
         text
     }

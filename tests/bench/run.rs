@@ -1,6 +1,6 @@
 //! Running what was selected.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::machine::Machine;
@@ -34,10 +34,11 @@ impl Memory {
     }
 }
 
-/// Measures everything selected; prints each scenario as soon as it is done.
+/// Measures everything selected; prints each scenario as soon as it is done. One that fails is named
+/// in the report, and the others go on.
 ///
 /// # Errors
-/// What a scenario failed with; the ones before it are printed.
+/// When the machine cannot be described.
 pub fn run(options: &Options) -> Result<Report> {
     let facts = RunFacts {
         quick: options.quick,
@@ -57,8 +58,10 @@ pub fn run(options: &Options) -> Result<Report> {
     for &scenario in Scenario::value_variants() {
         if options.wants(scenario) {
             eprintln!("{}", scenario.name());
-            one(scenario, options, &mut report, &mut memory)
-                .with_context(|| scenario.name().to_owned())?;
+            if let Err(error) = one(scenario, options, &mut report, &mut memory) {
+                eprintln!("bench: {}: {error:#}", scenario.name());
+                report.failed(scenario.name(), &error);
+            }
             print!("{}", report.scenario_text(scenario.name()));
         }
     }
