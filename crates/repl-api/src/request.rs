@@ -59,7 +59,7 @@ pub struct ResyncRequest {
     /// Patterns of tables, `schema.table`; empty for the whole replica.
     #[serde(default)]
     pub tables: Vec<String>,
-    /// Empty the tables and copy all rows, rather than write what differs.
+    /// Replace all rows, each table in one transaction, rather than write what differs.
     #[serde(default)]
     pub full: bool,
 }

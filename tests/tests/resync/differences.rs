@@ -102,7 +102,7 @@ fn fewest(group: &Group, replica: &str, table: &str, stop: &AtomicBool) -> Resul
 
 /// While the primary is written to and the replica read: everything ends equal, a reader never misses
 /// rows, and the other replicas go on streaming.
-fn under_load(replica: &'static str) -> Result<()> {
+fn under_load(replica: &'static str, how: &[&str]) -> Result<()> {
     let group = start()?;
     let stop = AtomicBool::new(false);
     let (read, done) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -123,7 +123,8 @@ fn under_load(replica: &'static str) -> Result<()> {
             }
             Ok(())
         });
-        let resynced = replctl(&group.daemon, &["resync", replica, "--yes", "--wait"]);
+        let resync = [&["resync", replica, "--yes", "--wait"], how].concat();
+        let resynced = replctl(&group.daemon, &resync);
         for flag in [&read, &done, &stop] {
             flag.store(true, Ordering::Relaxed);
         }
@@ -141,20 +142,35 @@ fn under_load(replica: &'static str) -> Result<()> {
 
 #[test]
 fn under_load_in_postgres() -> Result<()> {
-    under_load(PG)
+    under_load(PG, &[])
+}
+
+#[test]
+fn in_full_under_load_in_postgres() -> Result<()> {
+    under_load(PG, &["--full"])
 }
 
 #[test]
 fn under_load_in_mariadb() -> Result<()> {
-    under_load(MARIADB)
+    under_load(MARIADB, &[])
+}
+
+#[test]
+fn in_full_under_load_in_mariadb() -> Result<()> {
+    under_load(MARIADB, &["--full"])
 }
 
 #[test]
 fn under_load_in_sqlite() -> Result<()> {
-    under_load(SQLITE)
+    under_load(SQLITE, &[])
 }
 
-/// The old way is still there.
+#[test]
+fn in_full_under_load_in_sqlite() -> Result<()> {
+    under_load(SQLITE, &["--full"])
+}
+
+/// Rows that no comparison could tell apart are written too.
 #[test]
 fn full_copies_everything_anew() -> Result<()> {
     let group = start()?;

@@ -12,9 +12,8 @@ use super::{CopiedTable, Snapshot, TableDdl};
 pub enum Existing {
     /// Nothing: they are somebody else's, and the copy is refused.
     Refuse,
-    /// Removes them all first; where the engine can, in a way that leaves no garbage, though readers
-    /// may wait for the copy or find the table empty.
-    Empty,
+    /// Replaces them all in one transaction: readers see the old ones until it commits.
+    Replace,
     /// Writes what differs only, and readers never miss a row that stays. Without a key to compare
     /// by, all rows are replaced in one transaction.
     Compare,

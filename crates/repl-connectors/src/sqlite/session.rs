@@ -191,7 +191,7 @@ impl Session {
     ) -> Result<Ready> {
         let table = &route.target;
         if self.remove_left_copy(route)? && existing == Existing::Refuse {
-            existing = Existing::Empty;
+            existing = Existing::Replace;
         }
         if target_table(&self.db, table)?.is_none() {
             if !create {

@@ -106,7 +106,7 @@ impl Case {
             cut: Some(cut()),
         };
         let existing = match replace {
-            true => Existing::Empty,
+            true => Existing::Replace,
             false => Existing::Refuse,
         };
         let loaded = self

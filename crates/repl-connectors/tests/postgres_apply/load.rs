@@ -70,7 +70,7 @@ async fn load(
     (create, replace, fail): (bool, bool, bool),
 ) -> Result<u64> {
     let existing = match replace {
-        true => Existing::Empty,
+        true => Existing::Replace,
         false => Existing::Refuse,
     };
     let copied = CopiedTable {

@@ -341,7 +341,7 @@ impl Replica {
             cut: Some(snapshot.cut()),
         };
         let existing = match self.cuts.contains_key(&source.name) {
-            true => Existing::Empty,
+            true => Existing::Replace,
             false => Existing::Refuse,
         };
         let loaded = self

@@ -22,7 +22,7 @@ pub struct ResyncArgs {
     /// Only these tables, by their names at the primary (schema.table; * and ? allowed)
     #[arg(long, value_name = "TABLES", value_delimiter = ',')]
     tables: Vec<String>,
-    /// Empty the tables and copy all rows, rather than write what differs
+    /// Replace all rows, each table in one transaction, rather than write what differs
     #[arg(long)]
     full: bool,
     /// Do not ask
@@ -62,7 +62,9 @@ fn consequence(args: &ResyncArgs) -> String {
         tables => format!("{} on {replica}", render::clean(&tables.join(", "))),
     };
     if args.full {
-        format!("This empties {tables} and copies them again from the primary")
+        format!(
+            "This replaces all rows of {tables} by the primary's, each table in one transaction"
+        )
     } else {
         format!(
             "This compares {tables} with the primary and replaces there whatever differs, rows that \

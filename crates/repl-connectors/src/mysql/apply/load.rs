@@ -42,7 +42,7 @@ impl Session {
         let source = load.route.schema.table.clone();
         let left = self.remove_left_copy(load.route).await?;
         if left && load.existing == Existing::Refuse {
-            load.existing = Existing::Empty;
+            load.existing = Existing::Replace;
         }
         let ready = self.make_or_empty(&mut load).await?;
         let made = ready == Ready::Made;
@@ -140,7 +140,7 @@ impl Session {
         if !create || rows.first().is_none_or(|row| text(row, 0) != name) {
             return Ok(false);
         }
-        Ok(existing == Existing::Empty || !self.has_rows(&name).await?)
+        Ok(existing == Existing::Replace || !self.has_rows(&name).await?)
     }
 
     /// Records that a table is about to be made.

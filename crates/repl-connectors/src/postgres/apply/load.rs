@@ -86,14 +86,14 @@ impl Session {
         if store::text(&rows, 0, 0) != "t" {
             return Ok(Ready::Empty);
         }
+        let keyed = !load.route.schema.key_columns().is_empty();
         match load.existing {
             Existing::Refuse => return Err(holds_rows(table)),
-            Existing::Empty => self.remove_rows(&name, &catalog.oid).await?,
-            Existing::Compare if load.route.schema.key_columns().is_empty() => {
-                // Unlike TRUNCATE it lets readers see the old rows until the new ones are there.
+            Existing::Compare if keyed => return Ok(Ready::Filled),
+            // Unlike TRUNCATE it lets readers see the old rows until the new ones are there.
+            _ => {
                 self.client.simple(&format!("DELETE FROM {name}")).await?;
             }
-            Existing::Compare => return Ok(Ready::Filled),
         }
         Ok(Ready::Empty)
     }

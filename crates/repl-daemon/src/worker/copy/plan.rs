@@ -106,7 +106,7 @@ impl Worker {
     /// What may be done with rows that the replica's table holds.
     fn existing(&self, table: &TableName) -> Existing {
         match self.replica().record() {
-            Some(record) if record.replace && record.full => Existing::Empty,
+            Some(record) if record.replace && record.full => Existing::Replace,
             Some(record) if record.replace => Existing::Compare,
             // It was copied once, and made anew at the primary since.
             _ if self.state.tables.contains_key(table) => Existing::Compare,
