@@ -6,6 +6,7 @@
 //! repeats at most what was being loaded, and the stream joins exactly. Several lanes load at once
 //! ([`lanes`]), from readers of one snapshot.
 
+mod indexing;
 mod keys;
 mod lanes;
 pub mod pace;

@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use repl_api::{CopyProgress, TableCopyProgress, TableCopyState};
-use repl_connectors::seam::Written;
+use repl_connectors::seam::{Existing, Written};
 use tokio::time::Instant;
 
+use super::indexing::{Indexing, indexes};
 use super::plan::TableCopy;
 use super::rate::Rate;
 use crate::replica::Replica;
@@ -27,6 +28,7 @@ pub(super) struct Shown {
 struct State {
     tables: Vec<Table>,
     rate: Rate,
+    indexing: Indexing,
     paused: Option<String>,
     refreshed: Option<Instant>,
 }
@@ -40,6 +42,9 @@ struct Table {
     parts: u64,
     parts_done: u64,
     part_rows: u64,
+    /// Indexes that are made after the rows, and since when.
+    indexes: u64,
+    indexing: Option<Instant>,
     /// Rows written in this round because they differed; none while nothing was compared.
     written: Option<Written>,
 }
@@ -61,6 +66,7 @@ impl Shown {
             state: Mutex::new(State {
                 tables,
                 rate,
+                indexing: Indexing::default(),
                 paused: None,
                 refreshed: None,
             }),
@@ -157,8 +163,19 @@ impl Progress<'_> {
     }
 
     fn set(&self, now: TableCopyState) {
-        self.shown
-            .change(true, |state| state.tables[self.table].state = now);
+        self.shown.change(true, |state| {
+            let table = &mut state.tables[self.table];
+            table.state = now;
+            match (now, table.indexing.take()) {
+                (TableCopyState::Indexing, _) => table.indexing = Some(Instant::now()),
+                (_, Some(since)) => {
+                    state
+                        .indexing
+                        .made(table.indexes, table.rows, since.elapsed());
+                }
+                (_, None) => {}
+            }
+        });
     }
 }
 
@@ -175,6 +192,12 @@ impl Table {
             parts: all,
             parts_done: parts.map_or(0, |parts| all - parts.open.len() as u64),
             part_rows: rows,
+            // A table that was there has them.
+            indexes: match copy.existing {
+                Existing::Refuse if copy.create => indexes(&copy.ddl),
+                _ => 0,
+            },
+            indexing: None,
             written: parts
                 .filter(|parts| parts.copy.compare)
                 .map(|_| Written::default()),
@@ -202,6 +225,19 @@ impl Table {
         Some(known.max(self.rows))
     }
 
+    /// Seconds that its indexes are still expected to take.
+    fn indexes_left(&self, indexing: &Indexing, rows_per_s: f64) -> f64 {
+        if self.state == TableCopyState::Done {
+            return 0.0;
+        }
+        let rows = self.estimate().unwrap_or(0);
+        let all = self.indexes as f64 * indexing.expected(rows, rows_per_s);
+        let passed = self
+            .indexing
+            .map_or(0.0, |since| since.elapsed().as_secs_f64());
+        (all - passed).max(0.0)
+    }
+
     fn shown(&self) -> TableCopyProgress {
         TableCopyProgress {
             table: self.name.clone(),
@@ -218,6 +254,9 @@ impl State {
         let rows_estimate: Option<u64> = self.tables.iter().map(Table::estimate).sum();
         let rows_per_s = self.rate.look(Instant::now(), rows_done).unwrap_or(0.0);
         let left = rows_estimate.map(|all| all.saturating_sub(rows_done));
+        let indexes = self.tables.iter();
+        let indexes = indexes.map(|table| table.indexes_left(&self.indexing, rows_per_s));
+        let indexes_s: f64 = indexes.sum();
         let written = self.tables.iter().filter_map(|table| table.written);
         let rows_written = written
             .map(|written| written.inserted + written.updated + written.deleted)
@@ -245,7 +284,7 @@ impl State {
             rows_per_s,
             eta_s: left
                 .filter(|_| rows_per_s > 0.0)
-                .map(|left| left as f64 / rows_per_s),
+                .map(|left| left as f64 / rows_per_s + indexes_s),
             paused: self.paused.clone(),
             tables,
         }
@@ -266,6 +305,8 @@ mod tests {
             parts: 10,
             parts_done: 0,
             part_rows: 0,
+            indexes: 0,
+            indexing: None,
             written: None,
         };
         assert_eq!(table.estimate(), Some(10));
