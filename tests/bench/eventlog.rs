@@ -148,6 +148,7 @@ fn history() -> History {
         },
         position: SourcePosition("0/0".to_owned()),
         reason: "measured".to_owned(),
+        succession: None,
     }
 }
 

@@ -14,9 +14,9 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::{
-    ActionDone, ApiError, ErrorBody, Health, Index, LogInfo, LogQuery, ModeRequest, ReplicaStatus,
-    ReplicaVerb, ResyncRequest, SkipRequest, SlotDropRequest, Status, Validation,
-    ValidationRequest, WaitDone, WaitRequest,
+    ActionDone, ApiError, ErrorBody, Health, Index, LogInfo, LogQuery, ModeRequest, PromoteRequest,
+    Promotions, Readiness, ReplicaStatus, ReplicaVerb, ResyncRequest, SkipRequest, SlotDropRequest,
+    Status, Validation, ValidationRequest, WaitDone, WaitRequest,
 };
 
 /// Largest answer the client reads, in bytes; a bound against a peer that is not the daemon.
@@ -185,6 +185,25 @@ impl Client {
         let patience = self.timeout + Duration::from_millis(request.timeout_ms);
         let client = self.clone().with_timeout(patience);
         client.post("/v1/wait", request).await
+    }
+
+    /// `POST /v1/promotions/check`: whether a replica could become the primary.
+    pub async fn check_promotion(
+        &self,
+        request: &PromoteRequest,
+    ) -> Result<Readiness, ClientError> {
+        self.post("/v1/promotions/check", request).await
+    }
+
+    /// `POST /v1/promotions`: make a replica the primary. Answers when that has begun;
+    /// [`Client::promotions`] tells how it goes on.
+    pub async fn promote(&self, request: &PromoteRequest) -> Result<ActionDone, ClientError> {
+        self.post("/v1/promotions", request).await
+    }
+
+    /// `GET /v1/promotions`: the promotion under way, and those before.
+    pub async fn promotions(&self) -> Result<Promotions, ClientError> {
+        self.get("/v1/promotions").await
     }
 
     /// `POST /v1/validations`: start comparing replicas with the primary.

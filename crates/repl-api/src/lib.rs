@@ -18,6 +18,7 @@ mod request;
 #[macro_use]
 mod status;
 mod mode;
+mod promotion;
 mod time;
 mod validate;
 
@@ -27,6 +28,10 @@ pub use log::{LogInfo, LogQuery, SegmentInfo, TableChanges, TransactionInfo};
 pub use mode::{
     MemberStatus, MinReplicas, ModeProblem, ModeRequest, ModeState, ModeStatus, WaitDone,
     WaitRequest,
+};
+pub use promotion::{
+    PromoteRequest, PromotionInfo, PromotionState, PromotionStep, Promotions, Readiness,
+    ReadinessFinding,
 };
 pub use request::{
     ActionDone, Endpoint, Health, Index, ReplicaVerb, ResyncRequest, SkipRequest, SlotDropRequest,

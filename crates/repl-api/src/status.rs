@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ModeStatus, Validated};
+use crate::{ModeStatus, PromotionInfo, Validated};
 
 /// Defines a unit-only wire enum with its names on the wire, one more variant for names of newer
 /// daemons, and `as_str`/`Display` that agree with the wire.
@@ -215,6 +215,12 @@ pub struct Status {
     /// Conditions of the whole group that need attention, as sentences.
     #[serde(default)]
     pub alerts: Vec<String>,
+    /// The node that the configuration names as the first primary, where another one is it now.
+    #[serde(default)]
+    pub configured_primary: Option<String>,
+    /// The change of primary under way; `null` when there is none.
+    #[serde(default)]
+    pub promotion: Option<PromotionInfo>,
 }
 
 /// The state of the event log.
@@ -496,6 +502,16 @@ impl Status {
             }
         }
         problems.extend(self.alerts.iter().cloned());
+        problems.extend(self.promotion.iter().map(|promotion| {
+            let (to, step) = (
+                &promotion.to,
+                promotion.step.as_deref().unwrap_or("its end"),
+            );
+            match &promotion.failure {
+                Some(why) => format!("the promotion of {to} is taken back, at {step}: {why}"),
+                None => format!("the promotion of {to} is under way, at {step}"),
+            }
+        }));
         problems
     }
 

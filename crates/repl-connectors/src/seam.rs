@@ -4,6 +4,7 @@ mod bulk;
 mod capture;
 mod gate;
 mod load;
+mod role;
 
 pub use bulk::{BulkForm, BulkInto, BulkPiece};
 pub use capture::{
@@ -11,6 +12,7 @@ pub use capture::{
     SourceTable,
 };
 pub use gate::{CommitGate, GateProblem, GateReport};
+pub use role::{CaptureStart, Counter, Finding, Part, RoleSwitch};
 
 pub use load::{Existing, Load, LoadPart, Loaded, Making, Written};
 
@@ -24,6 +26,7 @@ use repl_core::convert::ddl::TableDescription;
 use repl_core::copy::{KeyBound, KeyRange, PartialCopy, StoredCopy};
 use repl_core::cut::Cut;
 use repl_core::log::LogError;
+use repl_core::promotion::Handover;
 use repl_core::row::Row;
 use repl_core::schema::{TableName, TableSchema};
 use repl_core::select::Selection;
@@ -561,6 +564,17 @@ pub trait Applier: Send {
     /// # Errors
     /// As above.
     async fn forget_tables(&mut self, tables: &[TableName]) -> Result<()>;
+
+    /// Takes what this node holds for what the log holds through `handover.checkpoint`: it was the
+    /// primary until then. Replaces whatever it remembers of an earlier time as a replica; done already,
+    /// it changes nothing.
+    ///
+    /// # Errors
+    /// As above.
+    async fn adopt(&mut self, _handover: &Handover) -> Result<()> {
+        let what = "a node of this engine cannot become a replica of its own group";
+        Err(ConnectorError::new(ErrorKind::Configuration, what))
+    }
 
     /// Closes the session.
     async fn close(&mut self);

@@ -58,6 +58,7 @@ impl Subject {
                 },
                 position: SourcePosition("0".into()),
                 reason: "bench".into(),
+                succession: None,
             })
             .unwrap();
         log.flush().unwrap();

@@ -20,6 +20,7 @@ pub mod membership;
 pub mod mode;
 pub mod net;
 pub mod position;
+pub mod promotion;
 pub mod record;
 pub mod row;
 pub mod schema;

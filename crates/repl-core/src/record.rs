@@ -52,6 +52,51 @@ pub struct History {
     pub position: SourcePosition,
     /// Why the span began, for people.
     pub reason: String,
+    /// What joins it to the spans before; none in a group without a promotion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub succession: Option<Succession>,
+}
+
+/// How a span joins those before it, once another node has become the primary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Succession {
+    /// The oldest epoch from which history is unbroken up to this span: a replica in it, or in one
+    /// since, goes on across the change of primary. The span's own epoch where history broke.
+    pub since: Epoch,
+    /// Under which name replicas keep their checkpoint, whoever the primary is.
+    pub origin: String,
+    /// The tables that were there when the primary changed.
+    pub tables: Vec<Inherited>,
+}
+
+/// A table that another primary has held before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inherited {
+    /// Its incarnation in the words of the span's own primary …
+    pub own: String,
+    /// … and in those of the log, by which replicas know it.
+    pub incarnation: String,
+}
+
+impl History {
+    /// The oldest epoch whose replicas can follow into this span.
+    pub fn since(&self) -> Epoch {
+        let since = self.succession.as_ref().map(|succession| succession.since);
+        since.unwrap_or(self.epoch)
+    }
+
+    /// The log's word for a table's incarnation, which the span's primary calls `own`. A table made
+    /// since the primary changed is never taken for one that another primary had.
+    pub fn incarnation(&self, own: &str) -> String {
+        let Some(succession) = &self.succession else {
+            return own.to_owned();
+        };
+        let inherited = succession.tables.iter().find(|table| table.own == own);
+        match inherited {
+            Some(table) => table.incarnation.clone(),
+            None => format!("{}:{own}", self.source.node),
+        }
+    }
 }
 
 /// What is known of a transaction when it begins.
@@ -285,6 +330,7 @@ mod tests {
                 },
                 position,
                 reason: "new log".into(),
+                succession: None,
             }),
         ];
         for body in bodies {
@@ -293,6 +339,45 @@ mod tests {
             let payload = Bytes::from(payload);
             assert_eq!(Body::decode(body.kind(), &payload), Ok(body));
         }
+    }
+
+    #[test]
+    fn a_change_of_primary_keeps_what_replicas_know_tables_by() {
+        let mut history = History {
+            epoch: Epoch(3),
+            source: SourceIdentity {
+                node: "r1".into(),
+                engine: "postgres".into(),
+                system: "1".into(),
+                timeline: "1".into(),
+            },
+            position: SourcePosition::default(),
+            reason: String::new(),
+            succession: None,
+        };
+        assert_eq!(
+            (history.since(), history.incarnation("7").as_str()),
+            (Epoch(3), "7")
+        );
+        history.succession = Some(Succession {
+            since: Epoch(1),
+            origin: "main".into(),
+            tables: vec![Inherited {
+                own: "7".into(),
+                incarnation: "99".into(),
+            }],
+        });
+        assert_eq!(history.since(), Epoch(1));
+        assert_eq!(history.incarnation("7"), "99");
+        assert_ne!(
+            history.incarnation("99"),
+            "99",
+            "another table than the one before"
+        );
+        let mut payload = Vec::new();
+        Body::History(history.clone()).encode(&mut payload);
+        let decoded = Body::decode(RecordKind::History, &Bytes::from(payload));
+        assert_eq!(decoded, Ok(Body::History(history)));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! The operator's verbs.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use repl_api::{
-    ActionDone, ErrorCode, LogInfo, LogQuery, ModeRequest, ResyncRequest, SkipRequest, Status,
-    Validation, ValidationRequest, WaitDone, WaitRequest,
+    ActionDone, ErrorCode, LogInfo, LogQuery, ModeRequest, PromoteRequest, Promotions, Readiness,
+    ResyncRequest, SkipRequest, Status, Validation, ValidationRequest, WaitDone, WaitRequest,
 };
 use repl_connectors::seam::ConnectorError;
 use repl_core::Seq;
@@ -19,46 +19,67 @@ use crate::capture_task::Uninstall;
 use crate::clock::now_ms;
 use crate::logview;
 use crate::mode::{Refusal, Waiting};
+use crate::promotion::{Order, Parties, readiness};
 use crate::replica::Replica;
 use crate::state::Pause;
 use crate::status::Group;
 use crate::validate::Validator;
 
+/// What verbs are carried out on, as long as the roles stay.
+pub struct Running {
+    /// The group.
+    pub group: Arc<Group>,
+    /// Reaches its capture.
+    pub uninstall: mpsc::Sender<Uninstall>,
+    /// Interrupts it.
+    pub interrupt: watch::Sender<bool>,
+    /// Compares replicas with the primary.
+    pub validator: Validator,
+    /// What clients that wait are answered from.
+    pub waiting: Waiting,
+}
+
 /// Carries out the verbs on the group.
 pub struct GroupControl {
-    group: Arc<Group>,
-    uninstall: mpsc::Sender<Uninstall>,
-    interrupt: watch::Sender<bool>,
-    validator: Validator,
-    waiting: Waiting,
+    running: RwLock<Arc<Running>>,
+    promotions: mpsc::Sender<Order>,
     /// Verbs change durable state one after the other.
     serial: tokio::sync::Mutex<()>,
 }
 
 impl GroupControl {
-    /// Control of `group`; `uninstall` and `interrupt` reach its capture.
-    pub fn new(
-        group: Arc<Group>,
-        uninstall: mpsc::Sender<Uninstall>,
-        interrupt: watch::Sender<bool>,
-        validator: Validator,
-        waiting: Waiting,
-    ) -> Self {
+    /// Control of what runs; `promotions` reaches the host.
+    pub fn new(running: Arc<Running>, promotions: mpsc::Sender<Order>) -> Self {
         GroupControl {
-            group,
-            uninstall,
-            interrupt,
-            validator,
-            waiting,
+            running: RwLock::new(running),
+            promotions,
             serial: tokio::sync::Mutex::new(()),
         }
     }
 
-    /// What compares replicas with the primary.
-    pub fn validator(&self) -> &Validator {
-        &self.validator
+    /// Control of something else from now on: roles have changed.
+    pub fn switch(&self, running: &Arc<Running>) {
+        *self.running.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(running);
     }
 
+    /// What runs now.
+    pub fn now(&self) -> Arc<Running> {
+        let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&running)
+    }
+
+    /// What runs now, for a verb that must not come between the steps of a promotion.
+    fn settled(&self) -> Result<Arc<Running>, ControlError> {
+        let now = self.now();
+        if now.group.state.promotion().is_some() {
+            let advice = "wait until it has ended (replctl history), then try again";
+            return Err(conflict("a promotion is under way", advice));
+        }
+        Ok(now)
+    }
+}
+
+impl Running {
     fn replica(&self, name: &str) -> Result<&Arc<Replica>, ControlError> {
         self.group
             .replicas
@@ -164,16 +185,16 @@ fn needs_resync(name: &str) -> ControlError {
 
 #[async_trait]
 impl Control for GroupControl {
-    fn group(&self) -> &str {
-        &self.group.config.group.name
+    fn group(&self) -> String {
+        self.now().group.config.group.name.clone()
     }
 
     async fn status(&self) -> Result<Status, ControlError> {
-        Ok(self.group.status())
+        Ok(self.now().group.status())
     }
 
     async fn log_info(&self, query: &LogQuery) -> Result<LogInfo, ControlError> {
-        let (log, query) = (Arc::clone(&self.group.log), query.clone());
+        let (log, query) = (Arc::clone(&self.now().group.log), query.clone());
         let failed =
             |text: String| ControlError::new(ErrorCode::Internal, text, "see the daemon's own log");
         tokio::task::spawn_blocking(move || logview::read(log.as_ref(), &query))
@@ -184,7 +205,8 @@ impl Control for GroupControl {
 
     async fn pause(&self, name: &str, _actor: &Actor) -> Result<ActionDone, ControlError> {
         let _serial = self.serial.lock().await;
-        let replica = self.replica(name)?;
+        let now = self.settled()?;
+        let replica = now.replica(name)?;
         if replica
             .record()
             .is_some_and(|record| record.standing == Membership::NeedsResync)
@@ -200,7 +222,7 @@ impl Control for GroupControl {
                 format!("replica {name} is already paused"),
             ));
         }
-        self.change(replica, |record| {
+        now.change(replica, |record| {
             record.pause = Some(Pause {
                 since_ms: now_ms(),
                 error: None,
@@ -216,7 +238,8 @@ impl Control for GroupControl {
 
     async fn resume(&self, name: &str, _actor: &Actor) -> Result<ActionDone, ControlError> {
         let _serial = self.serial.lock().await;
-        let replica = self.replica(name)?;
+        let now = self.settled()?;
+        let replica = now.replica(name)?;
         let record = replica.record();
         if record
             .as_ref()
@@ -230,14 +253,15 @@ impl Control for GroupControl {
                 "see its state with: replctl status",
             ));
         }
-        self.change(replica, |record| record.pause = None)?;
+        now.change(replica, |record| record.pause = None)?;
         replica.order(|_| {});
         Ok(done("resume", name, format!("replica {name} goes on")))
     }
 
     async fn retry(&self, name: &str, _actor: &Actor) -> Result<ActionDone, ControlError> {
         let _serial = self.serial.lock().await;
-        let replica = self.replica(name)?;
+        let now = self.settled()?;
+        let replica = now.replica(name)?;
         let record = replica.record();
         if record
             .as_ref()
@@ -254,7 +278,7 @@ impl Control for GroupControl {
                 "see its state with: replctl status",
             ));
         }
-        self.change(replica, |record| record.pause = None)?;
+        now.change(replica, |record| record.pause = None)?;
         replica.order(|_| {});
         Ok(done(
             "retry",
@@ -270,7 +294,8 @@ impl Control for GroupControl {
         _actor: &Actor,
     ) -> Result<ActionDone, ControlError> {
         let _serial = self.serial.lock().await;
-        let replica = self.replica(name)?;
+        let now = self.settled()?;
+        let replica = now.replica(name)?;
         let failed = replica
             .record()
             .and_then(|record| record.pause?.error?.transaction)
@@ -288,7 +313,7 @@ impl Control for GroupControl {
                 "see the failed transaction with: replctl status",
             ));
         }
-        self.change(replica, |record| {
+        now.change(replica, |record| {
             record.pause = None;
             record.standing = Membership::Diverged;
             record.skipped += 1;
@@ -316,7 +341,8 @@ impl Control for GroupControl {
         _actor: &Actor,
     ) -> Result<ActionDone, ControlError> {
         let _serial = self.serial.lock().await;
-        let replica = self.replica(name)?;
+        let now = self.settled()?;
+        let replica = now.replica(name)?;
         if !replica.node.enabled {
             return Err(conflict(
                 format!("replica {name} is disabled in the configuration"),
@@ -324,10 +350,10 @@ impl Control for GroupControl {
             ));
         }
         if !request.tables.is_empty() {
-            self.validator.wait_for_tables().await;
+            now.validator.wait_for_tables().await;
         }
-        let tables = self.tables_to_resync(replica, request)?;
-        self.change(replica, |record| {
+        let tables = now.tables_to_resync(replica, request)?;
+        now.change(replica, |record| {
             record.pause = None;
             record.replace = true;
             record.full = request.full;
@@ -360,6 +386,7 @@ impl Control for GroupControl {
 
     async fn drop_slot(&self, _actor: &Actor) -> Result<ActionDone, ControlError> {
         let _serial = self.serial.lock().await;
+        let now = self.settled()?;
         let (answer, answered) = oneshot::channel();
         let stopped = || {
             ControlError::new(
@@ -368,16 +395,16 @@ impl Control for GroupControl {
                 "restart the daemon and try again",
             )
         };
-        self.uninstall.send(answer).await.map_err(|_| stopped())?;
+        now.uninstall.send(answer).await.map_err(|_| stopped())?;
         // Ends the running stream, so that the capture takes the order.
-        self.interrupt.send_replace(true);
+        now.interrupt.send_replace(true);
         let removed = answered.await.map_err(|_| stopped())?.map_err(refused)?;
         let message = if removed.is_empty() {
             "nothing of ours was left on the primary".to_owned()
         } else {
             removed.join("; ")
         };
-        Ok(done("slot.drop", &self.group.config.primary.name, message))
+        Ok(done("slot.drop", &now.group.config.primary.name, message))
     }
 
     async fn mode(
@@ -386,28 +413,77 @@ impl Control for GroupControl {
         _actor: &Actor,
     ) -> Result<ActionDone, ControlError> {
         let _serial = self.serial.lock().await;
-        let message = self
+        let now = self.settled()?;
+        let message = now
             .waiting
             .modes
             .order(request)
             .map_err(|refusal| conflict(refusal.what, refusal.advice))?;
-        Ok(done("mode", &self.group.config.group.name, message))
+        Ok(done("mode", &now.group.config.group.name, message))
     }
 
     async fn wait(&self, request: &WaitRequest) -> Result<WaitDone, ControlError> {
         let refused = |refusal: Refusal| {
             ControlError::new(ErrorCode::BadRequest, refusal.what, refusal.advice)
         };
-        self.waiting.wait(request).await.map_err(refused)
+        self.now().waiting.wait(request).await.map_err(refused)
+    }
+
+    async fn check_promotion(&self, request: &PromoteRequest) -> Result<Readiness, ControlError> {
+        let now = self.settled()?;
+        let parties = Parties::of(&now.group, &request.replica)?;
+        readiness::report(&now.group, &parties).await
+    }
+
+    async fn promote(
+        &self,
+        request: &PromoteRequest,
+        _actor: &Actor,
+    ) -> Result<ActionDone, ControlError> {
+        let name = &request.replica;
+        let answered = {
+            let _serial = self.serial.lock().await;
+            let now = self.settled()?;
+            now.replica(name)?;
+            let (reply, answered) = oneshot::channel();
+            let order = Order {
+                replica: name.clone(),
+                reply,
+            };
+            let busy = "see how it goes on with: replctl history";
+            let sent = self.promotions.try_send(order);
+            sent.map_err(|_| conflict("a promotion is under way", busy))?;
+            // Held until it has begun: no verb comes between.
+            answered.await
+        };
+        let stopped = |_| {
+            let what = "the daemon is stopping";
+            ControlError::new(
+                ErrorCode::Unavailable,
+                what,
+                "try again once it has started",
+            )
+        };
+        let id = answered.map_err(stopped)??;
+        Ok(done(
+            "promote",
+            name,
+            format!("promotion {id} of {name} has begun"),
+        ))
+    }
+
+    async fn promotions(&self) -> Result<Promotions, ControlError> {
+        Ok(self.now().group.promotions())
     }
 
     async fn validate(&self, request: &ValidationRequest) -> Result<Validation, ControlError> {
-        self.validator.wait_for_tables().await;
-        self.validator.start(request)
+        let now = self.settled()?;
+        now.validator.wait_for_tables().await;
+        now.validator.start(request)
     }
 
     async fn validation(&self, id: &str) -> Result<Validation, ControlError> {
-        self.validator.get(id)
+        self.now().validator.get(id)
     }
 
     async fn cancel_validation(
@@ -415,11 +491,11 @@ impl Control for GroupControl {
         id: &str,
         _actor: &Actor,
     ) -> Result<ActionDone, ControlError> {
-        self.validator.cancel(id)
+        self.now().validator.cancel(id)
     }
 
     async fn repair(&self, id: &str, _actor: &Actor) -> Result<ActionDone, ControlError> {
-        self.validator.repair(id).await
+        self.settled()?.validator.repair(id).await
     }
 }
 

@@ -45,6 +45,8 @@ pub struct View {
     pub copy: Option<CopyProgress>,
     /// Why its commits cannot be relied on; none when they can, or it is not connected.
     pub forgetful: Option<String>,
+    /// Why writes of others than the daemon may not be refused, where they should be.
+    pub unguarded: Option<String>,
     /// Age of the oldest unapplied transaction, milliseconds.
     pub lag_ms: Option<u64>,
     /// Bytes in the log it has not applied.

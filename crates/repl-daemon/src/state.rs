@@ -3,7 +3,7 @@
 //! `state.json` in the log directory, replaced atomically (write, fsync, rename, fsync of the
 //! directory) before anything relies on the new content.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -12,6 +12,7 @@ use repl_api::ErrorInfo;
 use repl_core::failpoint;
 use repl_core::membership::Membership;
 use repl_core::mode::Settings;
+use repl_core::promotion::{Handover, Promotion};
 use repl_core::schema::TableName;
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +50,10 @@ pub struct ReplicaRecord {
     /// Commits of the primary may be promised on its account (see [`crate::mode`]).
     #[serde(default)]
     pub counted: bool,
+    /// It was the primary until then, and takes what it holds for what the log holds when its worker
+    /// next reaches it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handover: Option<Handover>,
 }
 
 /// Why and since when a replica is paused.
@@ -74,6 +79,7 @@ impl ReplicaRecord {
             restart: false,
             foreign_keys_due: false,
             counted: false,
+            handover: None,
         }
     }
 
@@ -84,7 +90,8 @@ impl ReplicaRecord {
             .pause
             .as_ref()
             .is_some_and(|pause| pause.error.is_none());
-        self.standing == Membership::Streaming && self.resync.is_empty() && !paused_by_the_operator
+        let follows = self.resync.is_empty() && self.handover.is_none();
+        self.standing == Membership::Streaming && follows && !paused_by_the_operator
     }
 
     /// The membership state to show.
@@ -105,6 +112,12 @@ struct Document {
     /// The mode the operator ordered at run time, if any.
     #[serde(default)]
     mode: Option<ModeOrder>,
+    /// The change of primary under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    promotion: Option<Promotion>,
+    /// Nodes that were primary and are not: they go on refusing writes.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    fenced: BTreeSet<String>,
 }
 
 /// A mode ordered at run time. It holds until the configuration's is changed.
@@ -142,6 +155,8 @@ impl StateFile {
                 group: group.to_owned(),
                 replicas: BTreeMap::new(),
                 mode: None,
+                promotion: None,
+                fenced: BTreeSet::new(),
             },
             Err(error) => {
                 return Err(error).with_context(|| format!("cannot read {}", path.display()));
@@ -218,6 +233,54 @@ impl StateFile {
         let saved = self.save(&document);
         if saved.is_err() {
             document.mode = before;
+        }
+        saved
+    }
+
+    /// The change of primary under way.
+    pub fn promotion(&self) -> Option<Promotion> {
+        self.lock().promotion.clone()
+    }
+
+    /// Whether a node that is a replica was the primary before.
+    pub fn is_fenced(&self, node: &str) -> bool {
+        self.lock().fenced.contains(node)
+    }
+
+    /// Remembers how the change of primary stands, durably; none when there is none any more.
+    ///
+    /// # Errors
+    /// When the file cannot be written; what was remembered before is kept.
+    pub fn set_promotion(&self, promotion: Option<Promotion>) -> anyhow::Result<()> {
+        let mut document = self.lock();
+        let before = std::mem::replace(&mut document.promotion, promotion);
+        let saved = self.save(&document);
+        if saved.is_err() {
+            document.promotion = before;
+        }
+        saved
+    }
+
+    /// The point of no return of `promotion` is passed: from now on its new primary is none of the
+    /// replicas, and its old one is a replica that begins with what it holds. One durable write.
+    ///
+    /// # Errors
+    /// When the file cannot be written; what was remembered before is kept.
+    pub fn hand_over(&self, promotion: &Promotion, now_ms: u64) -> anyhow::Result<()> {
+        let mut document = self.lock();
+        let before = (document.replicas.clone(), document.fenced.clone());
+        let mut record = ReplicaRecord::new(now_ms);
+        record.standing = Membership::Streaming;
+        record.handover.clone_from(&promotion.handover);
+        document.replicas.insert(promotion.from.clone(), record);
+        document.replicas.remove(&promotion.to);
+        document.fenced.insert(promotion.from.clone());
+        document.fenced.remove(&promotion.to);
+        let old = document.promotion.replace(promotion.clone());
+        let saved = self.save(&document);
+        if saved.is_err() {
+            (document.replicas, document.fenced) = before;
+            document.promotion = old;
         }
         saved
     }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use repl_api::{
     Activity, IngestState, LogStatus, Membership, Mode, ModeState, PrimaryState, PrimaryStatus,
-    ReplicaStatus, Status, TableState, TableStatus,
+    PromotionInfo, Promotions, ReplicaStatus, Status, TableState, TableStatus,
 };
 use repl_connectors::seam::{CaptureBoard, CaptureState, SourceTable};
 use repl_core::log::{Bounds, EventLog};
@@ -15,8 +15,10 @@ use crate::config::Config;
 use crate::ingest::Ingest;
 use crate::mode::Modes;
 use crate::pins::Pins;
+use crate::promotion::record::History;
 use crate::rates::Meter;
 use crate::replica::Replica;
+use crate::state::StateFile;
 use crate::validate::Record;
 use crate::wiring::engine_name;
 
@@ -26,6 +28,12 @@ pub struct Group {
     pub config: Config,
     /// The log.
     pub log: Arc<dyn EventLog>,
+    /// What is remembered beside it.
+    pub state: Arc<StateFile>,
+    /// The promotions that ended.
+    pub promotions: Arc<History>,
+    /// The first primary, as the configuration names it.
+    pub configured_primary: String,
     /// The capture's board.
     pub board: Arc<CaptureBoard>,
     /// The capture's errors.
@@ -82,7 +90,23 @@ impl Group {
                 })
                 .collect(),
             alerts: self.alerts(),
+            configured_primary: (self.configured_primary != self.config.primary.name)
+                .then(|| self.configured_primary.clone()),
+            promotion: self.promotion(),
         }
+    }
+
+    /// The promotion under way, and those before.
+    pub fn promotions(&self) -> Promotions {
+        Promotions {
+            current: self.promotion(),
+            history: self.promotions.all(),
+        }
+    }
+
+    fn promotion(&self) -> Option<PromotionInfo> {
+        let promotion = self.state.promotion();
+        promotion.map(|promotion| crate::promotion::record::info(&promotion, None))
     }
 
     fn log_status(&self, bounds: &Bounds) -> LogStatus {
@@ -141,14 +165,20 @@ impl Group {
     }
 
     fn alerts(&self) -> Vec<String> {
-        self.replicas
-            .iter()
-            .filter_map(|replica| {
-                let record = replica.record()?;
-                (!record.reason.is_empty())
-                    .then(|| format!("replica {}: {}", replica.node.name, record.reason))
-            })
-            .collect()
+        let mut alerts = Vec::new();
+        for replica in &self.replicas {
+            let name = &replica.node.name;
+            let reason = replica.record().map(|record| record.reason);
+            if let Some(reason) = reason.filter(|reason| !reason.is_empty()) {
+                alerts.push(format!("replica {name}: {reason}"));
+            }
+            if let Some(why) = &replica.view().unguarded {
+                alerts.push(format!(
+                    "replica {name} may take writes of others than the daemon: {why}"
+                ));
+            }
+        }
+        alerts
     }
 }
 

@@ -9,9 +9,10 @@ use repl_connectors::mysql::target::{MySqlHost, MySqlTarget, MySqlTls, TlsMode a
 use repl_connectors::postgres::apply::{PgApplier, PgApplierConfig, PgContents};
 use repl_connectors::postgres::capture::{PgCapture, PgCaptureOptions};
 use repl_connectors::postgres::gate::{PgGate, PgGateOptions};
+use repl_connectors::postgres::role::PgRole;
 use repl_connectors::postgres::snapshot::PgSnapshots;
 use repl_connectors::postgres::target::{PgHost, PgTarget, PgTls, TlsMode};
-use repl_connectors::seam::{Applier, Capture, CommitGate, Snapshot, SnapshotSource};
+use repl_connectors::seam::{Applier, Capture, CommitGate, RoleSwitch, Snapshot, SnapshotSource};
 use repl_connectors::sqlite::{
     SqliteApplier, SqliteCapture, SqliteContents, SqliteSnapshots, SqliteTarget,
 };
@@ -53,28 +54,54 @@ pub fn source(config: &Config, requests: mpsc::Sender<SnapshotRequest>) -> anyho
             }
         }
         Endpoint::Server(server) if server.engine == Engine::Postgres => {
-            let options = PgCaptureOptions {
-                node: node.name.clone(),
-                slot: config.capture.slot_name.clone(),
-                publication: config.capture.publication_name.clone(),
-                manage_publication: config.capture.manage_publication,
-                standby: standby_name(group),
-            };
-            let gate = PgGateOptions {
-                standby: standby_name(group),
-                manage: config.replication.manage_standby_names,
-            };
-            let standing = postgres_target(node, server, &format!("repl-daemon mode {group}"));
-            let capture = postgres_target(node, server, &format!("repl-daemon capture {group}"));
             let copy = postgres_target(node, server, &format!("repl-daemon copy {group}"));
             Source {
-                capture: Box::new(PgCapture::new(capture, options)),
+                capture: Box::new(postgres_capture(config, node, server, "capture")),
                 snapshots: Arc::new(PgSnapshots::new(copy)),
-                gate: Some(Box::new(PgGate::new(standing, gate))),
+                gate: Some(Box::new(postgres_gate(config, node, server))),
             }
         }
         Endpoint::Server(server) => anyhow::bail!("{} cannot be a primary", server.engine),
     })
+}
+
+fn postgres_capture(config: &Config, node: &NodeConfig, server: &Server, task: &str) -> PgCapture {
+    let group = &config.group.name;
+    let options = PgCaptureOptions {
+        node: node.name.clone(),
+        slot: config.capture.slot_name.clone(),
+        publication: config.capture.publication_name.clone(),
+        manage_publication: config.capture.manage_publication,
+        standby: standby_name(group),
+    };
+    let target = postgres_target(node, server, &format!("repl-daemon {task} {group}"));
+    PgCapture::new(target, options)
+}
+
+fn postgres_gate(config: &Config, node: &NodeConfig, server: &Server) -> PgGate {
+    let group = &config.group.name;
+    let options = PgGateOptions {
+        standby: standby_name(group),
+        manage: config.replication.manage_standby_names,
+    };
+    let target = postgres_target(node, server, &format!("repl-daemon mode {group}"));
+    PgGate::new(target, options)
+}
+
+/// What changes a node's role; none for an engine that cannot be primary and replica in turn.
+pub fn role(config: &Config, node: &NodeConfig) -> Option<Arc<dyn RoleSwitch>> {
+    let Endpoint::Server(server) = &node.endpoint else {
+        return None;
+    };
+    if server.engine != Engine::Postgres {
+        return None;
+    }
+    Some(Arc::new(PgRole::new(
+        postgres_capture(config, node, server, "role"),
+        postgres_gate(config, node, server),
+        &config.group.name,
+        config.replication.manage_standby_names,
+    )))
 }
 
 /// What the replication connection is called at a PostgreSQL primary: the entry in its
@@ -86,7 +113,7 @@ fn standby_name(group: &str) -> String {
 /// Makes a replica's connector.
 pub fn applier(config: &Config, node: &NodeConfig) -> Box<dyn Applier> {
     let (group, replica) = (config.group.name.clone(), node.name.clone());
-    let origin = config.primary.name.clone();
+    let origin = config.origin.clone();
     match &node.endpoint {
         Endpoint::Sqlite { path } => Box::new(SqliteApplier::new(
             sqlite_target(config, node, path),
@@ -124,14 +151,14 @@ pub fn contents(config: &Config, node: &NodeConfig) -> Arc<dyn ContentSource> {
                 target: mysql_target(node, server),
                 group: config.group.name.clone(),
                 replica: node.name.clone(),
-                origin: config.primary.name.clone(),
+                origin: config.origin.clone(),
             }))
         }
         Endpoint::Server(server) => Arc::new(PgContents::new(PgApplierConfig {
             target: postgres_target(node, server, ""),
             group: config.group.name.clone(),
             replica: node.name.clone(),
-            origin: config.primary.name.clone(),
+            origin: config.origin.clone(),
         })),
     }
 }

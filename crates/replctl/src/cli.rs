@@ -62,6 +62,12 @@ pub enum Command {
     Resync(commands::resync::ResyncArgs),
     /// Show the copies under way: tables, rows, rate, time left
     Copy(commands::copy::CopyArgs),
+    /// Make a replica the primary
+    Promote(commands::promote::PromoteArgs),
+    /// Show who is primary, and who follows how closely
+    Topology(commands::topology::TopologyArgs),
+    /// Show the changes of primary: each step, its time and result
+    History(commands::history::HistoryArgs),
     /// Compare replicas with the primary, and repair rows that differ
     Validate(commands::validate::ValidateArgs),
     /// Ask for another mode: what a COMMIT on the primary waits for

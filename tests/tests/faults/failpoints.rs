@@ -51,6 +51,9 @@ const ABANDON: [&str; 2] = ["log.abandon.before_truncate", "log.abandon.after_tr
 /// Passed when a set-wise batch is refused.
 const REOPENED: &str = "worker.reopened";
 
+/// Passed when the primary changes; killed at, with every other step of it, by the tests of that.
+const PROMOTION: [&str; 2] = ["promotion.commit.appended", "worker.handover.adopted"];
+
 /// Passed by the initial copy into PostgreSQL.
 const PG_COPY: [&str; 2] = ["pg.load.before_commit", "pg.load.after_commit"];
 
@@ -77,12 +80,13 @@ const BROKEN: [&str; 1] = ["pg.apply.outside"];
 #[test]
 fn every_failpoint_of_the_code_is_in_these_lists() -> Result<()> {
     let mut listed: BTreeSet<String> = BTreeSet::new();
-    let lists: [&[&str]; 17] = [
+    let lists: [&[&str]; 18] = [
         &CREATE,
         &LOG,
         &RECOVER,
         &ABANDON,
         &[REOPENED],
+        &PROMOTION,
         &PG_COPY,
         &PG,
         &HISTORY,
@@ -139,7 +143,14 @@ fn failpoints_in(source: &str, found: &mut BTreeSet<String>) {
                         .bytes()
                         .all(|b| b.is_ascii_lowercase() || b == b'.' || b == b'_')
                     && [
-                        "log.", "state.", "worker.", "capture.", "pg.", "mysql.", "sqlite.",
+                        "log.",
+                        "state.",
+                        "worker.",
+                        "capture.",
+                        "promotion.",
+                        "pg.",
+                        "mysql.",
+                        "sqlite.",
                     ]
                     .iter()
                     .any(|area| name.starts_with(area))

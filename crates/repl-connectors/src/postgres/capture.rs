@@ -7,7 +7,6 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -60,7 +59,7 @@ impl PgCapture {
 
     /// Makes the slot, which waits for all running transactions. One whose commit waits for us is
     /// among them, and nothing can be acknowledged before there is a slot.
-    async fn create_slot(&self, admin: &mut Admin) -> Result<Slot> {
+    pub(super) async fn create_slot(&self, admin: &mut Admin) -> Result<Slot> {
         let standby = &self.options.standby;
         if admin.commits_wait_for(standby).await? {
             return Err(ConnectorError::new(
@@ -78,12 +77,29 @@ impl PgCapture {
         admin.create_slot().await
     }
 
-    /// Compares selection, catalog and publication, and shows the result on the board.
+    /// Compares selection, catalog and publication, and shows the result on the board, with
+    /// incarnations in the words of the log.
     pub(super) async fn refresh_tables(
         &self,
         admin: &mut Admin,
         selection: &Selection,
         board: &CaptureBoard,
+        history: Option<&History>,
+        slot_exists: bool,
+    ) -> Result<()> {
+        let mut tables = self.publish_tables(admin, selection, slot_exists).await?;
+        for table in &mut tables {
+            table.rename_incarnation(history);
+        }
+        board.set_tables(tables.iter().map(CatalogTable::to_source).collect());
+        Ok(())
+    }
+
+    /// Compares selection, catalog and publication.
+    pub(super) async fn publish_tables(
+        &self,
+        admin: &mut Admin,
+        selection: &Selection,
         slot_exists: bool,
     ) -> Result<Vec<CatalogTable>> {
         let mut tables = catalog::tables(&mut admin.connection, selection, None).await?;
@@ -102,18 +118,6 @@ impl PgCapture {
                 table.remedy = error.advice;
             }
         }
-        board.set_tables(
-            tables
-                .iter()
-                .map(|table| {
-                    let schema = table
-                        .refusal
-                        .is_empty()
-                        .then(|| Arc::new(table.schema.clone()));
-                    table.to_source(schema)
-                })
-                .collect(),
-        );
         Ok(tables)
     }
 
@@ -161,7 +165,7 @@ impl PgCapture {
         Ok(logged)
     }
 
-    fn identity(&self, server: &ServerPosition) -> SourceIdentity {
+    pub(super) fn identity(&self, server: &ServerPosition) -> SourceIdentity {
         SourceIdentity {
             node: self.options.node.clone(),
             engine: "postgres".into(),
@@ -214,7 +218,14 @@ impl Capture for PgCapture {
         let server = within(limit, "asking for its position", admin.position()).await?;
         let slot = within(limit, "looking at the slot", admin.slot()).await?;
         let logged = Self::check_continuity(port, &server, slot.as_ref())?;
-        let refreshed = self.refresh_tables(&mut admin, &port.selection, &port.board, true);
+        let history = port.writer.log().bounds().history;
+        let refreshed = self.refresh_tables(
+            &mut admin,
+            &port.selection,
+            &port.board,
+            history.as_ref(),
+            true,
+        );
         within(limit * REFRESH_FACTOR, "comparing the tables", refreshed).await?;
         // Present since `check_continuity`; asked again because the publication may have waited.
         let slot = within(limit, "looking at the slot", admin.slot()).await?;
@@ -243,7 +254,8 @@ impl Capture for PgCapture {
         // time of each change, and fails on changes older than its publication.
         let existing = admin.slot().await?;
         let there = existing.is_some();
-        self.refresh_tables(&mut admin, &port.selection, &port.board, there)
+        // Shown by their new names once the span has begun.
+        self.publish_tables(&mut admin, &port.selection, there)
             .await?;
         let slot = match existing {
             Some(slot) if slot.wal_status != "lost" => slot,
@@ -259,6 +271,7 @@ impl Capture for PgCapture {
             source: self.identity(&server),
             position: slot.confirmed.position(),
             reason: reason.to_owned(),
+            succession: None,
         })?;
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use repl_core::record::History;
 use repl_core::schema::{Column, Identity, SchemaId, TableName, TableSchema, TypeDetail};
 use repl_core::select::Selection;
 use sqlx::{PgConnection, Row};
@@ -13,8 +14,6 @@ use crate::seam::{Result, SourceTable};
 /// A table with what capture needs to know of it.
 #[derive(Clone, Debug)]
 pub struct CatalogTable {
-    /// OID, which changes when the table is dropped and made again.
-    pub oid: u32,
     /// Shape; its id is not assigned yet.
     pub schema: TableSchema,
     /// Why it cannot be captured; empty when it can.
@@ -24,14 +23,22 @@ pub struct CatalogTable {
 }
 
 impl CatalogTable {
-    /// The table as the board shows it.
-    pub fn to_source(&self, schema: Option<Arc<TableSchema>>) -> SourceTable {
+    /// The table as the board shows it; a table that is refused without its schema.
+    pub fn to_source(&self) -> SourceTable {
+        let fit = self.refusal.is_empty();
         SourceTable {
             name: self.schema.table.clone(),
-            incarnation: self.oid.to_string(),
-            schema,
+            incarnation: self.schema.incarnation.clone(),
+            schema: fit.then(|| Arc::new(self.schema.clone())),
             refusal: self.refusal.clone(),
             remedy: self.remedy.clone(),
+        }
+    }
+
+    /// Calls its incarnation what the log calls it.
+    pub fn rename_incarnation(&mut self, history: Option<&History>) {
+        if let Some(history) = history {
+            self.schema.incarnation = history.incarnation(&self.schema.incarnation);
         }
     }
 }
@@ -255,7 +262,6 @@ fn describe(table: RawTable, columns: &[RawColumn], index_columns: &[(i64, i32)]
     let identity = index.and_then(places).filter(|key| !key.is_empty());
     let (refusal, remedy) = refusal(&table, identity.is_some());
     CatalogTable {
-        oid: table.oid as u32,
         schema: TableSchema {
             id: SchemaId(0),
             engine: "postgres".into(),

@@ -40,11 +40,24 @@ pub async fn table_ddl(
             .create
             .push(create_table(connection, oid, target, "").await?),
     }
+    // Needed once this replica is the primary, or feeds another.
+    if is_full_identity(connection, oid).await? {
+        let sql = format!("ALTER TABLE {} REPLICA IDENTITY FULL", target.quoted());
+        ddl.create.push(sql);
+    }
     let (key, others) = constraints_and_indexes(connection, oid, target).await?;
     ddl.key = key;
     ddl.after.splice(0..0, others);
     ddl.foreign_keys = foreign_keys(connection, oid, target).await?;
     Ok(ddl)
+}
+
+async fn is_full_identity(connection: &mut PgConnection, oid: i64) -> Result<bool> {
+    sqlx::query_scalar("SELECT relreplident = 'f' FROM pg_class WHERE oid = $1::oid")
+        .bind(oid)
+        .fetch_one(connection)
+        .await
+        .map_err(|e| from_sqlx(&e, "looking for a table's replica identity"))
 }
 
 pub(super) async fn table_oid(connection: &mut PgConnection, table: &TableName) -> Result<i64> {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use repl_core::ErrorKind;
+use repl_core::record::History;
 use repl_core::select::Selection;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -27,6 +28,8 @@ impl Housekeeping {
             selection: port.selection.clone(),
             board: Arc::clone(&port.board),
             limits: port.limits,
+            // A new span begins with a new session.
+            history: port.writer.log().bounds().history,
         };
         Housekeeping {
             task: tokio::spawn(house.keep()),
@@ -53,6 +56,7 @@ struct House {
     selection: Selection,
     board: Arc<CaptureBoard>,
     limits: CaptureLimits,
+    history: Option<History>,
 }
 
 impl House {
@@ -84,9 +88,13 @@ impl House {
 
     async fn refresh(&self, admin: &mut Admin) -> Result<()> {
         let limit = self.limits.idle_timeout;
-        let refreshed = self
-            .capture
-            .refresh_tables(admin, &self.selection, &self.board, true);
+        let refreshed = self.capture.refresh_tables(
+            admin,
+            &self.selection,
+            &self.board,
+            self.history.as_ref(),
+            true,
+        );
         within(limit * REFRESH_FACTOR, "comparing the tables", refreshed).await?;
         let server = within(limit, "asking for its position", admin.position()).await?;
         let retained = within(limit, "looking at the slot", admin.slot())

@@ -3,8 +3,6 @@
 //! No slot, no lock, no pause: `pg_current_snapshot()` tells which transactions are in it, and the
 //! log knows each transaction's id.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use repl_core::codec::put_u64;
@@ -19,7 +17,7 @@ use sqlx::PgConnection;
 
 use super::admin::Admin;
 use super::bulk::{self, BulkRead};
-use super::catalog;
+use super::catalog::{self, CatalogTable};
 use super::ddl;
 use super::describe;
 use super::divide;
@@ -88,10 +86,7 @@ impl SnapshotSource for PgSnapshots {
         let mut admin = Admin::connect(&self.target, "", "").await?;
         admin.preflight().await?;
         let tables = catalog::tables(&mut admin.connection, selection, None).await?;
-        let shown = tables.iter().map(|table| {
-            let fit = table.refusal.is_empty();
-            table.to_source(fit.then(|| Arc::new(table.schema.clone())))
-        });
+        let shown = tables.iter().map(CatalogTable::to_source);
         Ok(shown.collect())
     }
 

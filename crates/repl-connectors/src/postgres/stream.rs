@@ -9,7 +9,7 @@ use std::time::Duration;
 use repl_core::change::RowOp;
 use repl_core::failpoint;
 use repl_core::log::LogOffset;
-use repl_core::record::TxHeader;
+use repl_core::record::{History, TxHeader};
 use repl_core::schema::{SchemaId, TableName};
 use repl_core::{ErrorKind, Seq};
 use tokio::time::{Instant, Interval, sleep_until};
@@ -76,6 +76,8 @@ pub(super) struct Stream {
     pace: Pace,
     counters: (u64, u64),
     max_row_bytes: usize,
+    /// The span that is written to.
+    history: Option<History>,
 }
 
 /// A table the stream has announced.
@@ -155,6 +157,7 @@ impl Stream {
             pace: Pace::default(),
             counters: (0, 0),
             max_row_bytes: usize::MAX,
+            history: port.writer.log().bounds().history,
         })
     }
 
@@ -502,7 +505,7 @@ impl Stream {
     ) -> Result<()> {
         let described = catalog::tables(&mut admin.connection, &port.selection, Some(relation.oid));
         let found = within(port.limits.idle_timeout, "describing a table", described).await?;
-        let schema = match found.into_iter().next() {
+        let mut schema = match found.into_iter().next() {
             Some(table) if same_columns(&table, relation) => table.schema,
             // Altered again (or dropped) since: what the stream says is what its rows look like.
             altered => {
@@ -515,6 +518,9 @@ impl Stream {
                 announced(relation, types, altered.as_ref())
             }
         };
+        if let Some(history) = &self.history {
+            schema.incarnation = history.incarnation(&schema.incarnation);
+        }
         let name = schema.table.clone();
         let columns = schema.columns.len();
         let schema = port.writer.schema(schema)?;

@@ -74,6 +74,7 @@ impl Capture for SqliteCapture {
             source,
             position: position.clone(),
             reason: reason.to_owned(),
+            succession: None,
         })?;
         port.board.update(|status| status.captured = position.0);
         Ok(())

@@ -79,6 +79,7 @@ pub fn history(epoch: u32) -> History {
         },
         position: position(0),
         reason: "conformance".into(),
+        succession: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Appender, EventLog, LogError, LogOffset};
 use crate::change::ChangeWriter;
 use crate::position::{Seq, SourcePosition};
-use crate::record::{Body, History, RecordKind, TxHeader, encode_fragment};
+use crate::record::{Body, History, RecordKind, Succession, TxHeader, encode_fragment};
 use crate::schema::{SchemaId, TableSchema};
 
 /// Size at which an open transaction's changes are pushed as a fragment, bytes. A single change
@@ -52,7 +52,18 @@ impl TxWriter {
     ///
     /// # Errors
     /// As [`Appender::push`].
-    pub fn history(&mut self, history: History) -> Result<LogOffset, LogError> {
+    pub fn history(&mut self, mut history: History) -> Result<LogOffset, LogError> {
+        // A break of history ends what joined the spans, but replicas keep their checkpoints where
+        // they have them.
+        if history.succession.is_none()
+            && let Some(before) = self.log.bounds().history.and_then(|h| h.succession)
+        {
+            history.succession = Some(Succession {
+                since: history.epoch,
+                origin: before.origin,
+                tables: Vec::new(),
+            });
+        }
         self.push_body(&Body::History(history))
     }
 

@@ -99,7 +99,9 @@ impl Changes {
                     }
                     last = record.seq;
                     if let Some(header) = &fragment.header {
-                        contained = span.cut.contains(record.seq, header.txid, "");
+                        // Whatever another primary had committed is in this one.
+                        contained = record.epoch < span.epoch
+                            || span.cut.contains(record.seq, header.txid, "");
                     }
                     if !contained {
                         changes.take(log, record.seq, fragment, span.limit)?;
@@ -197,7 +199,7 @@ fn start(log: &dyn EventLog, span: &Span) -> Result<Seq, Unknown> {
             let Some(header) = &fragment.header else {
                 continue;
             };
-            if running.contains(&header.txid) {
+            if record.epoch == span.epoch && running.contains(&header.txid) {
                 start = start.min(Seq(record.seq.0.saturating_sub(1)));
                 withheld.remove(&header.txid);
             }

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use repl_api::{
-    ActionDone, ErrorCode, LogInfo, LogQuery, ModeRequest, ResyncRequest, SkipRequest, Status,
-    Validation, ValidationRequest, WaitDone, WaitRequest,
+    ActionDone, ErrorCode, LogInfo, LogQuery, ModeRequest, PromoteRequest, Promotions, Readiness,
+    ResyncRequest, SkipRequest, Status, Validation, ValidationRequest, WaitDone, WaitRequest,
 };
 
 /// Why an operation was refused or failed: a code (it fixes the HTTP status), what happened and why,
@@ -39,7 +39,7 @@ impl std::fmt::Display for Actor {
 #[async_trait]
 pub trait Control: Send + Sync + 'static {
     /// The group's name; confirmations are compared with it.
-    fn group(&self) -> &str;
+    fn group(&self) -> String;
 
     /// The state of the whole group. Must not wait for a database.
     async fn status(&self) -> Result<Status, ControlError>;
@@ -107,6 +107,27 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// `BadRequest` when it can never be; `Unavailable` when the primary cannot be asked.
     async fn wait(&self, request: &WaitRequest) -> Result<WaitDone, ControlError>;
+
+    /// Whether a replica could become the primary now, and what that would mean. Changes nothing.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown replica; `Conflict` when its engine cannot; `Unavailable` when a node
+    /// cannot be asked.
+    async fn check_promotion(&self, request: &PromoteRequest) -> Result<Readiness, ControlError>;
+
+    /// Makes a replica the primary; returns when that has begun.
+    ///
+    /// # Errors
+    /// As [`Control::check_promotion`], and `Conflict` when something speaks against it or another
+    /// promotion is under way.
+    async fn promote(
+        &self,
+        request: &PromoteRequest,
+        actor: &Actor,
+    ) -> Result<ActionDone, ControlError>;
+
+    /// The promotion under way, and those before.
+    async fn promotions(&self) -> Result<Promotions, ControlError>;
 
     /// Starts comparing replicas with the primary; nothing is changed but that a diverged replica which
     /// turns out to be equal is diverged no more.

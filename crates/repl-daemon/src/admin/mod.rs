@@ -15,6 +15,7 @@ pub mod audit;
 mod body;
 mod control;
 pub mod peer;
+pub mod roles;
 pub mod routes;
 pub mod server;
 mod socket;

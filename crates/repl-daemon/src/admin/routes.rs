@@ -12,8 +12,9 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use repl_api::{
     API_VERSION, ActionDone, Endpoint, ErrorCode, Health, Index, LogInfo, LogQuery, MAX_LOG_LIMIT,
-    MAX_REQUEST_BODY, ModeRequest, ReplicaStatus, ReplicaVerb, ResyncRequest, SkipRequest,
-    SlotDropRequest, Status, Validation, ValidationRequest, WaitDone, WaitRequest,
+    MAX_REQUEST_BODY, ModeRequest, PromoteRequest, Promotions, Readiness, ReplicaStatus,
+    ReplicaVerb, ResyncRequest, SkipRequest, SlotDropRequest, Status, Validation,
+    ValidationRequest, WaitDone, WaitRequest,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -39,7 +40,7 @@ pub(super) struct App {
 }
 
 /// Every endpoint: method, path and what it does. The index and its test are made from this.
-pub(super) const ENDPOINTS: [(&str, &str, &str); 17] = [
+pub(super) const ENDPOINTS: [(&str, &str, &str); 20] = [
     ("GET", "/v1", "This list."),
     (
         "GET",
@@ -110,6 +111,21 @@ pub(super) const ENDPOINTS: [(&str, &str, &str); 17] = [
     ("POST", "/v1/validations/{id}/cancel", "End a comparison."),
     (
         "POST",
+        "/v1/promotions/check",
+        "Whether {\"replica\"} could become the primary now, and what that would mean.",
+    ),
+    (
+        "POST",
+        "/v1/promotions",
+        "Make {\"replica\"} the primary; answers when that has begun.",
+    ),
+    (
+        "GET",
+        "/v1/promotions",
+        "The promotion under way, and those before.",
+    ),
+    (
+        "POST",
         "/v1/slot/drop",
         "Drop the slot and publication on the primary; {\"confirm\": the group's name}.",
     ),
@@ -127,6 +143,8 @@ pub(super) fn router(app: App, limits: &Limits) -> Router {
         .route("/v1/slot/drop", post(slot_drop))
         .route("/v1/mode", post(mode))
         .route("/v1/wait", post(wait))
+        .route("/v1/promotions", get(promotions).post(promote))
+        .route("/v1/promotions/check", post(check_promotion))
         .route("/v1/validations", post(validate))
         .route("/v1/validations/{id}", get(validation))
         .route("/v1/validations/{id}/{verb}", post(validation_verb))
@@ -329,6 +347,34 @@ async fn wait(State(app): State<App>, body: RequestBody) -> Result<Json<WaitDone
     let request: WaitRequest = body.parse(expected)?;
     let done = app.control.wait(&request).await;
     done.map(Json).map_err(Failure)
+}
+
+/// What a request for a promotion looks like.
+const PROMOTE: &str = r#"{"replica": "<its name>"}"#;
+
+async fn check_promotion(
+    State(app): State<App>,
+    body: RequestBody,
+) -> Result<Json<Readiness>, Failure> {
+    let request: PromoteRequest = body.parse(PROMOTE)?;
+    let check = app.control.check_promotion(&request);
+    app.bounded(check).await.map(Json)
+}
+
+async fn promote(
+    State(app): State<App>,
+    Extension(actor): Extension<Actor>,
+    body: RequestBody,
+) -> Result<Json<ActionDone>, Failure> {
+    let request: PromoteRequest = body.parse(PROMOTE)?;
+    let arguments = json!(request);
+    let run =
+        move |control: Arc<dyn Control>| async move { control.promote(&request, &actor).await };
+    app.carry_out(actor, "promote", arguments, run).await
+}
+
+async fn promotions(State(app): State<App>) -> Result<Json<Promotions>, Failure> {
+    app.bounded(app.control.promotions()).await.map(Json)
 }
 
 async fn validate(State(app): State<App>, body: RequestBody) -> Result<Json<Validation>, Failure> {

@@ -27,6 +27,11 @@ pub(super) const RETRY_JITTER: f64 = 0.2;
 pub(super) const MODE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const MAX_QUEUE: u64 = 1000;
 
+pub(super) const FENCE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const PROMOTION_MAX_LAG: Duration = Duration::from_secs(5);
+pub(super) const SEQUENCE_MARGIN: u64 = 100;
+
 pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) const POLL_INTERVAL_MAX: Duration = Duration::from_millis(20);
 pub(super) const TABLE_REFRESH_INTERVAL: Duration = Duration::from_secs(5);

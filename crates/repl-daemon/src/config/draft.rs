@@ -5,7 +5,8 @@ use toml::de::DeTable;
 
 use super::model::{
     ApiConfig, CaptureConfig, Config, CopyConfig, GroupConfig, LimitsConfig, LogConfig,
-    LoggingConfig, NodeRole, ReplicationConfig, RetryConfig, TablesConfig, ValidateConfig,
+    LoggingConfig, NodeRole, PromotionConfig, ReplicationConfig, RetryConfig, TablesConfig,
+    ValidateConfig,
 };
 use super::node::{self, NodeDraft, Surroundings};
 use super::problem::{Findings, Problem};
@@ -22,6 +23,7 @@ pub(super) struct ConfigDraft {
     pub copy: CopyConfig,
     pub validate: ValidateConfig,
     pub replication: ReplicationConfig,
+    pub promotion: PromotionConfig,
     pub retry: RetryConfig,
     pub capture: CaptureConfig,
     pub tables: TablesConfig,
@@ -43,6 +45,7 @@ impl ConfigDraft {
         let copy = sections::copy(root.section("copy"));
         let validate = sections::validate(root.section("validate"));
         let replication = replication::read(root.section("replication"));
+        let promotion = sections::promotion(root.section("promotion"));
         let retry = sections::retry(root.section("retry"));
         let capture = sections::capture(root.section("capture"), &group);
         let mut selection = root.section("tables");
@@ -63,6 +66,7 @@ impl ConfigDraft {
             copy,
             validate,
             replication,
+            promotion,
             retry,
             capture,
             tables,
@@ -76,7 +80,9 @@ impl ConfigDraft {
         let (mut primaries, replicas): (Vec<_>, Vec<_>) = nodes?
             .into_iter()
             .partition(|node| node.role == NodeRole::Primary);
+        let primary = primaries.pop()?;
         Some(Config {
+            origin: primary.name.clone(),
             group: self.group,
             log: self.log,
             api: self.api,
@@ -85,10 +91,11 @@ impl ConfigDraft {
             copy: self.copy,
             validate: self.validate,
             replication: self.replication,
+            promotion: self.promotion,
             retry: self.retry,
             capture: self.capture,
             tables: self.tables,
-            primary: primaries.pop()?,
+            primary,
             replicas,
             warnings,
         })

@@ -31,8 +31,8 @@ use toml::de::DeTable;
 pub use model::{
     AllowConfig, ApiConfig, CaptureConfig, CommitMode, Config, ConvertConfig, CopyConfig, Endpoint,
     Engine, ExcludeConfig, GroupConfig, LimitsConfig, LogConfig, LogFormat, LogLevel,
-    LoggingConfig, NodeConfig, NodeRole, PgHost, Rename, ReplicaTablesConfig, ReplicationConfig,
-    RetryConfig, Server, TablesConfig, TlsConfig, TlsMode, ValidateConfig,
+    LoggingConfig, NodeConfig, NodeRole, PgHost, PromotionConfig, Rename, ReplicaTablesConfig,
+    ReplicationConfig, RetryConfig, Server, TablesConfig, TlsConfig, TlsMode, ValidateConfig,
 };
 pub use problem::{ConfigProblems, Place, Problem, Severity};
 pub use replication::{Impossible, default_on_timeout, impossible};

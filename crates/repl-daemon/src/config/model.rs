@@ -2,6 +2,7 @@
 //! Durations are [`Duration`]s, sizes are bytes, paths are absolute.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,16 +30,20 @@ pub struct Config {
     pub validate: ValidateConfig,
     /// What a commit on the primary waits for.
     pub replication: ReplicationConfig,
+    /// Changes of primary.
+    pub promotion: PromotionConfig,
     /// Backoff of everything that is retried.
     pub retry: RetryConfig,
     /// Capture on the primary.
     pub capture: CaptureConfig,
     /// The tables replicated to every replica.
     pub tables: TablesConfig,
-    /// The node that is primary when the group first starts.
+    /// The primary: as read, the node that is it when the group first starts.
     pub primary: NodeConfig,
-    /// The nodes that are replicas when the group first starts, in file order; at least one.
+    /// The replicas, in file order; at least one.
     pub replicas: Vec<NodeConfig>,
+    /// Under which name replicas keep their checkpoint: that of the first primary, whoever it is now.
+    pub origin: String,
     /// What is accepted but worth a look; already checked configurations may still have some.
     pub warnings: Vec<Problem>,
 }
@@ -52,6 +57,18 @@ impl Config {
     /// The replicas that take part (`enabled = true`).
     pub fn enabled_replicas(&self) -> impl Iterator<Item = &NodeConfig> {
         self.replicas.iter().filter(|node| node.enabled)
+    }
+
+    /// This configuration with `name` as the primary and the one so far in its place; none when it
+    /// names no replica.
+    #[must_use]
+    pub fn with_primary(&self, name: &str) -> Option<Config> {
+        let at = self.replicas.iter().position(|node| node.name == name)?;
+        let mut config = self.clone();
+        std::mem::swap(&mut config.primary, &mut config.replicas[at]);
+        config.primary.role = NodeRole::Primary;
+        config.replicas[at].role = NodeRole::Replica;
+        Some(config)
     }
 
     /// The primary's engine; replicas may have others.
@@ -93,6 +110,8 @@ pub struct ApiConfig {
     pub socket_mode: u32,
     /// Group that owns the socket; none keeps the daemon's own.
     pub socket_group: Option<String>,
+    /// TCP address of the read-only role checks; none serves none.
+    pub listen: Option<SocketAddr>,
 }
 
 /// Least severe level that is written.
@@ -202,6 +221,19 @@ pub struct ReplicationConfig {
     pub client_wait: bool,
 }
 
+/// `[promotion]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PromotionConfig {
+    /// Longest wait for the transactions that write at the old primary.
+    pub fence_timeout: Duration,
+    /// Longest wait for the replica to have applied everything, and for the slot.
+    pub drain_timeout: Duration,
+    /// Lag of the replica above which nothing is begun.
+    pub max_lag: Duration,
+    /// Steps by which sequences are advanced beyond what was used.
+    pub sequence_margin: u64,
+}
+
 /// `[capture]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaptureConfig {
@@ -306,6 +338,8 @@ pub struct NodeConfig {
     pub max_lag: Duration,
     /// Whether commits may wait for it.
     pub counts: bool,
+    /// While it is a replica, whether it refuses writes that are not the daemon's.
+    pub protect: bool,
     /// How it commits what it is sent.
     pub commit: CommitMode,
     /// Longest wait for a connection.

@@ -43,6 +43,7 @@ pub(super) struct NodeDraft {
     pub enabled: bool,
     pub max_lag: Duration,
     pub counts: bool,
+    pub protect: bool,
     pub commit: CommitMode,
     pub connect_timeout: Duration,
     pub tables: ReplicaTablesConfig,
@@ -72,6 +73,7 @@ impl NodeDraft {
             enabled: self.enabled,
             max_lag: self.max_lag,
             counts: self.counts,
+            protect: self.protect,
             commit: self.commit,
             connect_timeout: self.connect_timeout,
             tables: self.tables,
@@ -87,6 +89,7 @@ pub(super) fn read(mut section: Section<'_>, around: Surroundings<'_>) -> NodeDr
     let password_in_url = url_password.is_some();
     let password = read_password(&mut section, url_password, endpoint.as_ref(), around);
     let tls = read_tls(&mut section, endpoint.as_ref(), around.base);
+    let protect = read_protect(&mut section, endpoint.as_ref());
     let commit = read_commit(&mut section, role, endpoint.as_ref());
     let priority = section.integer("priority", defaults::PRIORITY, 0..=MAX_PRIORITY);
     let day = Duration::from_secs(86_400);
@@ -103,6 +106,7 @@ pub(super) fn read(mut section: Section<'_>, around: Surroundings<'_>) -> NodeDr
         enabled: section.boolean("enabled", true),
         max_lag: section.duration("max_lag", defaults::MAX_LAG, short..=30 * day),
         counts: section.boolean("counts", true),
+        protect,
         commit,
         connect_timeout: section.duration(
             "connect_timeout",
@@ -231,7 +235,22 @@ fn read_commit(
         };
         section.fail("commit", complaint(what, why, "remove the key"));
     }
-    CommitMode::Durable
+    // The first primary may become a replica.
+    match engine {
+        Some(Engine::Postgres) => CommitMode::Asynchronous,
+        _ => CommitMode::Durable,
+    }
+}
+
+fn read_protect(section: &mut Section<'_>, endpoint: Option<&Endpoint>) -> bool {
+    let protect = section.boolean("protect", false);
+    let engine = endpoint.map(Endpoint::engine);
+    if let (true, Some(engine)) = (protect, engine.filter(|one| *one != Engine::Postgres)) {
+        let what = format!("{engine} replicas cannot be protected");
+        let why = "writes of others than the daemon are refused by PostgreSQL nodes only";
+        section.fail("protect", complaint(what, why, "remove the key"));
+    }
+    protect
 }
 
 fn read_tables(mut section: Section<'_>) -> ReplicaTablesConfig {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::defaults;
 use super::model::{
     ApiConfig, CaptureConfig, CopyConfig, GroupConfig, LimitsConfig, LogConfig, LogFormat,
-    LogLevel, LoggingConfig, RetryConfig, ValidateConfig,
+    LogLevel, LoggingConfig, PromotionConfig, RetryConfig, ValidateConfig,
 };
 use super::problem::{Complaint, complaint};
 use super::reader::Section;
@@ -129,8 +129,19 @@ pub(super) fn api(mut section: Section<'_>, base: &Path, log_dir: &Path) -> ApiC
     }
     let socket_mode = socket_mode(&mut section);
     let socket_group = section.string("socket_group");
+    let listen = section.string("listen").and_then(|text| {
+        let address = text.parse().ok();
+        if address.is_none() {
+            let what = format!("`{}` is not an address", text.escape_debug());
+            let why = "role checks are served on one address and port";
+            let fix = "write an address and port, such as \"127.0.0.1:8008\" or \"[::1]:8008\"";
+            section.fail("listen", complaint(what, why, fix));
+        }
+        address
+    });
     section.finish();
     ApiConfig {
+        listen,
         socket,
         socket_mode,
         socket_group,
@@ -219,6 +230,18 @@ pub(super) fn validate(mut section: Section<'_>) -> ValidateConfig {
     let config = ValidateConfig {
         interval: section.duration_or_off("interval", SECOND..=365 * DAY),
         max_rows_per_second: (most > 0).then_some(most),
+    };
+    section.finish();
+    config
+}
+
+pub(super) fn promotion(mut section: Section<'_>) -> PromotionConfig {
+    let waits = SECOND / 10..=HOUR;
+    let config = PromotionConfig {
+        fence_timeout: section.duration("fence_timeout", defaults::FENCE_TIMEOUT, waits.clone()),
+        drain_timeout: section.duration("drain_timeout", defaults::DRAIN_TIMEOUT, waits.clone()),
+        max_lag: section.duration("max_lag", defaults::PROMOTION_MAX_LAG, waits),
+        sequence_margin: section.integer("sequence_margin", defaults::SEQUENCE_MARGIN, 0..=1 << 32),
     };
     section.finish();
     config

@@ -43,6 +43,8 @@ pub struct Modes {
     gate: Mutex<Gate>,
     /// Whether the log's fsync is awaited, and whether it is in every mode.
     fsync: OnceLock<(Arc<AtomicBool>, bool)>,
+    /// The end of the log is waited for, whatever the mode.
+    hastened: AtomicBool,
     config: Config,
     state: Arc<StateFile>,
 }
@@ -91,6 +93,7 @@ impl Modes {
             roster,
             gate: Mutex::default(),
             fsync: OnceLock::new(),
+            hastened: AtomicBool::new(false),
             config: config.clone(),
             state: Arc::clone(state),
         });
@@ -137,7 +140,7 @@ impl Modes {
         let result = step(&mut rule, self.start.elapsed());
         let released = Released {
             seq: rule.released(),
-            waited: rule.settings().mode != Mode::Async,
+            waited: rule.settings().mode != Mode::Async || self.hastened.load(Ordering::Acquire),
         };
         // Still under the lock: a later step must not be overtaken by this one.
         self.released.send_if_modified(|now| {
@@ -160,10 +163,28 @@ impl Modes {
         self.follow_settings();
     }
 
+    /// Has the capture, the log and `replica` bring to an end what is on its way, durably and without
+    /// gathering, as if commits waited for them; or no longer.
+    pub fn hasten(&self, replica: &Replica, on: bool) {
+        self.hastened.store(on, Ordering::Release);
+        self.follow_settings();
+        if on {
+            replica.waited.store(true, Ordering::Relaxed);
+        }
+        self.with(|_, _| {});
+    }
+
+    /// Whether each commit of the primary is promised to be on replicas, or is about to be.
+    pub fn promises(&self) -> bool {
+        let rule = self.lock();
+        rule.settings().mode != Mode::Async && !matches!(rule.phase(), Phase::Degraded(_))
+    }
+
     /// Has the replicas that are waited for commit accordingly, and the log fsync at once.
     fn follow_settings(&self) {
         if let Some((awaited, always)) = self.fsync.get() {
-            let waits = self.settings().mode != Mode::Async;
+            let hastened = self.hastened.load(Ordering::Acquire);
+            let waits = self.settings().mode != Mode::Async || hastened;
             awaited.store(*always || waits, Ordering::Release);
         }
         let waited = self.settings().counts_replicas();

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use repl_api::Activity;
-use repl_connectors::seam::ConnectorError;
+use repl_connectors::seam::{ConnectorError, CopiedTable};
 use repl_core::checkpoint::Checkpoint;
 use repl_core::failpoint;
 use repl_core::log::{Appended, Bounds, EventLog, LogError, Visibility};
 use repl_core::membership::Membership;
+use repl_core::record::History;
+use repl_core::schema::TableName;
 use repl_core::{Epoch, ErrorKind, LogId, Seq, SourcePosition};
 use tracing::info;
 
@@ -70,12 +72,75 @@ impl Worker {
             None => Err(broken(
                 "the replica's checkpoint is gone: its table was emptied or dropped",
             )),
-            Some(checkpoint) => {
-                check(self.parts.log.as_ref(), &checkpoint)?;
+            Some(mut checkpoint) => {
+                let log = Arc::clone(&self.parts.log);
+                check(log.as_ref(), &checkpoint)?;
                 self.attached = true;
+                let bounds = log.bounds();
+                let epoch = bounds.durable.epoch;
+                if checkpoint.epoch < epoch && checkpoint.seq >= epoch_start(log.as_ref(), &bounds)?
+                {
+                    // The record that says so may have been trimmed with the last transaction before.
+                    let open = |(name, table): (&TableName, &CopiedTable)| {
+                        table.cut.is_some().then(|| name.clone())
+                    };
+                    let tables: Vec<_> = self.state.tables.iter().filter_map(open).collect();
+                    self.cross(&mut checkpoint, &tables, epoch).await?;
+                }
                 Ok(checkpoint)
             }
         }
+    }
+
+    /// Goes on in the epoch of another primary, which begins where the replica is. All that the one
+    /// before had committed was logged before, so the cuts of its tables are passed.
+    pub(super) async fn cross(
+        &mut self,
+        checkpoint: &mut Checkpoint,
+        tables: &[TableName],
+        epoch: Epoch,
+    ) -> Result<(), Failure> {
+        if !tables.is_empty() {
+            self.clear_cuts(checkpoint, tables).await?;
+        }
+        let next = Checkpoint {
+            epoch,
+            ..checkpoint.clone()
+        };
+        let moved = self.parts.applier.set_checkpoint(Some(checkpoint), &next);
+        moved.await?;
+        *checkpoint = next;
+        self.state.checkpoint = Some(checkpoint.clone());
+        info!(%epoch, "following another primary from here on");
+        Ok(())
+    }
+
+    /// What was the primary until now takes what it holds for what the log holds through its last
+    /// transaction, and is a replica like any other.
+    pub(super) async fn take_over(&mut self) -> Result<(), Failure> {
+        let record = self.replica().record();
+        let Some(handover) = record.and_then(|record| record.handover) else {
+            return Ok(());
+        };
+        if let Some(role) = &self.parts.role {
+            // First of all: with its own standby name set, each of our commits would wait for us.
+            for done in role.end_capture().await? {
+                info!(done, "no longer the primary");
+            }
+        }
+        self.open().await?;
+        self.parts.applier.adopt(&handover).await?;
+        failpoint::hit("worker.handover.adopted")
+            .map_err(|error| ConnectorError::new(ErrorKind::Connection, error.to_string()))?;
+        self.replica()
+            .change(|record| record.handover = None)
+            .map_err(errors::state)?;
+        info!(
+            seq = handover.checkpoint.seq.0,
+            "the old primary is a replica"
+        );
+        self.parts.applier.close().await;
+        Ok(())
     }
 
     /// Sets the checkpoint to where a new copy joins the log: the oldest transaction of the
@@ -143,8 +208,10 @@ fn check(log: &dyn EventLog, checkpoint: &Checkpoint) -> Result<(), Failure> {
             checkpoint.seq, checkpoint.epoch, end.seq, end.epoch
         )));
     }
-    let first_of_epoch = epoch_start(log, &bounds)?;
-    if checkpoint.epoch < bounds.durable.epoch && checkpoint.seq <= first_of_epoch {
+    // A change of primary breaks nothing.
+    let since = bounds.history.as_ref().map(History::since);
+    let since = since.unwrap_or(bounds.durable.epoch);
+    if checkpoint.epoch < since && checkpoint.seq <= last_before(log, &bounds, since)? {
         return Err(broken(&format!(
             "the replica is in epoch {}; history broke when epoch {} began",
             checkpoint.epoch, bounds.durable.epoch
@@ -203,7 +270,12 @@ fn copy_start(log: &dyn EventLog) -> Result<(Seq, Epoch, SourcePosition), LogErr
 }
 
 /// The last transaction before the present epoch, or before the oldest held.
-fn epoch_start(log: &dyn EventLog, bounds: &Bounds) -> Result<Seq, LogError> {
+pub(super) fn epoch_start(log: &dyn EventLog, bounds: &Bounds) -> Result<Seq, LogError> {
+    last_before(log, bounds, bounds.durable.epoch)
+}
+
+/// The last transaction before `epoch`, or before the oldest held.
+fn last_before(log: &dyn EventLog, bounds: &Bounds, epoch: Epoch) -> Result<Seq, LogError> {
     let mut low = bounds.first_seq.0.saturating_sub(1);
     let mut high = bounds.durable.seq.0;
     // Invariant: everything through `low` is of an earlier epoch or not held.
@@ -211,7 +283,7 @@ fn epoch_start(log: &dyn EventLog, bounds: &Bounds) -> Result<Seq, LogError> {
         let middle = low + (high - low).div_ceil(2);
         let earlier = log
             .point(Seq(middle))?
-            .is_some_and(|point| point.epoch < bounds.durable.epoch);
+            .is_some_and(|point| point.epoch < epoch);
         if earlier {
             low = middle;
         } else {

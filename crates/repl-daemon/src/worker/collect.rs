@@ -33,6 +33,9 @@ pub enum Work {
     Joined(Vec<TableName>, SourcePosition),
     /// A new span of history begins: this replica cannot follow across it.
     Broken(Epoch, String),
+    /// Another primary's span begins, which goes on where the one before ended. The stream has
+    /// passed the cuts of these tables: they are of the primary before, all of which was logged.
+    Crossed(Vec<TableName>, Epoch),
 }
 
 /// Changes to apply in one target transaction.
@@ -224,6 +227,11 @@ impl Collector {
                     if let Some(batch) = self.take_batch() {
                         self.held = Some(record);
                         return Ok(Some(Work::Batch(batch)));
+                    }
+                    if history.since() <= self.plan.epoch {
+                        self.plan.epoch = record.epoch;
+                        let tables = self.take_all_cuts();
+                        return Ok(Some(Work::Crossed(tables, record.epoch)));
                     }
                     self.finished = true;
                     Some(Work::Broken(record.epoch, history.reason.clone()))
@@ -523,6 +531,13 @@ impl Collector {
             }
         }
         joined
+    }
+
+    /// The tables that had a cut; none has any more.
+    fn take_all_cuts(&mut self) -> Vec<TableName> {
+        let tables = self.plan.tables.iter_mut();
+        let open = tables.filter_map(|(name, table)| table.cut.take().map(|_| name.clone()));
+        open.collect()
     }
 
     /// The whole transactions collected so far, if any.

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use repl_api::Activity;
 use repl_connectors::seam::{
-    Applier, Commit, ConnectorError, ReplicaState, SnapshotSource, SourceTable,
+    Applier, Commit, ConnectorError, ReplicaState, RoleSwitch, SnapshotSource, SourceTable,
 };
 use repl_core::backoff::{Backoff, BackoffPolicy};
 use repl_core::checkpoint::Checkpoint;
@@ -47,6 +47,8 @@ pub struct WorkerParts {
     pub replica: Arc<Replica>,
     /// Its connector.
     pub applier: Box<dyn Applier>,
+    /// What changes its role; none for an engine that has one role only.
+    pub role: Option<Arc<dyn RoleSwitch>>,
     /// The log.
     pub log: Arc<dyn EventLog>,
     /// The log's durable end.
@@ -190,6 +192,7 @@ impl Worker {
         if let Some(ended) = self.wait_for_history().await {
             return Ok(ended);
         }
+        self.take_over().await?;
         self.open().await?;
         if let Some(ended) = self.wait_for_redelivery().await {
             return Ok(ended);

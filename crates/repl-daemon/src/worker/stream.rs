@@ -244,6 +244,13 @@ impl Worker {
                 debug!(%position, "copies joined the stream");
                 Ok(last || joined)
             }
+            Ok(Work::Crossed(tables, epoch)) => {
+                self.land(course).await?;
+                self.cross(course.checkpoint, &tables, epoch).await?;
+                // Begins anew from the moved checkpoint; and tables that are not there yet could not be
+                // copied before.
+                Ok(true)
+            }
             Err(CollectError::Log(error)) => Err(error.into()),
             Err(CollectError::Unsettled(table)) => {
                 self.copy_anew(&table).await?;

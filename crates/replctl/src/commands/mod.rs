@@ -2,9 +2,11 @@
 
 pub mod copy;
 pub mod help;
+pub mod history;
 pub mod log;
 pub mod mode;
 mod pause;
+pub mod promote;
 pub mod release;
 mod resume;
 pub mod resync;
@@ -13,6 +15,7 @@ pub mod skip;
 pub mod slot;
 pub mod status;
 pub mod tables;
+pub mod topology;
 pub mod validate;
 pub mod wait;
 
@@ -35,6 +38,9 @@ pub(crate) async fn dispatch(command: Command, context: &Context) -> Result<Exit
         Command::Skip(args) => skip::run(args, context).await,
         Command::Resync(args) => resync::run(&args, context).await,
         Command::Copy(args) => copy::run(&args, context).await,
+        Command::Promote(args) => promote::run(&args, context).await,
+        Command::Topology(args) => topology::run(&args, context).await,
+        Command::History(args) => history::run(&args, context).await,
         Command::Validate(args) => validate::run(args, context).await,
         Command::Mode(args) => mode::run(args, context).await,
         Command::Wait(args) => wait::run(args, context).await,

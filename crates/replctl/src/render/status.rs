@@ -24,6 +24,12 @@ pub fn status(status: &Status, view: &View) -> String {
         view,
     };
     header(status, &mut out);
+    if let Some(first) = &status.configured_primary {
+        let (first, now) = (clean(first), clean(&status.primary.name));
+        out.line(&format!(
+            "{now} is the primary since a promotion; the configuration names {first} as the first one"
+        ));
+    }
     out.blank();
     if status.replicas.is_empty() {
         out.line("no replicas");

@@ -59,6 +59,8 @@ pub fn healthy() -> Status {
         ],
         replicas: vec![replica("replica-1"), replica("replica-2")],
         alerts: Vec::new(),
+        configured_primary: None,
+        promotion: None,
     }
 }
 

@@ -15,6 +15,7 @@
 // Errors are rare, and made for people: their size does not matter.
 #![allow(clippy::result_large_err)]
 
+mod adopt;
 mod compare;
 mod content;
 mod fit;
@@ -38,6 +39,7 @@ use repl_core::ErrorKind;
 use repl_core::batch::{Route, Step};
 use repl_core::checkpoint::Checkpoint;
 use repl_core::copy::PartialCopy;
+use repl_core::promotion::Handover;
 use repl_core::schema::TableName;
 
 pub use self::content::PgContents;
@@ -220,6 +222,12 @@ impl Applier for PgApplier {
     async fn forget_tables(&mut self, tables: &[TableName]) -> Result<()> {
         self.session
             .with(async |session| session.forget_tables(tables).await)
+            .await
+    }
+
+    async fn adopt(&mut self, handover: &Handover) -> Result<()> {
+        self.session
+            .with(async |session| session.adopt(handover).await)
             .await
     }
 

@@ -31,7 +31,7 @@ const SETTINGS: &str = "\
     SET IntervalStyle = 'postgres'; SET extra_float_digits = 3; SET bytea_output = 'hex'; \
     SET lc_monetary = 'C'; SET xmloption = 'content'; SET standard_conforming_strings = on; \
     SET default_transaction_isolation = 'read committed'; \
-    SET default_transaction_read_only = off; SET row_security = off; \
+    SET default_transaction_read_only = off; SET row_security = off; SET repl.applier = on; \
     SET check_function_bodies = off; SET statement_timeout = 0; SET lock_timeout = '10s'; \
     SET idle_in_transaction_session_timeout = '60s'; SET idle_session_timeout = 0; \
     SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; SET tcp_user_timeout = '30s'; \

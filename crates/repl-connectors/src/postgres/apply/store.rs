@@ -172,6 +172,17 @@ impl Session {
         Ok(())
     }
 
+    /// Queues the first checkpoint, which fails if there is one.
+    pub(super) fn insert_checkpoint(&mut self, next: &Checkpoint) -> Result<()> {
+        let sql = format!(
+            "INSERT INTO repl.checkpoint (group_name, origin, format, log_id, epoch, seq, position, \
+             updated_at) VALUES ($1::text, $2::text, {FORMAT}, $3::uuid, $4::int8, $5::numeric, \
+             $6::text, now())"
+        );
+        let fields = Fields::new(self, next);
+        self.push(&sql, &fields.bytes(), Label::Checkpoint)
+    }
+
     /// Queues the lock on the checkpoint, which fails unless it is `expected`. A session that
     /// waited for another's lock sees what that one committed.
     pub(super) fn lock_checkpoint(&mut self, expected: &Checkpoint) -> Result<()> {

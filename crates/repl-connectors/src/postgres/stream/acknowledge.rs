@@ -57,7 +57,11 @@ pub(super) fn released_at_start(
     logged: Lsn,
 ) -> Result<(Lsn, Unreleased)> {
     let released = port.released.borrow().seq;
-    let point = port.writer.log().point(released.min(end))?;
+    let log = port.writer.log();
+    // A position of an epoch before says nothing of this server.
+    let epoch = log.bounds().durable.epoch;
+    let point = log.point(released.min(end))?;
+    let point = point.filter(|point| point.epoch == epoch);
     let applied = point.and_then(|point| Lsn::from_position(&point.position));
     let mut unreleased = Unreleased::default();
     unreleased.push(end, logged);

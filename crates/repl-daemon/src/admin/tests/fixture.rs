@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use repl_api::{
-    ActionDone, Client, ErrorCode, LogInfo, LogQuery, ModeRequest, ResyncRequest, SkipRequest,
-    Status, TableChanges, TransactionInfo, Validation, ValidationRequest, WaitDone, WaitRequest,
+    ActionDone, Client, ErrorCode, LogInfo, LogQuery, ModeRequest, PromoteRequest, Promotions,
+    Readiness, ResyncRequest, SkipRequest, Status, TableChanges, TransactionInfo, Validation,
+    ValidationRequest, WaitDone, WaitRequest,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -51,8 +52,8 @@ fn done(verb: &str, target: &str) -> ActionDone {
 
 #[async_trait]
 impl Control for TestControl {
-    fn group(&self) -> &str {
-        "shop"
+    fn group(&self) -> String {
+        "shop".to_owned()
     }
 
     async fn status(&self) -> Result<Status, ControlError> {
@@ -100,6 +101,30 @@ impl Control for TestControl {
                 .collect(),
             truncated: true,
         })
+    }
+
+    async fn check_promotion(&self, request: &PromoteRequest) -> Result<Readiness, ControlError> {
+        Ok(Readiness {
+            from: "main".to_owned(),
+            to: request.replica.clone(),
+            ready: true,
+            findings: Vec::new(),
+            lag_ms: Some(0),
+            queue_transactions: 0,
+            estimated_gap_ms: None,
+        })
+    }
+
+    async fn promote(
+        &self,
+        request: &PromoteRequest,
+        _: &Actor,
+    ) -> Result<ActionDone, ControlError> {
+        self.act("promote", &request.replica).await
+    }
+
+    async fn promotions(&self) -> Result<Promotions, ControlError> {
+        Ok(Promotions::default())
     }
 
     async fn pause(&self, replica: &str, _: &Actor) -> Result<ActionDone, ControlError> {

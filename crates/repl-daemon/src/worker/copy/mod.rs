@@ -64,6 +64,12 @@ impl Worker {
         &mut self,
         checkpoint: &Checkpoint,
     ) -> Result<(), Failure> {
+        // What the primary's snapshot shows is told by its own transactions: before the stream has come
+        // to them, nothing that is copied could be joined to it.
+        let bounds = self.parts.log.bounds();
+        if checkpoint.seq < super::attach::epoch_start(self.parts.log.as_ref(), &bounds)? {
+            return Ok(());
+        }
         self.wait_for_tables(checkpoint).await;
         self.parts.tables.borrow_and_update();
         let missing = self.missing_tables();
@@ -294,7 +300,7 @@ fn lacks_any(
             break;
         }
         if let Body::Fragment(fragment) = record.body
-            && record.epoch == checkpoint.epoch
+            && record.epoch == bounds.durable.epoch
             && fragment
                 .header
                 .is_some_and(|header| !visible.contains(header.txid as u32))

@@ -146,7 +146,8 @@ impl Worker {
             return Ok(false);
         };
         let incarnation = &table.copied.incarnation;
-        if !stored.continues(incarnation, &table.source, checkpoint) {
+        let primary = self.parts.log.bounds().durable.epoch == checkpoint.epoch;
+        if !primary || !stored.continues(incarnation, &table.source, checkpoint) {
             info!(table = %table.name, "an interrupted copy does not fit any more; it begins anew");
             return Ok(false);
         }

@@ -1,273 +1,120 @@
-//! Starts everything in order and stops it in reverse.
+//! What runs while the roles of the nodes stay as they are: capture, workers, and all that depends on
+//! who is the primary. A change of roles ends it and starts another.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use repl_connectors::seam::{CaptureBoard, CaptureLimits, CapturePort, SnapshotSource};
 use repl_core::backoff::BackoffPolicy;
-use repl_core::log::disk::HostDisk;
-use repl_core::log::file::{FileLog, FileLogOptions, Opened};
-use repl_core::log::{Durable, EventLog, TxWriter, Visibility};
-use repl_core::position::LogId;
+use repl_core::log::{Durable, TxWriter, Visibility};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tracing::{info, warn};
 
+use super::{Fixed, end};
 use crate::admin::audit::AuditLog;
-use crate::admin::{AdminConfig, AdminServer};
 use crate::capture_task::{CaptureErrors, CaptureTask};
 use crate::config::Config;
-use crate::control::GroupControl;
-use crate::flusher::Flusher;
+use crate::control::Running;
 use crate::follow::Follow;
-use crate::ingest::Ingest;
+use crate::guard::Guard;
 use crate::mode::{Keeper, Modes, Waiting};
+use crate::promotion::{Present, stays_closed};
 use crate::rates::Meter;
 use crate::replica::Replica;
 use crate::retention::Retention;
-use crate::state::StateFile;
 use crate::status::Group;
-use crate::validate::{Member, Record, Shared, Validator};
+use crate::validate::{Member, Shared, Validator};
 use crate::wiring;
 use crate::worker::copy::pace::Others;
 use crate::worker::{Worker, WorkerParts};
 
-/// Runs the group until `shutdown` completes.
-///
-/// # Errors
-/// When it cannot start (the log is in use or damaged, the socket is taken) or cannot go on (an
-/// fsync failed).
-pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-    for warning in &config.warnings {
-        warn!("configuration: {warning}");
-    }
-    let log = open_log(&config)?;
-    let state = Arc::new(StateFile::open(&config.log.dir, &config.group.name)?);
-    let host = Host::start(config, log, state).await?;
-    host.announce_ready();
-    tokio::select! {
-        () = shutdown => info!("stopping"),
-        () = host.fatal() => {}
-    }
-    host.stop().await
-}
+/// How long all tasks together may take to stop by themselves. One that waits for a dead server is then cut off,
+/// which is no worse than a crash: the log and the replicas' checkpoints decide what was done.
+const STOP_WAIT: Duration = Duration::from_secs(5);
 
-fn open_log(config: &Config) -> anyhow::Result<Arc<dyn EventLog>> {
-    let dir = &config.log.dir;
-    std::fs::create_dir_all(dir)
-        .with_context(|| format!("cannot create the log directory {}", dir.display()))?;
-    let options = FileLogOptions {
-        segment_bytes: config.log.segment_size,
-        tail_bytes: config.log.memory_tail,
-        new_id: LogId(uuid::Uuid::new_v4()),
-        created_us: clock_us(),
-        ..FileLogOptions::default()
-    };
-    let Opened {
-        log,
-        created,
-        cut_bytes,
-    } = FileLog::open(dir, options, Arc::new(HostDisk)).context("cannot open the event log")?;
-    let bounds = log.bounds();
-    info!(
-        log = %log.id(),
-        created,
-        first = bounds.first_seq.0,
-        last = bounds.durable.seq.0,
-        bytes = bounds.bytes,
-        "event log open"
-    );
-    if cut_bytes > 0 {
-        info!(
-            cut_bytes,
-            "unfinished end of the log cut off; the primary sends it again"
-        );
-    }
-    Ok(log)
-}
-
-fn clock_us() -> i64 {
-    crate::clock::now_ms() as i64 * 1000
-}
-
-struct Host {
+/// The running tasks, with the roles in `config`.
+pub(super) struct Generation {
+    pub(super) present: Present,
+    pub(super) running: Arc<Running>,
     tasks: JoinSet<()>,
     workers: JoinSet<()>,
-    flusher: Flusher,
     stop: watch::Sender<bool>,
     stop_capture: watch::Sender<bool>,
-    broken: Arc<Mutex<Option<String>>>,
-    broke: Arc<tokio::sync::Notify>,
-    admin: watch::Sender<bool>,
 }
 
-impl Host {
-    async fn start(
-        config: Config,
-        log: Arc<dyn EventLog>,
-        state: Arc<StateFile>,
-    ) -> anyhow::Result<Host> {
+impl Generation {
+    /// Starts everything with the roles in `config`.
+    pub(super) fn start(fixed: &Fixed, config: Config) -> anyhow::Result<Generation> {
         let stop = watch::Sender::new(false);
         let stop_capture = watch::Sender::new(false);
-        let admin_stop = watch::Sender::new(false);
-        let durable = watch_durable(log.as_ref());
-        let ingest = Arc::new(Ingest::new(
-            config.log.dir.clone(),
-            config.log.min_free_disk,
-        ));
-        ingest.check();
-        let broken = Arc::new(Mutex::new(None));
-        let broke = Arc::new(tokio::sync::Notify::new());
-
-        // The socket is bound first: a second daemon is refused before anything is touched.
-        let mut admin_config = AdminConfig::new(&config.api.socket, &config.log.dir);
-        admin_config.socket_mode = config.api.socket_mode;
-        admin_config.socket_group = config.api.socket_group.clone();
-        let admin = AdminServer::bind(admin_config)
-            .await
-            .context("cannot serve the admin API")?;
-
         let replicas: Vec<Arc<Replica>> = config
             .replicas
             .iter()
-            .map(|node| Arc::new(Replica::new(node.clone(), Arc::clone(&state))))
+            .map(|node| Arc::new(Replica::new(node.clone(), Arc::clone(&fixed.state))))
             .collect();
-        let logged = log.bounds().durable.seq;
-        let modes = Modes::start(&config, &replicas, &state, logged)?;
-        let released = Arc::clone(&modes);
-        log.on_durable(Box::new(move |durable| released.logged(durable.seq)));
-        let verified = Arc::new(Record::open(&config.log.dir, &config.group.name)?);
+        let logged = fixed.log.bounds().durable.seq;
+        let modes = Modes::start(&config, &replicas, &fixed.state, logged)?;
+        fixed.steer(&modes);
         let group = Arc::new(Group {
-            log: Arc::clone(&log),
+            log: Arc::clone(&fixed.log),
+            state: Arc::clone(&fixed.state),
+            promotions: Arc::clone(&fixed.promotions),
+            configured_primary: fixed.config.primary.name.clone(),
             board: Arc::new(CaptureBoard::default()),
             capture_errors: Arc::new(CaptureErrors::default()),
             capture_meter: Arc::new(Mutex::new(Meter::default())),
             replicas,
             modes,
             pins: Arc::default(),
-            verified,
-            ingest: Arc::clone(&ingest),
-            started_ms: crate::clock::now_ms(),
+            verified: Arc::clone(&fixed.verified),
+            ingest: Arc::clone(&fixed.ingest),
+            started_ms: fixed.started_ms,
             config,
         });
-        let flusher = Flusher::start(Arc::clone(&log), Arc::clone(&ingest), {
-            let (broken, broke) = (Arc::clone(&broken), Arc::clone(&broke));
-            move |why| {
-                *broken
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(why);
-                broke.notify_one();
-            }
-        })
-        .context("cannot start the log's thread")?;
-
         let mut parts = Parts {
             group,
-            durable,
+            durable: fixed.durable.clone(),
             stop: stop.subscribe(),
             tasks: JoinSet::new(),
         };
-        let source = parts.start_capture(&stop_capture)?;
+        let source = parts.start_capture(fixed, &stop_capture)?;
         // Replicas that follow what is only appended do not wait for the disk.
         let awaited = source.follow.visibility() == Visibility::Durable;
-        parts.group.modes.hurries(flusher.awaited(), awaited);
-        let control = GroupControl::new(
-            Arc::clone(&parts.group),
-            source.uninstall,
-            stop_capture.clone(),
-            parts.validator(&source.snapshots)?,
-            parts.waiting(&source.snapshots),
-        );
-        control
-            .validator()
+        parts.group.modes.hurries(fixed.flusher.awaited(), awaited);
+        let running = Arc::new(Running {
+            group: Arc::clone(&parts.group),
+            uninstall: source.uninstall,
+            interrupt: stop_capture.clone(),
+            validator: parts.validator(&source.snapshots)?,
+            waiting: parts.waiting(&source.snapshots),
+        });
+        running
+            .validator
             .start_background(&parts.group.config.validate)?;
-        parts.serve(admin, control, admin_stop.subscribe());
         let workers = parts.start_workers(&source.snapshots, &source.follow)?;
-        Ok(Host {
+        parts.start_guards()?;
+        Ok(Generation {
+            present: Present {
+                group: parts.group,
+                snapshots: source.snapshots,
+            },
+            running,
             tasks: parts.tasks,
             workers,
-            flusher,
             stop,
             stop_capture,
-            broken,
-            broke,
-            admin: admin_stop,
         })
     }
 
-    fn announce_ready(&self) {
-        info!("ready");
-        // Only systemd listens; elsewhere there is no socket to tell.
-        if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
-            warn!(%error, "cannot notify the service manager");
-        }
-    }
-
-    /// Completes when the log cannot go on.
-    async fn fatal(&self) {
-        self.broke.notified().await;
-    }
-
-    /// Stops workers and capture, then makes the rest of the log durable, then the API.
-    async fn stop(mut self) -> anyhow::Result<()> {
-        let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+    /// Stops the capture and the workers, then the rest.
+    pub(super) async fn stop(mut self) -> anyhow::Result<()> {
         self.stop_capture.send_replace(true);
         self.stop.send_replace(true);
         let until = tokio::time::Instant::now() + STOP_WAIT;
         end(&mut self.workers, "worker", until).await?;
-        let flusher = self.flusher;
-        tokio::task::spawn_blocking(move || flusher.stop()).await?;
-        self.admin.send_replace(true);
-        end(&mut self.tasks, "task", until).await?;
-        if let Some(why) = self
-            .broken
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .take()
-        {
-            bail!("stopped because {why}");
-        }
-        info!("stopped");
-        Ok(())
+        end(&mut self.tasks, "task", until).await
     }
-}
-
-/// How long all tasks together may take to stop by themselves. One that waits for a dead server is then cut off,
-/// which is no worse than a crash: the log and the replicas' checkpoints decide what was done.
-const STOP_WAIT: Duration = Duration::from_secs(5);
-
-async fn end(
-    tasks: &mut JoinSet<()>,
-    what: &str,
-    until: tokio::time::Instant,
-) -> anyhow::Result<()> {
-    let all = async {
-        while let Some(ended) = tasks.join_next().await {
-            ended.with_context(|| format!("a {what} of the daemon panicked"))?;
-        }
-        Ok(())
-    };
-    match tokio::time::timeout_at(until, all).await {
-        Ok(result) => result,
-        Err(_) => {
-            info!(
-                left = tasks.len(),
-                "cutting off {what}s that wait for a server"
-            );
-            tasks.shutdown().await;
-            Ok(())
-        }
-    }
-}
-
-/// Bridges the log's listener to the tasks.
-fn watch_durable(log: &dyn EventLog) -> watch::Receiver<Durable> {
-    let (sender, receiver) = watch::channel(log.bounds().durable);
-    log.on_durable(Box::new(move |durable| {
-        sender.send_replace(durable.clone());
-    }));
-    receiver
 }
 
 /// What the running capture gives to the others.
@@ -295,7 +142,11 @@ impl Parts {
     }
 
     /// Starts capture and the log's housekeeping.
-    fn start_capture(&mut self, stop_capture: &watch::Sender<bool>) -> anyhow::Result<Source> {
+    fn start_capture(
+        &mut self,
+        fixed: &Fixed,
+        stop_capture: &watch::Sender<bool>,
+    ) -> anyhow::Result<Source> {
         let group = &self.group;
         let config = &group.config;
         let (requests, snapshots) = mpsc::channel(1);
@@ -357,7 +208,7 @@ impl Parts {
         Ok(Source {
             snapshots: source.snapshots,
             uninstall: uninstall_sender,
-            follow: Follow::new(group.log.as_ref(), visibility),
+            follow: fixed.follow(visibility),
         })
     }
 
@@ -399,22 +250,6 @@ impl Parts {
         }))
     }
 
-    fn serve(
-        &mut self,
-        admin: AdminServer,
-        control: GroupControl,
-        mut stop: watch::Receiver<bool>,
-    ) {
-        let control = Arc::new(control);
-        self.tasks.spawn(async move {
-            let stopped = async move {
-                // An error means the host is gone, which is a stop as well.
-                let _ = stop.wait_for(|stop| *stop).await;
-            };
-            admin.serve(control, stopped).await;
-        });
-    }
-
     /// Whom a copy into `replica` may burden.
     fn others(&self, replica: &Arc<Replica>) -> Others {
         let enabled = self.group.replicas.iter().filter(|r| r.node.enabled);
@@ -443,6 +278,7 @@ impl Parts {
             let worker = Worker::new(WorkerParts {
                 replica: Arc::clone(replica),
                 applier: wiring::applier(config, &replica.node),
+                role: wiring::role(config, &replica.node),
                 log: Arc::clone(&self.group.log),
                 durable: self.durable.clone(),
                 follow: follow.clone(),
@@ -460,5 +296,27 @@ impl Parts {
             workers.spawn(worker.run());
         }
         Ok(workers)
+    }
+
+    /// Sees to it that replicas which must not be written to are not.
+    fn start_guards(&mut self) -> anyhow::Result<()> {
+        let group = Arc::clone(&self.group);
+        let guarded = |replica: &&Arc<Replica>| {
+            replica.node.enabled && stays_closed(&replica.node, &group.state)
+        };
+        for replica in group.replicas.iter().filter(guarded) {
+            let Some(role) = wiring::role(&group.config, &replica.node) else {
+                continue;
+            };
+            let guard = Guard {
+                replica: Arc::clone(replica),
+                role,
+                tables: group.board.tables(),
+                routing: wiring::routing(&group.config, &replica.node)?,
+                shutdown: self.stop.clone(),
+            };
+            self.tasks.spawn(guard.run());
+        }
+        Ok(())
     }
 }

@@ -1,0 +1,162 @@
+//! What a change of primary asks of the nodes it concerns.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use repl_core::SourcePosition;
+use repl_core::position::SourceIdentity;
+use repl_core::schema::TableName;
+use repl_core::select::Selection;
+
+use super::{Result, SourceTable};
+
+/// The part a node has in a change of primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// It was the primary, and becomes a replica.
+    HandsOver,
+    /// It was a replica, and becomes the primary.
+    TakesOver,
+}
+
+/// Something that speaks against a change of primary, or that it does not carry over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// It cannot be done like this; otherwise it is only said.
+    pub blocks: bool,
+    /// What was found.
+    pub what: String,
+    /// What to do; empty when there is nothing to do.
+    pub remedy: String,
+}
+
+impl Finding {
+    /// Something that makes it impossible.
+    pub fn blocker(what: impl Into<String>, remedy: impl Into<String>) -> Finding {
+        Finding {
+            blocks: true,
+            what: what.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    /// Something worth knowing.
+    pub fn note(what: impl Into<String>, remedy: impl Into<String>) -> Finding {
+        Finding {
+            blocks: false,
+            what: what.into(),
+            remedy: remedy.into(),
+        }
+    }
+}
+
+/// Where a sequence stands at the old primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counter {
+    /// Name of the sequence.
+    pub name: TableName,
+    /// The table and column it belongs to, by which it is found where it has another name.
+    pub owner: Option<(TableName, String)>,
+    /// The last value given out; none when none was.
+    pub last: Option<i64>,
+    /// Step; negative where it counts down.
+    pub increment: i64,
+}
+
+/// Where capture begins at a new primary: nothing written from there on is missed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CaptureStart {
+    /// The server.
+    pub source: SourceIdentity,
+    /// Position before everything that will be captured.
+    pub position: SourcePosition,
+    /// Its selected tables, with incarnations in the server's own words.
+    pub tables: Vec<SourceTable>,
+}
+
+/// One node, as far as its role is concerned. Every call may be repeated; a node that cannot be
+/// reached is an error of the kind `Connection`.
+#[async_trait]
+pub trait RoleSwitch: Send + Sync {
+    /// What speaks against the part that is meant for this node, with these tables replicated.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    async fn findings(&self, part: Part, tables: &[SourceTable]) -> Result<Vec<Finding>>;
+
+    /// What the database holds beside rows and tables that applications may rely on, as kind and name:
+    /// whatever the old primary has of it, and the new one has not, was not carried over.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    async fn beside(&self) -> Result<BTreeSet<(String, String)>>;
+
+    /// Has these tables refuse every write that is not the daemon's own, and verifies that they do.
+    /// When this returns, each write that was ever accepted is committed or gone. Locks are waited
+    /// for no longer than `patience`; after an error the node takes writes as before. With `sessions`
+    /// other sessions are ended. Returns what could not be done beside that.
+    ///
+    /// # Errors
+    /// When it cannot be done in that time; names who is in the way.
+    async fn close(
+        &self,
+        tables: &[TableName],
+        sessions: bool,
+        patience: Duration,
+    ) -> Result<Vec<String>>;
+
+    /// Takes writes again.
+    ///
+    /// # Errors
+    /// When it cannot be done.
+    async fn open(&self) -> Result<()>;
+
+    /// Whether these tables, as far as they are here, refuse writes already.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    async fn is_closed(&self, tables: &[TableName]) -> Result<bool>;
+
+    /// A position behind everything that is committed here, which the capture will soon be told.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    async fn end(&self) -> Result<SourcePosition>;
+
+    /// Where the sequences stand.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    async fn counters(&self) -> Result<Vec<Counter>>;
+
+    /// Sets the sequences that are here too to at least `margin` steps beyond `counters` and their own
+    /// state, and verifies it. Returns what is to be known of single ones.
+    ///
+    /// # Errors
+    /// When one could not be set.
+    async fn advance(&self, counters: &[Counter], margin: u64) -> Result<Vec<String>>;
+
+    /// Readies what capture needs and what takes no effect yet: the publication.
+    ///
+    /// # Errors
+    /// When the node cannot be captured from.
+    async fn prepare_capture(&self, selection: &Selection) -> Result<()>;
+
+    /// Begins anew what capture reads from, whatever was left of an earlier time, within `patience`.
+    ///
+    /// # Errors
+    /// When the node cannot be captured from.
+    async fn begin_capture(
+        &self,
+        selection: &Selection,
+        patience: Duration,
+    ) -> Result<CaptureStart>;
+
+    /// Removes what capture left here: no commit waits for the daemon, no history is kept for it.
+    /// Returns what was done.
+    ///
+    /// # Errors
+    /// When it cannot be done.
+    async fn end_capture(&self) -> Result<Vec<String>>;
+}

@@ -1,0 +1,133 @@
+//! The promotions that ended, for `replctl history`: `promotions.json` in the log directory.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, bail};
+use repl_api::{PromotionInfo, PromotionState, PromotionStep};
+use repl_core::promotion::{Action, Passed, Promotion};
+use serde::{Deserialize, Serialize};
+
+use crate::document::Replacement;
+
+/// Version of the file's format.
+const FORMAT: u32 = 1;
+
+/// Most promotions remembered.
+const REMEMBERED: usize = 100;
+
+#[derive(Serialize, Deserialize)]
+struct Document {
+    format: u32,
+    group: String,
+    /// Oldest first.
+    promotions: Vec<PromotionInfo>,
+}
+
+/// The file and its content.
+pub struct History {
+    path: PathBuf,
+    document: Mutex<Document>,
+}
+
+impl History {
+    /// Reads the file, or starts a new one.
+    ///
+    /// # Errors
+    /// When it is damaged, of another group or of a newer format.
+    pub fn open(dir: &Path, group: &str) -> anyhow::Result<History> {
+        let path = dir.join("promotions.json");
+        let document = match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice::<Document>(&bytes).with_context(|| {
+                format!(
+                    "{} is damaged; move it away to go on without it",
+                    path.display()
+                )
+            })?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Document {
+                format: FORMAT,
+                group: group.to_owned(),
+                promotions: Vec::new(),
+            },
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
+        };
+        if document.format != FORMAT || document.group != group {
+            bail!(
+                "{} is of another group or version; move it away to go on without it",
+                path.display()
+            );
+        }
+        Ok(History {
+            path,
+            document: Mutex::new(document),
+        })
+    }
+
+    /// The promotions that ended, newest first.
+    pub fn all(&self) -> Vec<PromotionInfo> {
+        let document = self.document.lock().unwrap_or_else(PoisonError::into_inner);
+        document.promotions.iter().rev().cloned().collect()
+    }
+
+    /// The number for the next promotion.
+    pub fn next_id(&self) -> u64 {
+        let document = self.document.lock().unwrap_or_else(PoisonError::into_inner);
+        document.promotions.last().map_or(0, |last| last.id) + 1
+    }
+
+    /// Adds one that ended; one that is there already is replaced.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn add(&self, ended: PromotionInfo) -> anyhow::Result<()> {
+        let mut document = self.document.lock().unwrap_or_else(PoisonError::into_inner);
+        document.promotions.retain(|one| one.id != ended.id);
+        document.promotions.push(ended);
+        let more = document.promotions.len().saturating_sub(REMEMBERED);
+        document.promotions.drain(..more);
+        Replacement::prepare(&self.path, &*document)?.commit(&self.path)
+    }
+}
+
+/// A promotion in the API's words.
+pub fn info(promotion: &Promotion, ended_ms: Option<u64>) -> PromotionInfo {
+    let next = promotion.next();
+    PromotionInfo {
+        id: promotion.id,
+        from: promotion.from.clone(),
+        to: promotion.to.clone(),
+        epoch: u64::from(promotion.epoch.0),
+        started_ms: promotion.started_ms,
+        ended_ms,
+        state: match next {
+            Action::Do(_) => PromotionState::Running,
+            Action::Undo(_) => PromotionState::RollingBack,
+            Action::Over { promoted: true } => PromotionState::Done,
+            Action::Over { promoted: false } => PromotionState::RolledBack,
+        },
+        step: (!matches!(next, Action::Over { .. })).then(|| next.name().to_owned()),
+        failure: promotion.failure.clone(),
+        gap_ms: gap(&promotion.passed),
+        steps: promotion.passed.iter().map(step).collect(),
+    }
+}
+
+fn step(passed: &Passed) -> PromotionStep {
+    PromotionStep {
+        name: passed.step.clone(),
+        at_ms: passed.at_ms,
+        took_ms: passed.took_ms,
+        result: passed.result.clone(),
+        done: passed.done,
+    }
+}
+
+/// From the beginning of the fence to the end of what opened one of the two again.
+fn gap(passed: &[Passed]) -> Option<u64> {
+    let fence = passed.iter().find(|one| one.step == "fence")?;
+    let opened = |one: &&Passed| one.done && (one.step == "open" || one.step == "reopen");
+    let open = passed.iter().find(opened)?;
+    Some((open.at_ms + open.took_ms).saturating_sub(fence.at_ms))
+}

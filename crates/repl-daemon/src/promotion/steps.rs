@@ -1,0 +1,407 @@
+//! What is done in each step. Every one may be repeated.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use repl_connectors::seam::{ConnectorError, SnapshotSource};
+use repl_core::Seq;
+use repl_core::checkpoint::Checkpoint;
+use repl_core::failpoint;
+use repl_core::log::{Durable, EventLog, TxWriter};
+use repl_core::promotion::{Action, Handover, Promotion, Step, Undo};
+use repl_core::record::{History, Inherited, Succession};
+use repl_core::schema::{TableName, TableSchema};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Parties, Party};
+use crate::config::{Config, NodeConfig};
+use crate::replica::Replica;
+use crate::state::StateFile;
+use crate::status::Group;
+use crate::wiring;
+
+/// How long a new primary may take to make its commits wait.
+const GATE_WAIT: Duration = Duration::from_secs(5);
+const GATE_POLL: Duration = Duration::from_millis(20);
+
+/// Why a step was not done.
+pub struct Trouble {
+    /// In the operator's words.
+    pub what: String,
+    /// What to do; empty when there is nothing to do.
+    pub advice: String,
+}
+
+impl From<ConnectorError> for Trouble {
+    fn from(error: ConnectorError) -> Self {
+        Trouble {
+            what: error.message,
+            advice: error.advice,
+        }
+    }
+}
+
+fn trouble(what: impl Into<String>) -> Trouble {
+    Trouble {
+        what: what.into(),
+        advice: String::new(),
+    }
+}
+
+/// What runs while the old roles hold, and is needed until everything is drained.
+#[derive(Clone)]
+pub struct Present {
+    /// Its parts.
+    pub group: Arc<Group>,
+    /// The old primary's positions.
+    pub snapshots: Arc<dyn SnapshotSource>,
+}
+
+/// One promotion's way.
+pub struct Course {
+    /// The configuration with the old roles.
+    config: Config,
+    log: Arc<dyn EventLog>,
+    state: Arc<StateFile>,
+    durable: watch::Receiver<Durable>,
+    parties: Parties,
+    /// Each commit of the old primary was promised to be on replicas.
+    promises: bool,
+    /// Begun by [`Step::Capture`], needed by [`Step::Commit`].
+    history: Option<History>,
+}
+
+impl Course {
+    /// The way of `promotion`, wherever it stands; `config` has the old roles.
+    ///
+    /// # Errors
+    /// When a node is not in the configuration any more.
+    pub fn new(
+        promotion: &Promotion,
+        config: Config,
+        log: Arc<dyn EventLog>,
+        state: Arc<StateFile>,
+        durable: watch::Receiver<Durable>,
+    ) -> anyhow::Result<Course> {
+        let find = |name: &str| -> anyhow::Result<Party> {
+            let node = config.nodes().find(|node| node.name == name);
+            let role = node.and_then(|node| wiring::role(&config, node));
+            let gone = || {
+                format!(
+                    "the promotion of {} has not ended, and {name} is not in the configuration any \
+                     more: put it back",
+                    promotion.to
+                )
+            };
+            Ok(Party {
+                name: name.to_owned(),
+                role: role.with_context(gone)?,
+            })
+        };
+        let parties = Parties {
+            from: find(&promotion.from)?,
+            to: find(&promotion.to)?,
+        };
+        Ok(Course {
+            config,
+            log,
+            state,
+            durable,
+            parties,
+            promises: false,
+            history: None,
+        })
+    }
+
+    /// Does what is next. `present` is there while the old roles hold. Returns what came of it.
+    ///
+    /// # Errors
+    /// Why it was not done.
+    pub async fn act(
+        &mut self,
+        promotion: &mut Promotion,
+        present: Option<&Present>,
+    ) -> Result<String, Trouble> {
+        let action = promotion.next();
+        pass(&format!("promotion.{}.begun", action.name()))?;
+        let result = match (action, present) {
+            (Action::Do(Step::Prepare), Some(present)) => self.prepare(present).await,
+            (Action::Do(Step::Fence), Some(present)) => self.fence(present).await,
+            (Action::Do(Step::Drain), Some(present)) => self.drain(promotion, present).await,
+            (Action::Do(Step::Counters), _) => self.counters(promotion).await,
+            (Action::Do(Step::Capture), _) => self.capture(promotion).await,
+            (Action::Do(Step::Commit), _) => self.commit().await,
+            (Action::Do(Step::Open), _) => self.open().await,
+            (Action::Undo(Undo::StopCapture), _) => self.stop_capture().await,
+            (Action::Undo(Undo::OpenOld), _) => self.open_old().await,
+            (Action::Undo(Undo::LetGo), _) => self.let_go(present).await,
+            (Action::Do(Step::Retire) | Action::Over { .. }, _) => Ok(String::new()),
+            (Action::Do(step), None) => Err(trouble(format!(
+                "{} needs the primary's capture",
+                step.name()
+            ))),
+        };
+        if result.is_ok() && action != Action::Do(Step::Commit) {
+            pass(&format!("promotion.{}.done", action.name()))?;
+        }
+        result
+    }
+
+    /// The new primary refuses writes before anything else: nothing else could tell what it holds.
+    async fn prepare(&self, present: &Present) -> Result<String, Trouble> {
+        let target = target(&present.group, &self.parties.to.name)?;
+        present.group.modes.hasten(target, true);
+        let (to, patience) = (&self.parties.to.role, self.config.promotion.fence_timeout);
+        let tables = names(&present.group);
+        if !to.is_closed(&tables).await? {
+            to.close(&tables, false, patience).await?;
+        }
+        to.prepare_capture(&self.selection()?).await?;
+        Ok(format!(
+            "{} refuses writes, and is ready to be captured",
+            self.parties.to.name
+        ))
+    }
+
+    async fn fence(&self, present: &Present) -> Result<String, Trouble> {
+        let tables = names(&present.group);
+        let patience = self.config.promotion.fence_timeout;
+        let notes = self.parties.from.role.close(&tables, true, patience);
+        let notes = notes.await?;
+        let more = notes
+            .iter()
+            .map(|note| format!("; {note}"))
+            .collect::<String>();
+        Ok(format!(
+            "{} refuses writes to {} tables, verified{more}",
+            self.parties.from.name,
+            tables.len()
+        ))
+    }
+
+    /// What the old primary committed is durable in the log and at the new primary.
+    async fn drain(
+        &mut self,
+        promotion: &mut Promotion,
+        present: &Present,
+    ) -> Result<String, Trouble> {
+        let until = Instant::now() + self.config.promotion.drain_timeout;
+        let late = |what: String| trouble(format!("{what} within promotion.drain_timeout"));
+        let end = self.parties.from.role.end().await?;
+        let snapshots = Arc::clone(&present.snapshots);
+        let logged = self
+            .durable
+            .wait_for(|now| snapshots.has_reached(&now.position, &end));
+        let seq = match timeout_at(until, logged).await {
+            Ok(Ok(durable)) => durable.seq,
+            Ok(Err(_)) => return Err(trouble("the event log's writer has stopped")),
+            Err(_) => {
+                return Err(late(format!(
+                    "the log did not reach the last position of {}, {end},",
+                    self.parties.from.name
+                )));
+            }
+        };
+        let target = target(&present.group, &self.parties.to.name)?;
+        let mut progress = target.progress.subscribe();
+        let arrived = progress.wait_for(|now| now.durable.is_some_and(|durable| durable >= seq));
+        if timeout_at(until, arrived).await.is_err() {
+            let name = &self.parties.to.name;
+            return Err(late(format!(
+                "{name} has not durably applied transaction {seq}"
+            )));
+        }
+        self.promises = present.group.modes.promises();
+        promotion.handover = Some(self.handover(seq, &present.group)?);
+        Ok(format!(
+            "everything through transaction {seq} is on {}",
+            self.parties.to.name
+        ))
+    }
+
+    fn handover(&self, seq: Seq, group: &Group) -> Result<Handover, Trouble> {
+        let log = |error: repl_core::log::LogError| trouble(format!("event log: {error}"));
+        let position = self.log.point(seq).map_err(log)?;
+        let position = position.map(|point| point.position).unwrap_or_default();
+        let tables = group.board.tables().borrow().clone();
+        let schema = |table: &repl_connectors::seam::SourceTable| {
+            let mut schema = TableSchema::clone(table.schema.as_deref()?);
+            schema.incarnation.clone_from(&table.incarnation);
+            Some(schema)
+        };
+        Ok(Handover {
+            checkpoint: Checkpoint {
+                log: self.log.id(),
+                epoch: self.log.bounds().durable.epoch,
+                seq,
+                position,
+            },
+            tables: tables.iter().filter_map(schema).collect(),
+        })
+    }
+
+    /// From here on nothing of the old roles runs any more.
+    async fn counters(&self, promotion: &Promotion) -> Result<String, Trouble> {
+        let drained = handed_over(promotion)?.checkpoint.seq;
+        let last = self.log.appended().seq;
+        if last != drained {
+            return Err(trouble(format!(
+                "transaction {last} was captured after everything seemed drained, through {drained}"
+            )));
+        }
+        let counters = self.parties.from.role.counters().await?;
+        let margin = self.config.promotion.sequence_margin;
+        let notes = self.parties.to.role.advance(&counters, margin).await?;
+        let used = counters.iter().filter(|one| one.last.is_some()).count();
+        let more = notes
+            .iter()
+            .map(|note| format!("; {note}"))
+            .collect::<String>();
+        Ok(format!("{used} sequences advanced, verified{more}"))
+    }
+
+    async fn capture(&mut self, promotion: &Promotion) -> Result<String, Trouble> {
+        let patience = self.config.promotion.drain_timeout;
+        let to = &self.parties.to;
+        let start = to.role.begin_capture(&self.selection()?, patience).await?;
+        let handover = handed_over(promotion)?;
+        let own = |name: &TableName| start.tables.iter().find(|table| table.name == *name);
+        let mut tables = Vec::new();
+        for schema in &handover.tables {
+            let Some(here) = own(&schema.table).filter(|table| table.schema.is_some()) else {
+                let what = format!("table {} cannot be captured from {}", schema.table, to.name);
+                return Err(trouble(what));
+            };
+            tables.push(Inherited {
+                own: here.incarnation.clone(),
+                incarnation: schema.incarnation.clone(),
+            });
+        }
+        let before = self.log.bounds().history;
+        let before = before.ok_or_else(|| trouble("the event log holds no history"))?;
+        let position = start.position.clone();
+        self.history = Some(History {
+            epoch: promotion.epoch,
+            source: start.source,
+            position: start.position,
+            reason: format!("promotion {} of {}", promotion.id, to.name),
+            succession: Some(Succession {
+                since: before.since(),
+                origin: self.config.origin.clone(),
+                tables,
+            }),
+        });
+        self.make_commits_wait().await?;
+        Ok(format!("captured from {position} on"))
+    }
+
+    /// Where commits are promised to be on replicas, the new primary's are from the first on.
+    async fn make_commits_wait(&self) -> Result<(), Trouble> {
+        if !self.promises {
+            return Ok(());
+        }
+        let config = self.config.with_primary(&self.parties.to.name);
+        let config = config.ok_or_else(|| trouble("the replica is not in the configuration"))?;
+        let (requests, _unused) = tokio::sync::mpsc::channel(1);
+        let source = wiring::source(&config, requests);
+        let gate = source.map_err(|error| trouble(format!("{error:#}")))?.gate;
+        let Some(mut gate) = gate else { return Ok(()) };
+        let until = Instant::now() + GATE_WAIT;
+        loop {
+            let report = gate.keep(Some(true)).await?;
+            if report.closed {
+                return Ok(());
+            }
+            if let Some(problem) = report.problems.first() {
+                return Err(Trouble {
+                    what: problem.what.clone(),
+                    advice: problem.remedy.clone(),
+                });
+            }
+            if Instant::now() >= until {
+                return Err(trouble("its commits do not wait, as the mode promises"));
+            }
+            tokio::time::sleep(GATE_POLL).await;
+        }
+    }
+
+    /// The point of no return. Once the record was appended there is no giving up waiting for it.
+    async fn commit(&mut self) -> Result<String, Trouble> {
+        let history = self.history.take();
+        let history = history.ok_or_else(|| trouble("where capture begins is not known"))?;
+        let epoch = history.epoch;
+        let refused = |error: repl_core::log::LogError| trouble(format!("event log: {error}"));
+        let mut writer = TxWriter::new(Arc::clone(&self.log)).map_err(refused)?;
+        writer.history(history).map_err(refused)?;
+        // Dies here, or waits; an error would lead back, past what may become durable.
+        let _ = failpoint::hit("promotion.commit.appended");
+        let written = self.durable.wait_for(|now| now.epoch >= epoch).await;
+        written.map_err(|_| trouble("the event log's writer has stopped"))?;
+        Ok(format!("epoch {epoch} begins"))
+    }
+
+    async fn open(&self) -> Result<String, Trouble> {
+        self.parties.to.role.open().await?;
+        Ok(format!("{} takes writes", self.parties.to.name))
+    }
+
+    async fn stop_capture(&self) -> Result<String, Trouble> {
+        let done = self.parties.to.role.end_capture().await?;
+        Ok(match done.is_empty() {
+            true => "nothing was left to be removed".to_owned(),
+            false => done.join("; "),
+        })
+    }
+
+    async fn open_old(&self) -> Result<String, Trouble> {
+        self.parties.from.role.open().await?;
+        Ok(format!("{} takes writes", self.parties.from.name))
+    }
+
+    async fn let_go(&self, present: Option<&Present>) -> Result<String, Trouble> {
+        let name = &self.parties.to.name;
+        if let Some(present) = present {
+            let target = target(&present.group, name)?;
+            present.group.modes.hasten(target, false);
+        }
+        let node = self.config.nodes().find(|node| node.name == *name);
+        if node.is_some_and(|node| stays_closed(node, &self.state)) {
+            return Ok(format!("{name} goes on refusing writes"));
+        }
+        self.parties.to.role.open().await?;
+        Ok(format!("{name} is as it was"))
+    }
+
+    fn selection(&self) -> Result<repl_core::select::Selection, Trouble> {
+        let selection = wiring::selection(&self.config.tables, self.config.engine());
+        selection.map_err(|error| trouble(format!("{error:#}")))
+    }
+}
+
+/// Whether a node refuses writes as long as it is a replica.
+pub fn stays_closed(node: &NodeConfig, state: &StateFile) -> bool {
+    node.protect || state.is_fenced(&node.name)
+}
+
+/// The selected tables, those that are not replicated included.
+fn names(group: &Group) -> Vec<TableName> {
+    let tables = group.board.tables().borrow().clone();
+    tables.iter().map(|table| table.name.clone()).collect()
+}
+
+fn target<'a>(group: &'a Group, name: &str) -> Result<&'a Arc<Replica>, Trouble> {
+    let found = group.replicas.iter().find(|one| one.node.name == name);
+    found.ok_or_else(|| trouble(format!("{name} is no replica")))
+}
+
+fn handed_over(promotion: &Promotion) -> Result<&Handover, Trouble> {
+    let handover = promotion.handover.as_ref();
+    handover.ok_or_else(|| trouble("what was drained is not known"))
+}
+
+/// A failpoint of the tests.
+fn pass(name: &str) -> Result<(), Trouble> {
+    failpoint::hit(name).map_err(|error| trouble(error.to_string()))
+}

@@ -1,0 +1,106 @@
+//! `replctl promote`: make a replica the primary.
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use clap::Args;
+use repl_api::{Client, PromoteRequest, PromotionInfo, PromotionState, Readiness};
+
+use crate::confirm::confirm;
+use crate::context::Context;
+use crate::exit::{Exit, Failure};
+use crate::render;
+
+/// How often a running promotion is looked at.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Arguments of `replctl promote`.
+#[derive(Debug, Args)]
+pub struct PromoteArgs {
+    /// The replica's name, as in `replctl status`
+    replica: String,
+    /// Only tell whether it could be done, and what it would mean
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
+pub(super) async fn run(args: &PromoteArgs, context: &Context) -> Result<Exit, Failure> {
+    let client = context.client()?;
+    let request = PromoteRequest {
+        replica: args.replica.clone(),
+    };
+    if args.dry_run {
+        let report = client.check_promotion(&request).await?;
+        context.print(&report, |view| render::readiness(&report, view))?;
+        return Ok(if report.ready { Exit::Ok } else { Exit::Failed });
+    }
+    if !args.yes {
+        let report = client.check_promotion(&request).await?;
+        ask(&report, context)?;
+    }
+    client.promote(&request).await?;
+    let ended = follow(&client, &args.replica).await?;
+    context.print(&ended, |view| render::promotion(&ended, view))?;
+    Ok(match ended.state {
+        PromotionState::Done => Exit::Ok,
+        _ => Exit::Failed,
+    })
+}
+
+/// Shows what it would mean, and asks.
+fn ask(report: &Readiness, context: &Context) -> Result<(), Failure> {
+    if !report.ready {
+        let blocks: Vec<_> = report.findings.iter().filter(|one| one.blocks).collect();
+        let first = blocks.first().map_or("", |one| one.remedy.as_str());
+        let what: Vec<_> = blocks.iter().map(|one| one.what.as_str()).collect();
+        let message = format!(
+            "{} cannot become the primary now: {}",
+            report.to,
+            what.join("; ")
+        );
+        return Err(Failure::failed(message, first));
+    }
+    if std::io::stderr().is_terminal() {
+        eprint!("{}", render::readiness(report, &context.view()));
+    }
+    let (from, to) = (render::clean(&report.from), render::clean(&report.to));
+    let consequence = format!(
+        "This makes {to} the primary: {from} refuses writes from now on, its clients' sessions are \
+         ended, and it becomes a replica"
+    );
+    confirm(false, &consequence, &report.to)
+}
+
+/// Waits for the end, telling each step on a terminal.
+async fn follow(client: &Client, replica: &str) -> Result<PromotionInfo, Failure> {
+    let mut told = 0;
+    let mut id = None;
+    loop {
+        let all = client.promotions().await?;
+        let ours = all.current.iter().chain(&all.history);
+        let ours = ours
+            .into_iter()
+            .find(|one| one.to == replica && id.is_none_or(|id| one.id == id));
+        let Some(promotion) = ours else {
+            let advice = "look at replctl history";
+            return Err(Failure::failed(
+                "the promotion is not known any more",
+                advice,
+            ));
+        };
+        id = Some(promotion.id);
+        if std::io::stderr().is_terminal() {
+            for step in promotion.steps.iter().skip(told) {
+                eprintln!("{}", render::promotion_step(step));
+            }
+        }
+        told = promotion.steps.len();
+        if promotion.ended_ms.is_some() {
+            return Ok(promotion.clone());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}

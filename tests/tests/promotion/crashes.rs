@@ -1,0 +1,202 @@
+//! The daemon dies within a promotion, or a node does.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use repl_api::PromoteRequest;
+use repl_tests::pg::StopMode;
+
+use super::probes::{Probes, check_rows, turns};
+use super::rig::{NODES, PATIENCE, Rig};
+
+/// Every place at which the daemon is killed; forward …
+const FORWARD: [&str; 19] = [
+    "promotion.prepare.begun",
+    "promotion.prepare.done",
+    "promotion.fence.begun",
+    "promotion.fence.done",
+    "promotion.drain.begun",
+    "promotion.drain.done",
+    "promotion.counters.begun",
+    "promotion.counters.done",
+    "promotion.capture.begun",
+    "promotion.capture.done",
+    "promotion.commit.begun",
+    "promotion.commit.appended",
+    "promotion.open.begun",
+    "promotion.open.done",
+    "promotion.retire.begun",
+    "promotion.retire.done",
+    "worker.handover.adopted",
+    "state.before_rename@8",
+    "state.after_rename@8",
+];
+
+/// … and on the way back.
+const BACK: [&str; 6] = [
+    "promotion.reopen.begun",
+    "promotion.reopen.done",
+    "promotion.undo-capture.begun",
+    "promotion.undo-capture.done",
+    "promotion.undo-prepare.begun",
+    "promotion.undo-prepare.done",
+];
+
+/// Kills at each of `places`; the other failpoints are `beside`.
+fn kill_at(places: &[&str], beside: &str) -> Result<()> {
+    let mut rig = Rig::start(|config| config)?;
+    let probes = Probes::start(&rig.all(), None);
+    for place in places {
+        let before = rig.primary()?;
+        let next = NODES.into_iter().find(|node| *node != before);
+        let next = next.context("no other node")?;
+        rig.daemon.terminate()?;
+        let (name, nth) = place.split_once('@').unwrap_or((place, ""));
+        let at = if nth.is_empty() {
+            String::new()
+        } else {
+            format!("@{nth}")
+        };
+        rig.daemon
+            .set_failpoints(&format!("{beside}{name}=kill{at}"));
+        rig.daemon.start()?;
+        rig.wait_streaming()?;
+        probes.wait_write(&before, PATIENCE)?;
+        let request = PromoteRequest {
+            replica: next.to_owned(),
+        };
+        // The answer may be lost with the daemon.
+        let _ = rig
+            .daemon
+            .call(|client| async move { client.promote(&request).await });
+        rig.daemon
+            .wait_killed(PATIENCE)
+            .with_context(|| format!("{place} was not reached"))?;
+        rig.daemon.set_failpoints("");
+        rig.daemon.start()?;
+        rig.wait_streaming()
+            .with_context(|| format!("after {place}"))?;
+        let after = rig.primary()?;
+        println!("{place}: {before} → {next}: {after} is the primary");
+        ensure!(
+            after == before || after == next,
+            "{after} is the primary after {place}"
+        );
+        probes
+            .wait_write(&after, PATIENCE)
+            .with_context(|| format!("after {place}"))?;
+    }
+    let writes = probes.stop()?;
+    turns(&writes)?;
+    rig.check_equal()?;
+    for (_, server) in rig.all() {
+        check_rows(&writes, server)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn killed_at_every_step_forward() -> Result<()> {
+    kill_at(&FORWARD, "")
+}
+
+#[test]
+fn killed_at_every_step_back() -> Result<()> {
+    kill_at(&BACK, "promotion.capture.begun=error;")
+}
+
+#[test]
+fn every_step_before_the_point_of_no_return_leads_back() -> Result<()> {
+    let mut rig = Rig::start(|config| config)?;
+    let probes = Probes::start(&rig.all(), None);
+    for place in FORWARD.iter().filter(|place| place.ends_with(".begun")) {
+        let committed = place.contains("open") || place.contains("retire");
+        rig.daemon.terminate()?;
+        let failpoint = match committed {
+            true => format!("{place}=error@1"),
+            false => format!("{place}=error"),
+        };
+        rig.daemon.set_failpoints(&failpoint);
+        rig.daemon.start()?;
+        rig.wait_streaming()?;
+        let before = rig.primary()?;
+        let next = NODES.into_iter().find(|node| *node != before);
+        let ended = rig.promote(next.context("no other node")?)?;
+        let state = match committed {
+            true => repl_api::PromotionState::Done,
+            false => repl_api::PromotionState::RolledBack,
+        };
+        ensure!(ended.state == state, "{place}: {ended:#?}");
+        rig.wait_streaming()?;
+        probes.wait_write(&rig.primary()?, PATIENCE)?;
+    }
+    let writes = probes.stop()?;
+    turns(&writes)?;
+    rig.check_equal()?;
+    for (_, server) in rig.all() {
+        check_rows(&writes, server)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_new_primary_that_dies_before_the_point_of_no_return_leaves_the_old_one() -> Result<()> {
+    let mut rig = Rig::start(|config| config.set("promotion", "drain_timeout", "2s"))?;
+    let probes = Probes::start(&rig.all(), None);
+    rig.daemon.terminate()?;
+    rig.daemon
+        .set_failpoints("promotion.counters.begun=sleep(1500)");
+    rig.daemon.start()?;
+    rig.wait_streaming()?;
+    let request = PromoteRequest {
+        replica: "r1".to_owned(),
+    };
+    rig.daemon
+        .call(|client| async move { client.promote(&request).await })?;
+    rig.daemon.wait_status("the step", PATIENCE, |status| {
+        let step = status.promotion.as_ref()?.step.clone()?;
+        (step == "counters").then_some(())
+    })?;
+    rig.server_mut("r1")
+        .stop(StopMode::Immediate, Duration::from_secs(20))?;
+    // Its fence stands in nobody's way.
+    probes.wait_write("main", PATIENCE)?;
+    rig.server_mut("r1").start()?;
+    rig.wait_streaming()?;
+    ensure!(rig.primary()? == "main");
+    let writes = probes.stop()?;
+    ensure!(turns(&writes)? == ["main"]);
+    rig.check_equal()
+}
+
+#[test]
+fn an_old_primary_that_dies_behind_it_follows_when_it_returns() -> Result<()> {
+    let mut rig = Rig::start(|config| config)?;
+    let probes = Probes::start(&rig.all(), None);
+    rig.daemon.terminate()?;
+    rig.daemon
+        .set_failpoints("promotion.open.begun=sleep(1500)@1");
+    rig.daemon.start()?;
+    rig.wait_streaming()?;
+    let request = PromoteRequest {
+        replica: "r1".to_owned(),
+    };
+    rig.daemon
+        .call(|client| async move { client.promote(&request).await })?;
+    rig.daemon.wait_status("the step", PATIENCE, |status| {
+        let step = status.promotion.as_ref()?.step.clone()?;
+        (step == "open").then_some(())
+    })?;
+    rig.server_mut("main").kill9()?;
+    probes.wait_write("r1", PATIENCE)?;
+    rig.daemon.crash_and_restart()?;
+    rig.server_mut("main").start()?;
+    rig.wait_streaming()?;
+    let writes = probes.stop()?;
+    turns(&writes)?;
+    rig.check_equal()?;
+    for (_, server) in rig.all() {
+        check_rows(&writes, server)?;
+    }
+    Ok(())
+}
