@@ -186,7 +186,7 @@ fn resync_says_what_it_will_do_and_sends_what_was_asked() {
     );
     let output = daemon.run(&["resync", "replica-1", "--full"]);
     assert!(
-        err(&output).contains("empties the replicated tables"),
+        err(&output).contains("replaces all rows of the replicated tables"),
         "{}",
         err(&output)
     );
