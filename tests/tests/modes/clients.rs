@@ -5,6 +5,7 @@ use repl_api::{WaitDone, WaitRequest};
 use repl_tests::daemon::{Daemon, DaemonConfig};
 use repl_tests::scratch::Scratch;
 use repl_tests::sqlite::SqliteDb;
+use repl_tests::wait::wait_until;
 
 use super::rig::{PATIENCE, PG, Rig};
 
@@ -67,12 +68,16 @@ fn a_client_of_sqlite_waits_where_that_is_allowed() -> Result<()> {
     let mut daemon = Daemon::new(config.set("replication", "client_wait", true))?;
     daemon.ignore_log();
     daemon.start()?;
+    let last = "SELECT coalesce(max(id), 0) FROM _repl_changes";
+    // Its table comes with the first start of the capture.
+    wait_until("the capture", PATIENCE, || {
+        Ok(primary.query_i64(last).is_ok())
+    })?;
     for n in 0..20 {
         primary.execute(&format!("INSERT INTO t VALUES ({n})"))?;
-        let token = primary.query_i64("SELECT coalesce(max(id), 0) FROM _repl_changes");
-        // The change table comes with the first start of the capture.
-        let token = token.ok().filter(|_| n % 2 == 0).map(|id| id.to_string());
-        let done = wait(&daemon, token.as_deref(), 20_000)?;
+        let token = primary.query_i64(last)?.to_string();
+        let token = Some(token.as_str()).filter(|_| n % 2 == 0);
+        let done = wait(&daemon, token, 20_000)?;
         ensure!(done.done, "{done:?}");
         let found = replica.query_i64(&format!("SELECT count(*) FROM t WHERE id = {n}"))?;
         ensure!(found == 1, "row {n} is not there: {done:?}");

@@ -82,9 +82,15 @@ impl SnapshotSource for SqliteSnapshots {
     async fn end(&self) -> Result<SourcePosition> {
         let path = self.target.path.clone();
         let read = blocking(move || {
-            connect::primary(&path)?
-                .query_row("SELECT max(id) FROM _repl_changes", [], |row| row.get(0))
-                .during("read the last recorded change")
+            let db = connect::primary(&path)?;
+            let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '_repl_changes')";
+            let doing = "read the last recorded change";
+            let begun: bool = db.query_row(sql, [], |row| row.get(0)).during(doing)?;
+            if !begun {
+                return Err(not_begun());
+            }
+            db.query_row("SELECT max(id) FROM _repl_changes", [], |row| row.get(0))
+                .during(doing)
         })
         .await;
         let last: Option<i64> = located(read, &self.target)?;
@@ -453,6 +459,14 @@ fn table_ddl(db: &Connection, table: &TableName, target: &TableName) -> Result<T
         after,
         ..TableDdl::default()
     })
+}
+
+fn not_begun() -> ConnectorError {
+    ConnectorError::new(
+        ErrorKind::Transient,
+        "capturing has not begun: what is committed now is part of the first copy",
+    )
+    .advice("try again once replctl status shows the primary as streaming")
 }
 
 #[cfg(test)]
