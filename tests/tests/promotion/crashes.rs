@@ -139,13 +139,10 @@ fn every_step_before_the_point_of_no_return_leads_back() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_new_primary_that_dies_before_the_point_of_no_return_leaves_the_old_one() -> Result<()> {
-    let mut rig = Rig::start(|config| config.set("promotion", "drain_timeout", "2s"))?;
-    let probes = Probes::start(&rig.all(), None);
+/// Orders the promotion of r1, and returns when it is at `step`, where `failpoints` hold it.
+fn promote_until(rig: &mut Rig, failpoints: &str, step: &str) -> Result<()> {
     rig.daemon.terminate()?;
-    rig.daemon
-        .set_failpoints("promotion.counters.begun=sleep(1500)");
+    rig.daemon.set_failpoints(failpoints);
     rig.daemon.start()?;
     rig.wait_streaming()?;
     let request = PromoteRequest {
@@ -154,9 +151,17 @@ fn a_new_primary_that_dies_before_the_point_of_no_return_leaves_the_old_one() ->
     rig.daemon
         .call(|client| async move { client.promote(&request).await })?;
     rig.daemon.wait_status("the step", PATIENCE, |status| {
-        let step = status.promotion.as_ref()?.step.clone()?;
-        (step == "counters").then_some(())
+        let now = status.promotion.as_ref()?.step.clone()?;
+        (now == step).then_some(())
     })?;
+    Ok(())
+}
+
+#[test]
+fn a_new_primary_that_dies_before_the_point_of_no_return_leaves_the_old_one() -> Result<()> {
+    let mut rig = Rig::start(|config| config.set("promotion", "drain_timeout", "2s"))?;
+    let probes = Probes::start(&rig.all(), None);
+    promote_until(&mut rig, "promotion.counters.begun=sleep(1500)", "counters")?;
     rig.server_mut("r1")
         .stop(StopMode::Immediate, Duration::from_secs(20))?;
     // Its fence stands in nobody's way.
@@ -173,20 +178,7 @@ fn a_new_primary_that_dies_before_the_point_of_no_return_leaves_the_old_one() ->
 fn an_old_primary_that_dies_behind_it_follows_when_it_returns() -> Result<()> {
     let mut rig = Rig::start(|config| config)?;
     let probes = Probes::start(&rig.all(), None);
-    rig.daemon.terminate()?;
-    rig.daemon
-        .set_failpoints("promotion.open.begun=sleep(1500)@1");
-    rig.daemon.start()?;
-    rig.wait_streaming()?;
-    let request = PromoteRequest {
-        replica: "r1".to_owned(),
-    };
-    rig.daemon
-        .call(|client| async move { client.promote(&request).await })?;
-    rig.daemon.wait_status("the step", PATIENCE, |status| {
-        let step = status.promotion.as_ref()?.step.clone()?;
-        (step == "open").then_some(())
-    })?;
+    promote_until(&mut rig, "promotion.open.begun=sleep(1500)@1", "open")?;
     rig.server_mut("main").kill9()?;
     probes.wait_write("r1", PATIENCE)?;
     rig.daemon.crash_and_restart()?;
