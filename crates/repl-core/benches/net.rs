@@ -95,7 +95,7 @@ fn reduce(c: &mut Criterion) {
             b.iter(|| {
                 let mut reducer = Reducer::new();
                 for change in Changes::new(chunk.clone()) {
-                    reducer.add(&route, &change.unwrap()).unwrap();
+                    reducer.add(&route, change.unwrap()).unwrap();
                 }
                 let reduced = reducer.finish();
                 assert!(!reduced.needs_order);

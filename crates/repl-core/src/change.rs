@@ -218,13 +218,13 @@ impl Changes {
     }
 
     fn read(&mut self) -> Result<Change, Malformed> {
-        let rest = self.chunk.slice(self.at..);
         let mut cursor = Cursor {
-            chunk: &rest,
-            decoder: Decoder::new(&rest),
+            chunk: &self.chunk,
+            decoder: Decoder::new(&self.chunk[self.at..]),
         };
         let change = cursor.change()?;
-        self.at += rest.len() - cursor.decoder.remaining().len();
+        let left = cursor.decoder.remaining().len();
+        self.at = self.chunk.len() - left;
         Ok(change)
     }
 }
@@ -242,6 +242,70 @@ impl Iterator for Changes {
         }
         Some(change)
     }
+}
+
+/// The schema version of each change of an encoded chunk (several for a truncation, none for a
+/// message), found without reading the rows.
+pub fn schemas(chunk: &[u8]) -> impl Iterator<Item = Result<SchemaId, Malformed>> + '_ {
+    let mut scan = SchemaScan {
+        decoder: Decoder::new(chunk),
+        truncated: 0,
+    };
+    std::iter::from_fn(move || {
+        let next = scan.next().transpose();
+        if matches!(next, Some(Err(_))) {
+            scan.decoder = Decoder::new(&[]);
+            scan.truncated = 0;
+        }
+        next
+    })
+}
+
+struct SchemaScan<'a> {
+    decoder: Decoder<'a>,
+    /// Tables of a truncation that are still to be named.
+    truncated: u64,
+}
+
+impl SchemaScan<'_> {
+    fn next(&mut self) -> Result<Option<SchemaId>, Malformed> {
+        while self.truncated == 0 {
+            if self.decoder.is_empty() {
+                return Ok(None);
+            }
+            let images = match self.decoder.u8()? {
+                OP_TRUNCATE => {
+                    self.decoder.u8()?;
+                    self.truncated = self.decoder.u64()?;
+                    continue;
+                }
+                OP_MESSAGE => {
+                    self.decoder.bytes()?;
+                    self.decoder.bytes()?;
+                    continue;
+                }
+                OP_INSERT | OP_UPDATE | OP_DELETE_KEY | OP_DELETE_FULL => 1,
+                OP_UPDATE_KEY | OP_UPDATE_FULL => 2,
+                _ => return Err(Malformed("unknown change")),
+            };
+            let schema = SchemaId(self.decoder.u32()?);
+            for _ in 0..images {
+                row_bytes(&mut self.decoder)?;
+            }
+            return Ok(Some(schema));
+        }
+        self.truncated -= 1;
+        Ok(Some(SchemaId(self.decoder.u32()?)))
+    }
+}
+
+/// The encoded row at the cursor.
+fn row_bytes<'a>(decoder: &mut Decoder<'a>) -> Result<&'a [u8], Malformed> {
+    let length = decoder.take(ROW_LENGTH_BYTES)?;
+    let length = <[u8; ROW_LENGTH_BYTES]>::try_from(length)
+        .map(u32::from_le_bytes)
+        .map_err(|_| Malformed("ends early"))?;
+    decoder.take(length as usize)
 }
 
 struct Cursor<'a> {
@@ -317,12 +381,8 @@ impl Cursor<'_> {
     }
 
     fn row(&mut self) -> Result<Row, Malformed> {
-        let length = self.decoder.take(ROW_LENGTH_BYTES)?;
-        let length = <[u8; ROW_LENGTH_BYTES]>::try_from(length)
-            .map(u32::from_le_bytes)
-            .map_err(|_| Malformed("ends early"))?;
-        let start = self.chunk.len() - self.decoder.remaining().len();
-        let bytes = self.decoder.take(length as usize)?;
+        let bytes = row_bytes(&mut self.decoder)?;
+        let start = self.chunk.len() - self.decoder.remaining().len() - bytes.len();
         Ok(Row::from_encoded(
             self.chunk.slice(start..start + bytes.len()),
         ))
@@ -378,6 +438,10 @@ mod tests {
         for change in &changes {
             ChangeWriter::new(&mut out).change(change);
         }
+        let named: Vec<SchemaId> = schemas(&out).map(Result::unwrap).collect();
+        let mut expected = vec![schema; 7];
+        expected.push(SchemaId(2));
+        assert_eq!(named, expected);
         let back: Vec<Change> = Changes::new(Bytes::from(out)).map(Result::unwrap).collect();
         assert_eq!(back, changes);
     }
@@ -391,6 +455,7 @@ mod tests {
             new,
         });
         for len in 1..out.len() {
+            assert!(schemas(&out[..len]).any(|schema| schema.is_err()));
             let chunk = Bytes::copy_from_slice(&out[..len]);
             assert!(
                 Changes::new(chunk).any(|change| change.is_err()),

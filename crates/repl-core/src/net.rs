@@ -5,10 +5,13 @@
 //! only its ends matter. Rows without a key are a multiset of full images, where only counts
 //! matter. TRUNCATE and a new schema version end a step.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use hashbrown::HashTable;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::batch::{NetTable, Route, Step};
 use crate::change::{Before, Change};
@@ -22,6 +25,9 @@ pub struct Reducer {
     steps: Vec<Step>,
     tables: Vec<Table>,
     by_schema: HashMap<SchemaId, usize>,
+    /// The table of the last change: the next is mostly one of the same.
+    last: usize,
+    seed: Seed,
     by_target: HashMap<TableName, SchemaId>,
     /// Source tables that are settling.
     settling: HashSet<TableName>,
@@ -41,19 +47,37 @@ pub struct Reduced {
     pub needs_order: bool,
 }
 
+/// The seed of the keys' hashes. Nobody who chooses keys knows it, so nobody can have them collide.
+#[derive(Clone, Copy)]
+struct Seed(u64);
+
+impl Default for Seed {
+    fn default() -> Self {
+        Seed(RandomState::new().hash_one(0))
+    }
+}
+
 struct Table {
     route: Arc<Route>,
-    entries: HashMap<Bytes, usize>,
-    order: Vec<Entry>,
+    seed: Seed,
+    /// Where the entries are, by their keys.
+    places: HashTable<Place>,
+    entries: Vec<Entry>,
+}
+
+/// The place of an entry. Its key is not kept: the entry's image holds it.
+struct Place {
+    hash: u64,
+    index: usize,
 }
 
 struct Entry {
     /// The row was there before the step.
     existed: bool,
-    /// An image that holds the key (of the row before the step when it existed).
-    key_image: Row,
-    /// The row as it is now; none when it is gone.
-    now: Option<Row>,
+    /// The row is there now.
+    present: bool,
+    /// The row as it is now, or, when it is gone, an image that holds its key.
+    image: Row,
     /// Net number of copies, for tables without a key.
     count: i64,
 }
@@ -91,12 +115,11 @@ impl Reducer {
     ///
     /// # Errors
     /// When a row image is damaged.
-    pub fn add(&mut self, route: &Arc<Route>, change: &Change) -> Result<(), Malformed> {
+    pub fn add(&mut self, route: &Arc<Route>, change: Change) -> Result<(), Malformed> {
         self.rows += 1;
-        let index = self.table(route);
-        let table = &mut self.tables[index];
+        let table = self.table(route);
         let fits = match change {
-            Change::Insert { new, .. } => table.insert(new.clone())?,
+            Change::Insert { new, .. } => table.insert(new)?,
             Change::Update { before, new, .. } => table.update(before, new)?,
             Change::Delete { before, .. } => table.delete(before)?,
             Change::Truncate { .. } | Change::Message { .. } => true,
@@ -126,11 +149,19 @@ impl Reducer {
         }
     }
 
-    fn table(&mut self, route: &Arc<Route>) -> usize {
+    fn table(&mut self, route: &Arc<Route>) -> &mut Table {
         let schema = route.schema.id;
-        if let Some(&index) = self.by_schema.get(&schema) {
-            return index;
+        let known = self.tables.get(self.last);
+        if known.is_none_or(|table| table.route.schema.id != schema) {
+            self.last = match self.by_schema.get(&schema) {
+                Some(&index) => index,
+                None => self.new_table(route),
+            };
         }
+        &mut self.tables[self.last]
+    }
+
+    fn new_table(&mut self, route: &Arc<Route>) -> usize {
         // Another version of the same table, or another table onto the same target: keep order.
         if self.by_target.contains_key(&route.target) {
             self.close_step();
@@ -138,9 +169,11 @@ impl Reducer {
         let index = self.tables.len();
         self.tables.push(Table {
             route: Arc::clone(route),
-            entries: HashMap::new(),
-            order: Vec::new(),
+            seed: self.seed,
+            places: HashTable::new(),
+            entries: Vec::new(),
         });
+        let schema = route.schema.id;
         self.by_schema.insert(schema, index);
         self.by_target.insert(route.target.clone(), schema);
         index
@@ -170,82 +203,89 @@ impl Table {
         !self.route.schema.key_columns().is_empty()
     }
 
-    fn key(&self, row: &Row) -> Result<Bytes, Malformed> {
-        row.key(self.route.schema.key_columns())
+    /// What tells rows apart: the key; the whole row where there is none.
+    fn key<'r>(&self, row: &'r Row) -> Result<Cow<'r, [u8]>, Malformed> {
+        match self.route.schema.key_columns() {
+            [] => Ok(Cow::Borrowed(row.encoded())),
+            columns => row.key(columns),
+        }
+    }
+
+    fn hash(&self, key: &[u8]) -> u64 {
+        xxh3_64_with_seed(key, self.seed.0)
+    }
+
+    fn find(&self, hash: u64, key: &[u8]) -> Option<usize> {
+        let place = self.places.find(hash, |place| {
+            // An image whose key cannot be read has not come here.
+            let same = |image| self.key(image).is_ok_and(|found| found == key);
+            place.hash == hash && same(&self.entries[place.index].image)
+        });
+        place.map(|place| place.index)
+    }
+
+    fn push(&mut self, hash: u64, entry: Entry) {
+        let index = self.entries.len();
+        self.entries.push(entry);
+        self.places
+            .insert_unique(hash, Place { hash, index }, |place| place.hash);
     }
 
     /// Each of these returns false when the change does not fit a net change.
     fn insert(&mut self, new: Row) -> Result<bool, Malformed> {
         if !self.keyed() {
-            self.add_copies(new, 1);
+            self.add_copies(new, 1)?;
             return Ok(true);
         }
         let key = self.key(&new)?;
-        if let Some(&index) = self.entries.get(&key) {
-            let entry = &mut self.order[index];
-            let fits = entry.now.is_none();
-            entry.now = Some(new);
+        let hash = self.hash(&key);
+        if let Some(index) = self.find(hash, &key) {
+            let entry = &mut self.entries[index];
+            let fits = !entry.present;
+            entry.present = true;
+            entry.image = new;
             return Ok(fits);
         }
-        self.push(
-            key,
-            Entry {
-                existed: false,
-                key_image: new.clone(),
-                now: Some(new),
-                count: 0,
-            },
-        );
+        self.push(hash, Entry::of(false, true, new));
         Ok(true)
     }
 
-    fn update(&mut self, before: &Before, new: &Row) -> Result<bool, Malformed> {
+    fn update(&mut self, before: Before, new: Row) -> Result<bool, Malformed> {
         if !self.keyed() {
             return self.update_copy(before, new);
         }
-        let new_key = self.key(new)?;
-        let old_key = match before.row() {
-            Some(row) => self.key(row)?,
-            None => new_key.clone(),
-        };
-        if old_key != new_key {
-            return self.move_row(&old_key, before, new);
+        let key = self.key(&new)?;
+        if let Some(old) = before.row()
+            && self.key(old)? != key
+        {
+            return self.move_row(before, new);
         }
-        if let Some(&index) = self.entries.get(&new_key) {
-            let entry = &mut self.order[index];
-            let Some(now) = &entry.now else {
+        let hash = self.hash(&key);
+        if let Some(index) = self.find(hash, &key) {
+            let entry = &mut self.entries[index];
+            if !entry.present {
                 return Ok(false);
-            };
-            entry.now = Some(if new.has_unchanged()? {
-                new.filled_from(now)?
+            }
+            entry.image = if new.has_unchanged()? {
+                new.filled_from(&entry.image)?
             } else {
-                new.clone()
-            });
+                new
+            };
             return Ok(true);
         }
-        let entry = Entry {
-            existed: true,
-            key_image: new.clone(),
-            now: Some(new.clone()),
-            count: 0,
-        };
-        self.push(new_key, entry);
+        self.push(hash, Entry::of(true, true, new));
         Ok(true)
     }
 
     /// A key change is a delete of the old key and an insert of the new one, which makes swaps and
     /// shifts of keys independent of order.
-    fn move_row(&mut self, old_key: &Bytes, before: &Before, new: &Row) -> Result<bool, Malformed> {
-        let mut image = new.clone();
+    fn move_row(&mut self, before: Before, new: Row) -> Result<bool, Malformed> {
+        let mut image = new;
         if image.has_unchanged()? {
-            let known = self
-                .entries
-                .get(old_key)
-                .and_then(|&index| self.order[index].now.clone());
-            if let Some(row) = known {
-                image = image.filled_from(&row)?;
+            if let Some(known) = self.known(&before)? {
+                image = image.filled_from(known)?;
             }
-            if let Before::Full(row) = before {
+            if let Before::Full(row) = &before {
                 image = image.filled_from(row)?;
             }
             if image.has_unchanged()? {
@@ -256,91 +296,98 @@ impl Table {
         Ok(self.insert(image)? && deleted)
     }
 
-    fn delete(&mut self, before: &Before) -> Result<bool, Malformed> {
+    /// The row that an earlier change of the step left.
+    fn known(&self, before: &Before) -> Result<Option<&Row>, Malformed> {
         let Some(row) = before.row() else {
+            return Ok(None);
+        };
+        let key = self.key(row)?;
+        let index = self.find(self.hash(&key), &key);
+        let entry = index.map(|index| &self.entries[index]);
+        Ok(entry
+            .filter(|entry| entry.present)
+            .map(|entry| &entry.image))
+    }
+
+    fn delete(&mut self, before: Before) -> Result<bool, Malformed> {
+        let full = matches!(before, Before::Full(_));
+        let (Before::Key(row) | Before::Full(row)) = before else {
             return Ok(false);
         };
         if !self.keyed() {
-            let full = matches!(before, Before::Full(_));
-            self.add_copies(row.clone(), -1);
+            self.add_copies(row, -1)?;
             return Ok(full);
         }
-        let key = self.key(row)?;
-        if let Some(&index) = self.entries.get(&key) {
-            let entry = &mut self.order[index];
-            let fits = entry.now.is_some();
-            entry.now = None;
-            return Ok(fits);
+        let key = self.key(&row)?;
+        let hash = self.hash(&key);
+        if let Some(index) = self.find(hash, &key) {
+            return Ok(std::mem::replace(&mut self.entries[index].present, false));
         }
-        self.push(
-            key,
-            Entry {
-                existed: true,
-                key_image: row.clone(),
-                now: None,
-                count: 0,
-            },
-        );
+        self.push(hash, Entry::of(true, false, row));
         Ok(true)
     }
 
-    fn update_copy(&mut self, before: &Before, new: &Row) -> Result<bool, Malformed> {
+    fn update_copy(&mut self, before: Before, new: Row) -> Result<bool, Malformed> {
         let Before::Full(old) = before else {
             return Ok(false);
         };
         let image = if new.has_unchanged()? {
-            new.filled_from(old)?
+            new.filled_from(&old)?
         } else {
-            new.clone()
+            new
         };
-        self.add_copies(old.clone(), -1);
-        self.add_copies(image, 1);
+        self.add_copies(old, -1)?;
+        self.add_copies(image, 1)?;
         Ok(true)
     }
 
-    fn add_copies(&mut self, row: Row, count: i64) {
-        let key = row.encoded().clone();
-        if let Some(&index) = self.entries.get(&key) {
-            self.order[index].count += count;
-        } else {
-            self.push(
-                key,
-                Entry {
-                    existed: false,
-                    key_image: row,
-                    now: None,
-                    count,
-                },
-            );
+    fn add_copies(&mut self, row: Row, count: i64) -> Result<(), Malformed> {
+        let key = self.key(&row)?;
+        let hash = self.hash(&key);
+        if let Some(index) = self.find(hash, &key) {
+            self.entries[index].count += count;
+            return Ok(());
         }
-    }
-
-    fn push(&mut self, key: Bytes, entry: Entry) {
-        self.entries.insert(key, self.order.len());
-        self.order.push(entry);
+        let entry = Entry {
+            count,
+            ..Entry::of(false, false, row)
+        };
+        self.push(hash, entry);
+        Ok(())
     }
 
     fn into_net(self, settling: bool) -> NetTable {
         let keyed = self.keyed();
         let mut net = NetTable::new(self.route);
         net.settling = settling;
-        for entry in self.order {
+        for entry in self.entries {
             if !keyed {
                 if entry.count != 0 {
-                    net.multiset.push((entry.key_image, entry.count));
+                    net.multiset.push((entry.image, entry.count));
                 }
                 continue;
             }
-            match (entry.existed, entry.now) {
-                (true, None) => net.deletes.push(entry.key_image),
-                (true, Some(row)) => net.updates.push(row),
-                (false, Some(row)) => net.inserts.push(row),
+            match (entry.existed, entry.present) {
+                (true, false) => net.deletes.push(entry.image),
+                (true, true) => net.updates.push(entry.image),
+                (false, true) => net.inserts.push(entry.image),
                 // The copy may have read the row while it was there.
-                (false, None) if settling => net.deletes.push(entry.key_image),
-                (false, None) => {}
+                (false, false) if settling => net.deletes.push(entry.image),
+                (false, false) => {}
             }
         }
         net
+    }
+}
+
+impl Entry {
+    fn of(existed: bool, present: bool, image: Row) -> Self {
+        Entry {
+            existed,
+            present,
+            image,
+            count: 0,
+        }
     }
 }
 
@@ -406,7 +453,7 @@ mod tests {
     fn reduce(route: &Arc<Route>, changes: &[Change]) -> Reduced {
         let mut reducer = Reducer::new();
         for change in changes {
-            reducer.add(route, change).unwrap();
+            reducer.add(route, change.clone()).unwrap();
         }
         reducer.finish()
     }
@@ -453,7 +500,7 @@ mod tests {
         assert!(reduce(&keyed, &changes).steps.is_empty());
         let mut reducer = Reducer::with_settling(HashSet::from([keyed.schema.table.clone()]));
         for change in &changes {
-            reducer.add(&keyed, change).unwrap();
+            reducer.add(&keyed, change.clone()).unwrap();
         }
         let reduced = reducer.finish();
         let net = only(&reduced);
@@ -479,10 +526,10 @@ mod tests {
             route(2, Identity::Key(vec![0])),
         );
         let mut reducer = Reducer::new();
-        reducer.add(&first, &insert(1, 1)).unwrap();
+        reducer.add(&first, insert(1, 1)).unwrap();
         reducer.truncate(vec![Arc::clone(&first)], false);
-        reducer.add(&first, &insert(1, 1)).unwrap();
-        reducer.add(&second, &insert(2, 1)).unwrap();
+        reducer.add(&first, insert(1, 1)).unwrap();
+        reducer.add(&second, insert(2, 1)).unwrap();
         assert_eq!(reducer.finish().steps.len(), 4);
     }
 

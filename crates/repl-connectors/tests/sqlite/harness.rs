@@ -438,7 +438,7 @@ impl Replica {
                 } else if matches!(change, Change::Truncate { .. }) {
                     reducer.truncate(vec![route], false);
                 } else {
-                    reducer.add(&route, &change).unwrap();
+                    reducer.add(&route, change.clone()).unwrap();
                 }
             }
         }

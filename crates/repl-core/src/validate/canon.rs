@@ -95,7 +95,10 @@ impl Canon {
     /// When the row is damaged.
     pub fn key(&self, row: &Row) -> Result<Bytes, Malformed> {
         if self.is_keyed() {
-            row.key(&self.key)
+            Ok(match row.key(&self.key)? {
+                Cow::Borrowed(slice) => row.encoded().slice_ref(slice),
+                Cow::Owned(made) => Bytes::from(made),
+            })
         } else {
             Ok(row.encoded().clone())
         }

@@ -17,12 +17,14 @@ use repl_core::schema::{SchemaId, TableName};
 use repl_core::select::Routing;
 use repl_core::{Epoch, Seq, SourcePosition};
 
+use super::routes::{Routed, Routes};
 use crate::conversion::{self, Conversion};
 use crate::follow::Follow;
 
-/// Memory a change takes beside its encoded bytes while it is being reduced, bytes: two row
-/// handles, a hash entry and their slack. Counted, because rows are often smaller than that.
-const CHANGE_OVERHEAD: u64 = 192;
+/// Memory a change takes beside its encoded bytes while it is being reduced, bytes: an entry of the
+/// reduction with its place in the hash table, a row handle in the outcome, and their slack.
+/// Counted, because rows are often smaller than that.
+const CHANGE_OVERHEAD: u64 = 128;
 
 /// What the applier does next.
 #[derive(Debug)]
@@ -135,28 +137,19 @@ impl From<LogError> for CollectError {
     }
 }
 
-/// A schema version as the replica gets it.
-#[derive(Clone)]
-struct Routed {
-    route: Arc<Route>,
-    /// How its rows are converted; none when they pass untouched.
-    plan: Option<Arc<TablePlan>>,
-}
-
 /// Turns the log into work for one replica.
 pub(super) struct Collector {
     plan: Plan,
     reader: Box<dyn Reader>,
-    routes: HashMap<SchemaId, Option<Routed>>,
-    new_routes: Vec<Arc<Route>>,
+    routes: Routes,
+    /// Tables whose cut the stream has not passed.
+    open_cuts: usize,
     building: Building,
     /// A record that was read but belongs to the next batch.
     held: Option<LogRecord>,
     /// A record that was read ahead; by the deliberately broken build only.
     swapped: Option<LogRecord>,
     transaction: TxInfo,
-    /// Tables whose copy contains the current transaction.
-    contained: HashSet<TableName>,
     skipping: bool,
     finished: bool,
 }
@@ -183,16 +176,16 @@ impl Collector {
     pub(super) fn new(plan: Plan) -> Result<Collector, LogError> {
         let reader = plan.log.follow(plan.after, plan.follow.visibility())?;
         let building = Building::new(settling(&plan.tables));
+        let open = plan.tables.values().filter(|table| table.cut.is_some());
         Ok(Collector {
+            open_cuts: open.count(),
             plan,
             reader,
-            routes: HashMap::new(),
-            new_routes: Vec::new(),
+            routes: Routes::default(),
             building,
             held: None,
             swapped: None,
             transaction: TxInfo::default(),
-            contained: HashSet::new(),
             skipping: false,
             finished: false,
         })
@@ -301,7 +294,8 @@ impl Collector {
         if fragment.header.is_some() && self.building.transactions > 0 {
             // A transaction of several fragments, and one with a new schema version, start a
             // batch of their own.
-            if alone || self.brings_new_schema(fragment)? {
+            let known = self.routes.know_all(&fragment.changes);
+            if alone || !known.map_err(damaged)? {
                 self.held = Some(record);
                 return Ok(self.take_batch().map(Work::Batch));
             }
@@ -333,16 +327,8 @@ impl Collector {
             position: SourcePosition::default(),
         };
         self.skipping = self.plan.skip == Some(seq);
-        self.contained.clear();
-        for (name, table) in &self.plan.tables {
-            if table
-                .cut
-                .as_ref()
-                .is_some_and(|cut| cut.contains(seq, header.txid, ""))
-            {
-                self.contained.insert(name.clone());
-            }
-        }
+        self.routes
+            .begin(&self.plan, self.open_cuts, seq, header.txid);
         self.building.open = true;
         if self.building.first.is_none() {
             self.building.first = Some(self.transaction.clone());
@@ -394,23 +380,24 @@ impl Collector {
                 }
                 Change::Message { .. } => continue,
             };
-            let Some(Routed { route, plan }) = self.route(schema)? else {
+            let Some(routed) = self.route(schema)? else {
                 continue;
             };
-            let change = match plan {
-                Some(plan) => self.convert(&plan, change)?,
+            let change = match &routed.plan {
+                Some(plan) => self.convert(plan, change)?,
                 None => change,
             };
+            let route = &routed.route;
             self.building.rows += 1;
             self.building.bytes += CHANGE_OVERHEAD;
             let one_by_one = matches!(self.plan.mode, Mode::OneByOne(_));
             // What a change finds in a settling table says nothing, so there is no other way.
             let settles = self.building.net.settles(&route.schema.table);
             if one_by_one && !settles {
-                self.building.ordered.push((route, change));
+                self.building.ordered.push((Arc::clone(route), change));
                 continue;
             }
-            self.building.net.add(&route, &change).map_err(damaged)?;
+            self.building.net.add(route, change).map_err(damaged)?;
             if one_by_one && self.building.net.needs_order() {
                 return Err(CollectError::Unsettled(route.schema.table.clone()));
             }
@@ -432,7 +419,8 @@ impl Collector {
     ) -> Result<(), CollectError> {
         let mut tables = Vec::new();
         for schema in schemas {
-            tables.extend(self.route(*schema)?.map(|routed| routed.route));
+            let routed = self.route(*schema)?;
+            tables.extend(routed.map(|routed| Arc::clone(&routed.route)));
         }
         if tables.is_empty() {
             return Ok(());
@@ -454,72 +442,17 @@ impl Collector {
         Ok(())
     }
 
-    /// The route of a schema version in the current transaction; none when the replica does not
-    /// receive the table, has not copied it yet, or its copy contains the transaction.
-    fn route(&mut self, schema: SchemaId) -> Result<Option<Routed>, CollectError> {
-        if !self.routes.contains_key(&schema) {
-            let routed = self.make_route(schema)?;
-            self.new_routes
-                .extend(routed.as_ref().map(|routed| Arc::clone(&routed.route)));
-            self.routes.insert(schema, routed);
-        }
-        let Some(Some(routed)) = self.routes.get(&schema) else {
-            return Ok(None);
-        };
-        let applies =
-            self.contained.is_empty() || !self.contained.contains(&routed.route.schema.table);
-        Ok(applies.then(|| routed.clone()))
-    }
-
-    fn make_route(&self, schema: SchemaId) -> Result<Option<Routed>, CollectError> {
-        let Some(schema) = self.plan.log.schema(schema) else {
-            return Ok(None);
-        };
-        let Some(held) = self.plan.tables.get(&schema.table) else {
-            return Ok(None);
-        };
-        // A table that was dropped and made again is another one: its rows are copied anew, and
-        // until then its changes are not for the table that is here.
-        let same = schema.incarnation.is_empty() || schema.incarnation == held.incarnation;
-        let Some(target) = self.plan.routing.target(&schema.table).filter(|_| same) else {
-            return Ok(None);
-        };
-        let Some(conversion) = &self.plan.conversion else {
-            return Ok(Some(Routed {
-                route: Arc::new(Route { schema, target }),
-                plan: None,
-            }));
-        };
-        let plan = conversion
-            .plan(&schema)
-            .map_err(|error| CollectError::Convert(self.transaction.clone(), Box::new(error)))?;
-        let schema = Arc::new(plan.schema().clone());
-        Ok(Some(Routed {
-            route: Arc::new(Route { schema, target }),
-            plan: Some(Arc::new(plan)),
-        }))
-    }
-
-    fn brings_new_schema(&self, fragment: &Fragment) -> Result<bool, LogError> {
-        for change in Changes::new(fragment.changes.clone()) {
-            let known = match change.map_err(damaged)? {
-                Change::Insert { schema, .. }
-                | Change::Update { schema, .. }
-                | Change::Delete { schema, .. } => self.routes.contains_key(&schema),
-                Change::Truncate { schemas, .. } => schemas
-                    .iter()
-                    .all(|schema| self.routes.contains_key(schema)),
-                Change::Message { .. } => true,
-            };
-            if !known {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    fn route(&mut self, schema: SchemaId) -> Result<Option<Arc<Routed>>, CollectError> {
+        self.routes
+            .of(&self.plan, schema)
+            .map_err(|error| CollectError::Convert(self.transaction.clone(), Box::new(error)))
     }
 
     fn take_joined(&mut self, seq: Seq, position: &SourcePosition) -> Vec<TableName> {
         let mut joined = Vec::new();
+        if self.open_cuts == 0 {
+            return joined;
+        }
         for (name, table) in &mut self.plan.tables {
             if table
                 .cut
@@ -527,6 +460,7 @@ impl Collector {
                 .is_some_and(|cut| cut.passed(seq, position.as_str()))
             {
                 table.cut = None;
+                self.open_cuts -= 1;
                 joined.push(name.clone());
             }
         }
@@ -535,6 +469,7 @@ impl Collector {
 
     /// The tables that had a cut; none has any more.
     fn take_all_cuts(&mut self) -> Vec<TableName> {
+        self.open_cuts = 0;
         let tables = self.plan.tables.iter_mut();
         let open = tables.filter_map(|(name, table)| table.cut.take().map(|_| name.clone()));
         open.collect()
@@ -575,7 +510,7 @@ impl Collector {
             reduced,
             transactions: building.transactions,
             bytes: building.bytes,
-            new_routes: std::mem::take(&mut self.new_routes),
+            new_routes: self.routes.take_fresh(),
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod collect;
 pub mod copy;
 mod flight;
 mod repair;
+mod routes;
 mod send;
 pub mod stream;
 

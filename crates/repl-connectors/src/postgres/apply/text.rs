@@ -128,6 +128,9 @@ impl Arrays {
 
 /// Appends `text`, putting a backslash before each byte for which `special` names a replacement.
 fn escape(out: &mut Vec<u8>, text: &[u8], special: impl Fn(u8) -> Option<u8>) {
+    if is_plain(text) {
+        return out.extend_from_slice(text);
+    }
     let mut start = 0;
     for (at, &byte) in text.iter().enumerate() {
         if let Some(replacement) = special(byte) {
@@ -138,6 +141,15 @@ fn escape(out: &mut Vec<u8>, text: &[u8], special: impl Fn(u8) -> Option<u8>) {
         }
     }
     out.extend_from_slice(&text[start..]);
+}
+
+/// Whether nothing in `text` needs a backslash, in an array or in COPY. Looks at all of it without
+/// stopping, which takes many bytes at a time.
+fn is_plain(text: &[u8]) -> bool {
+    let special = |byte| byte <= b'\r' || byte == b'"' || byte == b'\\';
+    !text
+        .iter()
+        .fold(false, |found, &byte| found | special(byte))
 }
 
 /// Appends one row in COPY's text format.
@@ -161,6 +173,9 @@ pub(super) fn put_copy_row(out: &mut BytesMut, row: &Row, width: usize) -> Resul
 }
 
 fn put_copy_text(out: &mut BytesMut, text: &[u8]) {
+    if is_plain(text) {
+        return out.extend_from_slice(text);
+    }
     let mut start = 0;
     for (at, &byte) in text.iter().enumerate() {
         let letter = match byte {

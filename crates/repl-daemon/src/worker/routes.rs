@@ -1,0 +1,133 @@
+//! Where the changes of each schema version go at one replica.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use repl_connectors::seam::ConnectorError;
+use repl_core::Seq;
+use repl_core::batch::Route;
+use repl_core::change::schemas;
+use repl_core::codec::Malformed;
+use repl_core::convert::TablePlan;
+use repl_core::schema::{SchemaId, TableName};
+
+use super::collect::Plan;
+
+/// A schema version as the replica gets it.
+pub(super) struct Routed {
+    pub(super) route: Arc<Route>,
+    /// How its rows are converted; none when they pass untouched.
+    pub(super) plan: Option<TablePlan>,
+}
+
+/// What is known of the schema versions that were met.
+#[derive(Default)]
+pub(super) struct Routes {
+    /// None for a table that the replica does not receive, or has not copied yet.
+    known: HashMap<SchemaId, Option<Arc<Routed>>>,
+    /// Met for the first time and not handed out yet.
+    fresh: Vec<Arc<Route>>,
+    /// Tables whose copy contains the current transaction.
+    contained: HashSet<TableName>,
+    /// The last answer: most changes are of the same table as the one before.
+    last: Option<(SchemaId, Option<Arc<Routed>>)>,
+}
+
+impl Routes {
+    /// A transaction begins.
+    pub(super) fn begin(&mut self, plan: &Plan, open_cuts: usize, seq: Seq, txid: u64) {
+        if open_cuts == 0 && self.contained.is_empty() {
+            return;
+        }
+        self.last = None;
+        let tables = plan.tables.iter().filter(|(_, table)| {
+            let cut = table.cut.as_ref();
+            cut.is_some_and(|cut| cut.contains(seq, txid, ""))
+        });
+        self.contained = tables.map(|(name, _)| name.clone()).collect();
+    }
+
+    /// Where a change in the current transaction goes; none when the replica does not receive the
+    /// table, has not copied it yet, or its copy contains the transaction.
+    ///
+    /// # Errors
+    /// When the replica's engine cannot hold the table.
+    pub(super) fn of(
+        &mut self,
+        plan: &Plan,
+        schema: SchemaId,
+    ) -> Result<Option<Arc<Routed>>, ConnectorError> {
+        if let Some((last, routed)) = &self.last
+            && *last == schema
+        {
+            return Ok(routed.clone());
+        }
+        let routed = self.find(plan, schema)?;
+        let routed = routed.filter(|routed| !self.contained.contains(&routed.route.schema.table));
+        self.last = Some((schema, routed.clone()));
+        Ok(routed)
+    }
+
+    fn find(
+        &mut self,
+        plan: &Plan,
+        schema: SchemaId,
+    ) -> Result<Option<Arc<Routed>>, ConnectorError> {
+        if let Some(routed) = self.known.get(&schema) {
+            return Ok(routed.clone());
+        }
+        let routed = make(plan, schema)?.map(Arc::new);
+        let route = routed.as_ref().map(|routed| Arc::clone(&routed.route));
+        self.fresh.extend(route);
+        self.known.insert(schema, routed.clone());
+        Ok(routed)
+    }
+
+    /// Whether the changes are of schema versions that were met before.
+    ///
+    /// # Errors
+    /// When the changes are damaged.
+    pub(super) fn know_all(&self, changes: &[u8]) -> Result<bool, Malformed> {
+        let mut last = None;
+        for schema in schemas(changes) {
+            let schema = schema?;
+            if last != Some(schema) && !self.known.contains_key(&schema) {
+                return Ok(false);
+            }
+            last = Some(schema);
+        }
+        Ok(true)
+    }
+
+    /// Those met for the first time since the last call.
+    pub(super) fn take_fresh(&mut self) -> Vec<Arc<Route>> {
+        std::mem::take(&mut self.fresh)
+    }
+}
+
+fn make(plan: &Plan, schema: SchemaId) -> Result<Option<Routed>, ConnectorError> {
+    let Some(schema) = plan.log.schema(schema) else {
+        return Ok(None);
+    };
+    let Some(held) = plan.tables.get(&schema.table) else {
+        return Ok(None);
+    };
+    // A table that was dropped and made again is another one: its rows are copied anew, and until
+    // then its changes are not for the table that is here.
+    let same = schema.incarnation.is_empty() || schema.incarnation == held.incarnation;
+    let Some(target) = plan.routing.target(&schema.table).filter(|_| same) else {
+        return Ok(None);
+    };
+    let Some(conversion) = &plan.conversion else {
+        return Ok(Some(Routed {
+            route: Arc::new(Route { schema, target }),
+            plan: None,
+        }));
+    };
+    let plan = conversion.plan(&schema)?;
+    let schema = Arc::new(plan.schema().clone());
+    Ok(Some(Routed {
+        route: Arc::new(Route { schema, target }),
+        plan: Some(plan),
+    }))
+}
