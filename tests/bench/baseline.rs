@@ -10,19 +10,34 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::machine::Machine;
 use crate::report::{Kind, Metric, Report, RunFacts};
+use crate::stats::Spread;
 
-/// How much worse than the kept ratio is still no regression.
+/// How much worse than the worst kept ratio is still no regression.
 const TOLERANCE: f64 = 0.15;
+/// Version of the file's format.
+const FORMAT: u32 = 1;
 
 /// The file's content.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Baseline {
+    format: u32,
     run: RunFacts,
+    /// The machine of the last run that was kept.
+    machine: Machine,
+    /// By `scenario: metric`.
+    ratios: BTreeMap<String, Kept>,
+}
+
+/// A kept ratio.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Kept {
+    /// Over the rounds of the run.
+    #[serde(flatten)]
+    spread: Spread,
     /// The commit measured.
     commit: String,
-    /// `scenario: metric` to the median ratio.
-    ratios: BTreeMap<String, f64>,
 }
 
 /// A ratio that got worse.
@@ -30,9 +45,9 @@ pub struct Baseline {
 pub struct Regression {
     /// `scenario: metric`.
     pub metric: String,
-    /// The kept ratio.
+    /// The worst round of the run that was kept.
     pub was: f64,
-    /// The ratio found.
+    /// The median found.
     pub is: f64,
 }
 
@@ -46,10 +61,15 @@ pub fn save(path: &Path, report: &Report) -> Result<()> {
     } else {
         BTreeMap::new()
     };
-    ratios.extend(comparable(&report.metrics).map(|metric| (key(metric), metric.spread.median)));
-    let baseline = Baseline {
-        run: report.run.clone(),
+    let kept = |metric: &Metric| Kept {
+        spread: metric.spread,
         commit: report.machine.commit.clone(),
+    };
+    ratios.extend(comparable(&report.metrics).map(|metric| (key(metric), kept(metric))));
+    let baseline = Baseline {
+        format: FORMAT,
+        run: report.run.clone(),
+        machine: report.machine.clone(),
         ratios,
     };
     let text = serde_json::to_string_pretty(&baseline)? + "\n";
@@ -75,6 +95,12 @@ fn load(path: &Path, run: &RunFacts) -> Result<Baseline> {
     let baseline: Baseline =
         serde_json::from_str(&text).with_context(|| format!("in {}", path.display()))?;
     ensure!(
+        baseline.format == FORMAT,
+        "{} has format {}, this program reads {FORMAT}; make it anew with --save-baseline",
+        path.display(),
+        baseline.format
+    );
+    ensure!(
         baseline.run == *run,
         "{} was made with {:?}, this run with {run:?}: their ratios say nothing about each other",
         path.display(),
@@ -83,18 +109,26 @@ fn load(path: &Path, run: &RunFacts) -> Result<Baseline> {
     Ok(baseline)
 }
 
-fn compare(kept: &BTreeMap<String, f64>, metrics: &[Metric]) -> (usize, Vec<Regression>) {
+/// The rounds of one run differ by what else the machine does, so what counts is that the median
+/// leaves their range.
+fn compare(kept: &BTreeMap<String, Kept>, metrics: &[Metric]) -> (usize, Vec<Regression>) {
     let mut compared = 0;
     let mut worse = Vec::new();
     for metric in comparable(metrics) {
-        let Some(&was) = kept.get(&key(metric)) else {
+        let Some(kept) = kept.get(&key(metric)) else {
             continue;
         };
         compared += 1;
         let is = metric.spread.median;
-        let fell = match metric.kind {
-            Kind::RatioLowerBetter => is > was / (1.0 - TOLERANCE),
-            _ => is < was * (1.0 - TOLERANCE),
+        let (was, fell) = match metric.kind {
+            Kind::RatioLowerBetter => {
+                let was = kept.spread.max;
+                (was, is > was / (1.0 - TOLERANCE))
+            }
+            _ => {
+                let was = kept.spread.min;
+                (was, is < was * (1.0 - TOLERANCE))
+            }
         };
         if fell {
             worse.push(Regression {
@@ -124,7 +158,7 @@ fn key(metric: &Metric) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::compare;
+    use super::{Kept, compare};
     use crate::report::{Kind, Metric};
     use crate::stats::Spread;
 
@@ -141,16 +175,21 @@ mod tests {
         }
     }
 
-    fn kept(name: &str, value: f64) -> BTreeMap<String, f64> {
-        BTreeMap::from([(format!("s: {name}"), value)])
+    fn kept(name: &str, values: &[f64]) -> BTreeMap<String, Kept> {
+        let kept = Kept {
+            spread: Spread::of(values).unwrap(),
+            commit: "c".to_owned(),
+        };
+        BTreeMap::from([(format!("s: {name}"), kept)])
     }
 
     #[test]
-    fn a_ratio_may_fall_by_15_percent_and_no_further() {
+    fn a_ratio_may_fall_15_percent_below_the_worst_round_and_no_further() {
+        let kept = kept("speed", &[2.0, 2.6, 2.4]);
         let within = [metric("speed", Kind::RatioHigherBetter, 1.71)];
-        assert_eq!(compare(&kept("speed", 2.0), &within), (1, vec![]));
+        assert_eq!(compare(&kept, &within), (1, vec![]));
         let beyond = [metric("speed", Kind::RatioHigherBetter, 1.69)];
-        let (compared, worse) = compare(&kept("speed", 2.0), &beyond);
+        let (compared, worse) = compare(&kept, &beyond);
         assert_eq!((compared, worse.len()), (1, 1));
         assert_eq!(worse[0].metric, "s: speed");
     }
@@ -158,9 +197,9 @@ mod tests {
     #[test]
     fn where_less_is_better_the_ratio_may_not_rise() {
         let more = [metric("cost", Kind::RatioLowerBetter, 1.2)];
-        assert_eq!(compare(&kept("cost", 1.0), &more).1.len(), 1);
+        assert_eq!(compare(&kept("cost", &[0.8, 1.0]), &more).1.len(), 1);
         let less = [metric("cost", Kind::RatioLowerBetter, 0.5)];
-        assert_eq!(compare(&kept("cost", 1.0), &less).1.len(), 0);
+        assert_eq!(compare(&kept("cost", &[1.0]), &less).1.len(), 0);
     }
 
     #[test]
@@ -169,9 +208,9 @@ mod tests {
             metric("rate", Kind::Absolute, 1.0),
             metric("tail", Kind::UnsteadyRatio, 1.0),
         ];
-        let both: BTreeMap<_, _> = kept("rate", 100.0)
+        let both: BTreeMap<_, _> = kept("rate", &[100.0])
             .into_iter()
-            .chain(kept("tail", 100.0))
+            .chain(kept("tail", &[100.0]))
             .collect();
         assert_eq!(compare(&both, &metrics), (0, vec![]));
     }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use repl_tests::pg::binaries::Installation;
 use repl_tests::scratch::Scratch;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::stats::percentile;
 
@@ -19,7 +19,7 @@ const TMPFS_MAGIC: i64 = 0x0102_1994;
 const SYNCS: u64 = 300;
 
 /// What numbers depend on besides the code.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Machine {
     /// Processor model.
     pub cpu: String,

@@ -18,10 +18,10 @@ const FULL_RETRY: Duration = Duration::from_millis(500);
 
 /// How long records are gathered for one fsync while nobody waits for it: it would take processor
 /// and disk from the changes on their way to the replicas, and from the primary if that is near.
-const GATHER: Duration = Duration::from_millis(3);
+const GATHER: Duration = Duration::from_millis(10);
 
 /// Pending bytes that are written without gathering more.
-const ENOUGH: u64 = 64 * 1024;
+const ENOUGH: u64 = 256 * 1024;
 
 /// The running thread.
 pub struct Flusher {
