@@ -5,6 +5,8 @@
 mod promotion {
     mod crashes;
     mod engines;
+    mod failover;
+    mod forced;
     mod modes;
     mod planned;
     mod probes;

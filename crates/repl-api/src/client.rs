@@ -144,6 +144,11 @@ impl Client {
         self.act(replica, ReplicaVerb::Pause, &Empty {}).await
     }
 
+    /// `POST /v1/replicas/{name}/rejoin`: have a former primary join as a replica.
+    pub async fn rejoin(&self, replica: &str) -> Result<ActionDone, ClientError> {
+        self.act(replica, ReplicaVerb::Rejoin, &Empty {}).await
+    }
+
     /// `POST /v1/replicas/{name}/resume`: continue a paused replica.
     pub async fn resume(&self, replica: &str) -> Result<ActionDone, ClientError> {
         self.act(replica, ReplicaVerb::Resume, &Empty {}).await

@@ -30,15 +30,15 @@ pub use mode::{
     WaitRequest,
 };
 pub use promotion::{
-    PromoteRequest, PromotionInfo, PromotionState, PromotionStep, Promotions, Readiness,
+    Loss, PromoteRequest, PromotionInfo, PromotionState, PromotionStep, Promotions, Readiness,
     ReadinessFinding,
 };
 pub use request::{
     ActionDone, Endpoint, Health, Index, ReplicaVerb, ResyncRequest, SkipRequest, SlotDropRequest,
 };
 pub use status::{
-    Activity, CopyProgress, Directive, ErrorInfo, ErrorKind, FailedTransaction, IngestState,
-    LogStatus, Membership, Mode, PrimaryState, PrimaryStatus, ReplicaStatus, Status,
+    Activity, CopyProgress, Directive, ErrorInfo, ErrorKind, FailedTransaction, FailoverStatus,
+    IngestState, LogStatus, Membership, Mode, PrimaryState, PrimaryStatus, ReplicaStatus, Status,
     TableCopyProgress, TableCopyState, TableState, TableStatus,
 };
 pub use time::format_utc;

@@ -3,11 +3,19 @@
 use serde::{Deserialize, Serialize};
 
 /// Body of `POST /v1/promotions` and `POST /v1/promotions/check`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PromoteRequest {
-    /// The replica that is to become the primary.
+    /// The replica that is to become the primary; empty for the most advanced one, with `force` only.
+    #[serde(default)]
     pub replica: String,
+    /// Without the present primary, which does not answer: what it has that the log has not is given
+    /// up.
+    #[serde(default)]
+    pub force: bool,
+    /// With `force`: even if it answers.
+    #[serde(default)]
+    pub overrule: bool,
 }
 
 /// Whether a replica could become the primary now, and what that would mean.
@@ -30,6 +38,24 @@ pub struct Readiness {
     /// how fast both servers answer; it does not know how long transactions of clients last.
     #[serde(default)]
     pub estimated_gap_ms: Option<u64>,
+    /// What may be lost; `null` for a planned promotion, which loses nothing.
+    #[serde(default)]
+    pub may_lose: Option<Loss>,
+}
+
+/// What the old primary may have committed that the event log does not hold, where it is not asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    /// Nothing that was acknowledged as far as the mode promises.
+    pub nothing: bool,
+    /// Bytes it had written beyond the log's end when it was last heard; `null` when not known.
+    #[serde(default)]
+    pub bytes: Option<u64>,
+    /// When it was last heard, milliseconds since the Unix epoch: what came since is not known.
+    #[serde(default)]
+    pub heard_ms: Option<u64>,
+    /// The same in words.
+    pub what: String,
 }
 
 /// Something that speaks against a promotion, or that it does not carry over.
@@ -87,8 +113,21 @@ pub struct PromotionInfo {
     /// For how long nobody took writes, in milliseconds; `null` where that is not known yet.
     #[serde(default)]
     pub gap_ms: Option<u64>,
+    /// `planned`, `forced` or `automatic`.
+    #[serde(default = "planned")]
+    pub cause: String,
+    /// Why the daemon did it by itself; `null` when it was told to.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// What may be lost; `null` for a planned promotion, and until that is known.
+    #[serde(default)]
+    pub may_lose: Option<Loss>,
     /// What was done, oldest first.
     pub steps: Vec<PromotionStep>,
+}
+
+fn planned() -> String {
+    "planned".to_owned()
 }
 
 /// One step of a promotion.

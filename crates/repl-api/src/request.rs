@@ -16,16 +16,19 @@ pub enum ReplicaVerb {
     Skip,
     /// Bring the replica's tables to what the primary holds.
     Resync,
+    /// Have a former primary, whose place was taken by force, join as a replica.
+    Rejoin,
 }
 
 impl ReplicaVerb {
     /// All verbs.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Pause,
         Self::Resume,
         Self::Retry,
         Self::Skip,
         Self::Resync,
+        Self::Rejoin,
     ];
 
     /// The verb as it stands in the path and in the audit log.
@@ -36,6 +39,7 @@ impl ReplicaVerb {
             Self::Retry => "retry",
             Self::Skip => "skip",
             Self::Resync => "resync",
+            Self::Rejoin => "rejoin",
         }
     }
 }

@@ -221,6 +221,26 @@ pub struct Status {
     /// The change of primary under way; `null` when there is none.
     #[serde(default)]
     pub promotion: Option<PromotionInfo>,
+    /// How automatic failover judges the primary; `null` where there is none.
+    #[serde(default)]
+    pub failover: Option<FailoverStatus>,
+}
+
+/// How automatic failover judges the primary.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailoverStatus {
+    /// The daemon replaces a dead primary by itself.
+    pub automatic: bool,
+    /// `watching`, `suspect` (it does not answer) or `dead`.
+    pub state: String,
+    /// Since when it does not answer, milliseconds since the Unix epoch; `null` while it does.
+    #[serde(default)]
+    pub since_ms: Option<u64>,
+    /// Role checks do not call it the primary any more.
+    pub doubted: bool,
+    /// Why it is dead and not replaced; `null` otherwise.
+    #[serde(default)]
+    pub held: Option<String>,
 }
 
 /// The state of the event log.
@@ -502,6 +522,11 @@ impl Status {
             }
         }
         problems.extend(self.alerts.iter().cloned());
+        let failover = self.failover.iter().filter(|one| one.since_ms.is_some());
+        problems.extend(failover.map(|one| match &one.held {
+            Some(why) => format!("the primary is dead and is not replaced: {why}"),
+            None => format!("the primary does not answer ({})", one.state),
+        }));
         problems.extend(self.promotion.iter().map(|promotion| {
             let (to, step) = (
                 &promotion.to,

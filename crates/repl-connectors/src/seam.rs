@@ -12,7 +12,7 @@ pub use capture::{
     SourceTable,
 };
 pub use gate::{CommitGate, GateProblem, GateReport};
-pub use role::{CaptureStart, Counter, Finding, Part, RoleSwitch};
+pub use role::{CaptureStart, Counter, Finding, Part, RoleSwitch, Sample};
 
 pub use load::{Existing, Load, LoadPart, Loaded, Making, Written};
 

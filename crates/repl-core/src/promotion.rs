@@ -6,12 +6,17 @@
 //! goes wrong, a restart included, leads back: the steps that had begun are undone in reverse, and
 //! the old primary goes on. Behind it there is only forward.
 //!
+//! A *forced* one goes the same way without asking the old primary, which is dead or cut off
+//! ([`Cause`]). Nothing was done to that one, so an interrupted one begins again instead of going back:
+//! the group has no primary to go back to.
+//!
 //! One daemon decides here. Several of them would put a lease between [`Step::Fence`] and
 //! [`Step::Commit`]; nothing else depends on who decides.
 
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
+use crate::deposed::{Deposed, Loss};
 use crate::position::Epoch;
 use crate::schema::TableSchema;
 
@@ -142,6 +147,37 @@ pub struct Handover {
     pub tables: Vec<TableSchema>,
 }
 
+/// Why the primary changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// The operator wants it, and the old primary takes part.
+    #[default]
+    Planned,
+    /// The operator orders it without the old primary, which does not answer.
+    Forced,
+    /// As [`Cause::Forced`], although the old primary answers: it is fenced like any other.
+    Overruled,
+    /// The daemon itself found the old primary dead.
+    Automatic,
+}
+
+impl Cause {
+    /// The name shown to people and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Cause::Planned => "planned",
+            Cause::Forced | Cause::Overruled => "forced",
+            Cause::Automatic => "automatic",
+        }
+    }
+
+    /// Whether what the old primary has that the log has not is given up.
+    pub fn is_forced(self) -> bool {
+        self != Cause::Planned
+    }
+}
+
 /// Which way it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -170,6 +206,18 @@ pub struct Promotion {
     pub failure: Option<String>,
     /// Known once everything is drained.
     pub handover: Option<Handover>,
+    /// Why the primary changes.
+    #[serde(default)]
+    pub cause: Cause,
+    /// In what the old primary is held, where it was not asked: known with the handover.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deposed: Option<Deposed>,
+    /// What may be lost by that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<Loss>,
+    /// Why the daemon did it by itself; empty when it was told to.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
     /// When the action under way began, milliseconds since the Unix epoch.
     pub since_ms: u64,
     way: Way,
@@ -187,9 +235,21 @@ impl Promotion {
             passed: Vec::new(),
             failure: None,
             handover: None,
+            cause: Cause::Planned,
+            deposed: None,
+            loss: None,
+            reason: String::new(),
             since_ms: now_ms,
             way: Way::Forward(Step::Prepare),
         }
+    }
+
+    /// The same for another cause; `reason` says why the daemon does it by itself.
+    #[must_use]
+    pub fn because(mut self, cause: Cause, reason: &str) -> Promotion {
+        self.cause = cause;
+        reason.clone_into(&mut self.reason);
+        self
     }
 
     /// What is to be done next. To be persisted before it is done.
@@ -245,6 +305,14 @@ impl Promotion {
                 );
                 self.way = Way::Forward(Step::Open);
             }
+            (Way::Forward(_), false) if self.cause.is_forced() => {
+                self.note(
+                    "begun again after a restart of the daemon".into(),
+                    false,
+                    now_ms,
+                );
+                self.way = Way::Forward(Step::Prepare);
+            }
             (Way::Forward(_), false) => {
                 self.failed("the daemon was interrupted", false, now_ms);
             }
@@ -255,6 +323,8 @@ impl Promotion {
     /// Whether the old primary may be refusing writes, or the new one not yet take them.
     pub fn is_closed(&self) -> bool {
         match self.way {
+            // One that does not answer is not the primary any more as soon as another is to be.
+            Way::Forward(Step::Prepare) => self.cause.is_forced(),
             Way::Forward(step) => (Step::Fence..=Step::Open).contains(&step),
             Way::Back(undo) => undo == Undo::OpenOld,
             Way::Over { .. } => false,
@@ -380,6 +450,22 @@ mod tests {
         let text = serde_json::to_string(&promotion).unwrap();
         assert_eq!(serde_json::from_str::<Promotion>(&text).unwrap(), promotion);
         assert!(!to_the_end(&mut promotion).1);
+    }
+
+    #[test]
+    fn a_forced_one_that_was_interrupted_begins_again_until_it_has_committed() {
+        for step in Step::ALL {
+            let mut promotion = promotion().because(Cause::Automatic, "dead");
+            while promotion.next() != Action::Do(step) {
+                promotion.done("", 200);
+            }
+            let committed = step > Step::Commit;
+            promotion.resumed(committed, 250);
+            let next = if committed { step } else { Step::Prepare };
+            assert_eq!(promotion.next(), Action::Do(next), "{step:?}");
+            assert!(promotion.failure.is_none());
+            assert!(to_the_end(&mut promotion).1);
+        }
     }
 
     #[test]

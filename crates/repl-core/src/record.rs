@@ -67,6 +67,10 @@ pub struct Succession {
     pub origin: String,
     /// The tables that were there when the primary changed.
     pub tables: Vec<Inherited>,
+    /// The primary before was not asked: it may have committed what the log never saw, and so may a
+    /// copy that was read from it hold.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forced: bool,
 }
 
 /// A table that another primary has held before.
@@ -366,6 +370,7 @@ mod tests {
                 own: "7".into(),
                 incarnation: "99".into(),
             }],
+            forced: true,
         });
         assert_eq!(history.since(), Epoch(1));
         assert_eq!(history.incarnation("7"), "99");

@@ -9,6 +9,7 @@ use repl_api::{
 };
 use repl_connectors::seam::ConnectorError;
 use repl_core::Seq;
+use repl_core::failover::ranked;
 use repl_core::membership::Membership;
 use repl_core::schema::TableName;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -19,7 +20,7 @@ use crate::capture_task::Uninstall;
 use crate::clock::now_ms;
 use crate::logview;
 use crate::mode::{Refusal, Waiting};
-use crate::promotion::{Order, Parties, readiness};
+use crate::promotion::{self, Begun, Order, Parties, candidates, readiness};
 use crate::replica::Replica;
 use crate::state::Pause;
 use crate::status::Group;
@@ -349,6 +350,15 @@ impl Control for GroupControl {
                 "set enabled = true for it and restart the daemon",
             ));
         }
+        if replica
+            .record()
+            .is_some_and(|record| record.deposed.is_some())
+        {
+            return Err(conflict(
+                format!("{name} was the primary, and has not joined again"),
+                format!("have it join, whatever it holds, with: replctl rejoin {name}"),
+            ));
+        }
         if !request.tables.is_empty() {
             now.validator.wait_for_tables().await;
         }
@@ -382,6 +392,30 @@ impl Control for GroupControl {
             }
         });
         Ok(done("resync", name, resync_message(name, &tables, request)))
+    }
+
+    async fn rejoin(&self, name: &str, _actor: &Actor) -> Result<ActionDone, ControlError> {
+        let _serial = self.serial.lock().await;
+        let now = self.settled()?;
+        let replica = now.replica(name)?;
+        if replica
+            .record()
+            .is_none_or(|record| record.deposed.is_none())
+        {
+            return Err(conflict(
+                format!("{name} is a replica like any other: it has nothing to join again"),
+                "see its state with: replctl status",
+            ));
+        }
+        now.change(replica, |record| {
+            record.pause = None;
+            if let Some(deposed) = &mut record.deposed {
+                deposed.ordered = true;
+            }
+        })?;
+        replica.order(|_| {});
+        let message = format!("{name} joins as soon as it answers and refuses writes");
+        Ok(done("rejoin", name, message))
     }
 
     async fn drop_slot(&self, _actor: &Actor) -> Result<ActionDone, ControlError> {
@@ -431,8 +465,21 @@ impl Control for GroupControl {
 
     async fn check_promotion(&self, request: &PromoteRequest) -> Result<Readiness, ControlError> {
         let now = self.settled()?;
-        let parties = Parties::of(&now.group, &request.replica)?;
-        readiness::report(&now.group, &parties).await
+        let cause = promotion::cause(request)?;
+        let best = || {
+            ranked(&candidates(&now.group))
+                .first()
+                .map(|one| one.name.clone())
+        };
+        let name = match request.replica.as_str() {
+            "" => best().ok_or_else(|| {
+                let advice = "see why with: replctl status";
+                conflict("no replica streams that could become the primary", advice)
+            })?,
+            name => name.to_owned(),
+        };
+        let parties = Parties::of(&now.group, &name)?;
+        readiness::report(&now.group, &parties, cause).await
     }
 
     async fn promote(
@@ -440,14 +487,19 @@ impl Control for GroupControl {
         request: &PromoteRequest,
         _actor: &Actor,
     ) -> Result<ActionDone, ControlError> {
-        let name = &request.replica;
+        let cause = promotion::cause(request)?;
+        let named = (!request.replica.is_empty()).then(|| request.replica.clone());
         let answered = {
             let _serial = self.serial.lock().await;
             let now = self.settled()?;
-            now.replica(name)?;
+            if let Some(name) = &named {
+                now.replica(name)?;
+            }
             let (reply, answered) = oneshot::channel();
             let order = Order {
-                replica: name.clone(),
+                replica: named,
+                cause,
+                reason: String::new(),
                 reply,
             };
             let busy = "see how it goes on with: replctl history";
@@ -464,12 +516,9 @@ impl Control for GroupControl {
                 "try again once it has started",
             )
         };
-        let id = answered.map_err(stopped)??;
-        Ok(done(
-            "promote",
-            name,
-            format!("promotion {id} of {name} has begun"),
-        ))
+        let Begun { id, to } = answered.map_err(stopped)??;
+        let message = format!("promotion {id} of {to} has begun");
+        Ok(done("promote", &to, message))
     }
 
     async fn promotions(&self) -> Result<Promotions, ControlError> {

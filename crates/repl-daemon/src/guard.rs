@@ -16,6 +16,8 @@ use crate::replica::Replica;
 const LOOK: Duration = Duration::from_secs(10);
 /// How soon after a failure, and while the worker is busy making tables.
 const RETRY: Duration = Duration::from_secs(1);
+/// How soon again at a former primary that has not been seen since its place was taken.
+const SIGHT: Duration = Duration::from_millis(200);
 /// Longest wait for the locks.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -39,14 +41,20 @@ impl Guard {
         let mut told = false;
         while !*self.shutdown.borrow() {
             let looked = self.look().await;
+            let deposed = self.is_deposed();
             let wait = match &looked {
                 Ok(_) => LOOK,
+                Err(_) if deposed => SIGHT,
                 Err(_) => RETRY,
             };
             match looked {
                 Ok(closed) => {
                     if closed {
                         info!(replica = %self.replica.node.name, "writes are refused");
+                    }
+                    if deposed && (told || closed) {
+                        // Its worker waits for this.
+                        self.replica.order(|_| {});
                     }
                     told = false;
                     self.replica.view().unguarded = None;
@@ -75,10 +83,28 @@ impl Guard {
             .iter()
             .filter_map(|table| self.routing.target(&table.name))
             .collect();
+        let record = self.replica.record();
+        let deposed = record.filter(|record| record.deposed.is_some());
+        let names = match deposed.as_ref().and_then(|record| record.handover.as_ref()) {
+            Some(held) => held
+                .tables
+                .iter()
+                .map(|schema| schema.table.clone())
+                .collect(),
+            None => names,
+        };
         if names.is_empty() || self.role.is_closed(&names).await? {
             return Ok(false);
         }
-        self.role.close(&names, false, PATIENCE).await?;
+        match deposed {
+            Some(_) => self.role.depose(&names, PATIENCE).await?,
+            None => self.role.close(&names, false, PATIENCE).await?,
+        };
         Ok(true)
+    }
+
+    fn is_deposed(&self) -> bool {
+        let record = self.replica.record();
+        record.is_some_and(|record| record.deposed.is_some())
     }
 }

@@ -13,6 +13,7 @@ pub mod control;
 pub mod conversion;
 mod document;
 pub mod errors;
+pub mod failover;
 pub mod flusher;
 pub mod follow;
 pub mod guard;

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, bail};
 use repl_api::ErrorInfo;
+use repl_core::deposed::Deposed;
 use repl_core::failpoint;
 use repl_core::membership::Membership;
 use repl_core::mode::Settings;
@@ -54,6 +55,10 @@ pub struct ReplicaRecord {
     /// next reaches it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handover: Option<Handover>,
+    /// It was the primary, and was not asked when its place was taken: nothing is done with it before
+    /// it refuses writes and was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deposed: Option<Deposed>,
 }
 
 /// Why and since when a replica is paused.
@@ -80,6 +85,7 @@ impl ReplicaRecord {
             foreign_keys_due: false,
             counted: false,
             handover: None,
+            deposed: None,
         }
     }
 
@@ -90,7 +96,8 @@ impl ReplicaRecord {
             .pause
             .as_ref()
             .is_some_and(|pause| pause.error.is_none());
-        let follows = self.resync.is_empty() && self.handover.is_none();
+        let joined = self.handover.is_none() && self.deposed.is_none();
+        let follows = self.resync.is_empty() && joined;
         self.standing == Membership::Streaming && follows && !paused_by_the_operator
     }
 
@@ -272,6 +279,23 @@ impl StateFile {
         let mut record = ReplicaRecord::new(now_ms);
         record.standing = Membership::Streaming;
         record.handover.clone_from(&promotion.handover);
+        if let Some(deposed) = &promotion.deposed {
+            record.standing = Membership::Diverged;
+            record.reason = format!(
+                "{} took its place without asking it, and it has not been seen since",
+                promotion.to
+            );
+            record.deposed = Some(deposed.clone());
+            // A copy holds what the old primary had, which may be more than the log has.
+            let copying = |one: &&mut ReplicaRecord| {
+                matches!(one.standing, Membership::Copying | Membership::Resyncing)
+            };
+            for copied in document.replicas.values_mut().filter(copying) {
+                copied.standing = Membership::Resyncing;
+                (copied.replace, copied.restart) = (true, true);
+                copied.resync.clear();
+            }
+        }
         document.replicas.insert(promotion.from.clone(), record);
         document.replicas.remove(&promotion.to);
         document.fenced.insert(promotion.from.clone());

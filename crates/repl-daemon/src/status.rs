@@ -12,9 +12,11 @@ use repl_core::schema::Identity;
 
 use crate::capture_task::CaptureErrors;
 use crate::config::Config;
+use crate::failover::FailoverBoard;
 use crate::ingest::Ingest;
 use crate::mode::Modes;
 use crate::pins::Pins;
+use crate::promotion::lastseen::{LastSeen, Seen, named};
 use crate::promotion::record::History;
 use crate::rates::Meter;
 use crate::replica::Replica;
@@ -32,6 +34,10 @@ pub struct Group {
     pub state: Arc<StateFile>,
     /// The promotions that ended.
     pub promotions: Arc<History>,
+    /// What was last known of the primary.
+    pub seen: Arc<LastSeen>,
+    /// How automatic failover judges the primary.
+    pub failover: Arc<FailoverBoard>,
     /// The first primary, as the configuration names it.
     pub configured_primary: String,
     /// The capture's board.
@@ -55,6 +61,20 @@ pub struct Group {
 }
 
 impl Group {
+    /// What is known of the primary: its tables as they are, or as they were when it was last asked.
+    pub fn primary_seen(&self) -> Seen {
+        let epoch = u64::from(self.log.appended().epoch.0);
+        let seen = self.seen.of(&self.config.primary.name, epoch);
+        let mut seen = seen.unwrap_or_default();
+        let tables = self.board.tables().borrow().clone();
+        if !tables.is_empty() {
+            seen.tables = tables.iter().filter_map(named).collect();
+            let others = tables.iter().filter(|table| table.schema.is_none());
+            seen.others = others.map(|table| table.name.clone()).collect();
+        }
+        seen
+    }
+
     /// The state of everything.
     pub fn status(&self) -> Status {
         let bounds = self.log.bounds();
@@ -93,6 +113,11 @@ impl Group {
             configured_primary: (self.configured_primary != self.config.primary.name)
                 .then(|| self.configured_primary.clone()),
             promotion: self.promotion(),
+            failover: self
+                .config
+                .failover
+                .automatic
+                .then(|| self.failover.status()),
         }
     }
 

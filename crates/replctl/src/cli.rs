@@ -64,6 +64,8 @@ pub enum Command {
     Copy(commands::copy::CopyArgs),
     /// Make a replica the primary
     Promote(commands::promote::PromoteArgs),
+    /// Have a former primary, whose place was taken by force, join as a replica
+    Rejoin(commands::rejoin::RejoinArgs),
     /// Show who is primary, and who follows how closely
     Topology(commands::topology::TopologyArgs),
     /// Show the changes of primary: each step, its time and result

@@ -10,7 +10,7 @@ use super::probes::{Probes, check_rows, turns};
 use super::rig::{NODES, PATIENCE, Rig};
 
 /// Every place at which the daemon is killed; forward …
-const FORWARD: [&str; 19] = [
+pub const FORWARD: [&str; 19] = [
     "promotion.prepare.begun",
     "promotion.prepare.done",
     "promotion.fence.begun",
@@ -64,6 +64,7 @@ fn kill_at(places: &[&str], beside: &str) -> Result<()> {
         probes.wait_write(&before, PATIENCE)?;
         let request = PromoteRequest {
             replica: next.to_owned(),
+            ..PromoteRequest::default()
         };
         // The answer may be lost with the daemon.
         let _ = rig
@@ -147,6 +148,7 @@ fn promote_until(rig: &mut Rig, failpoints: &str, step: &str) -> Result<()> {
     rig.wait_streaming()?;
     let request = PromoteRequest {
         replica: "r1".to_owned(),
+        ..PromoteRequest::default()
     };
     rig.daemon
         .call(|client| async move { client.promote(&request).await })?;

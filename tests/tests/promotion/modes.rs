@@ -6,7 +6,7 @@ use repl_api::{ModeState, PromotionState};
 use super::probes::{Probes, check_rows, turns};
 use super::rig::{PATIENCE, Rig};
 
-fn wait_in_force(rig: &Rig) -> Result<()> {
+pub fn wait_in_force(rig: &Rig) -> Result<()> {
     rig.daemon
         .wait_status("the mode to be in force", PATIENCE, |status| {
             let commits = status.commits.as_ref()?;

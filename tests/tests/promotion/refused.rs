@@ -10,6 +10,7 @@ use super::rig::Rig;
 fn refusal(rig: &Rig) -> Result<String> {
     let request = PromoteRequest {
         replica: "r1".to_owned(),
+        ..PromoteRequest::default()
     };
     let answer = rig
         .daemon

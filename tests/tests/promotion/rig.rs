@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use repl_api::{Membership, PromoteRequest, PromotionInfo};
+use repl_api::{Membership, PromoteRequest, PromotionInfo, PromotionState};
 use repl_tests::daemon::{Daemon, DaemonConfig};
 use repl_tests::pg::{DATABASE, PgServer, Role};
 use repl_tests::ports::Port;
@@ -26,6 +26,12 @@ pub struct Rig {
     servers: Vec<PgServer>,
     roles: Port,
     _scratch: Scratch,
+}
+
+/// A former primary was looked at, and waits for the operator.
+pub fn held(name: &str, status: &repl_api::Status) -> bool {
+    let what = format!("replctl rejoin {name}");
+    status.alerts.iter().any(|alert| alert.contains(&what))
 }
 
 /// All servers hold these tables already, or only the first one does.
@@ -145,10 +151,58 @@ impl Rig {
     pub fn promote(&self, name: &str) -> Result<PromotionInfo> {
         let request = PromoteRequest {
             replica: name.to_owned(),
+            ..PromoteRequest::default()
         };
         self.daemon
             .call(|client| async move { client.promote(&request).await })?;
         self.wait_promotion(name)
+    }
+
+    /// Makes `name`, or the best replica, the primary without the one of now, and waits for the end.
+    pub fn force(&self, name: Option<&str>) -> Result<PromotionInfo> {
+        let request = PromoteRequest {
+            replica: name.unwrap_or_default().to_owned(),
+            force: true,
+            overrule: false,
+        };
+        // A primary that was just killed may take a moment to be found dead.
+        let begun = wait_for("the forced promotion to begin", PATIENCE, || {
+            let request = request.clone();
+            let asked = self
+                .daemon
+                .call(|client| async move { client.promote(&request).await });
+            Ok(asked.ok())
+        })?;
+        let ended = self.wait_promotion(&begun.target)?;
+        ensure!(ended.state == PromotionState::Done, "{ended:#?}");
+        Ok(ended)
+    }
+
+    /// Waits until everybody follows; a former primary that holds what the log never saw is told to
+    /// join. Returns whether there was one.
+    pub fn wait_joined(&self) -> Result<bool> {
+        let held = self
+            .daemon
+            .wait_status("all to be known", PATIENCE, |status| {
+                let known = |one: &repl_api::ReplicaStatus| match one.membership {
+                    Membership::Streaming => Some(None),
+                    Membership::Diverged if !held(one.name.as_str(), status) => None,
+                    Membership::Diverged => Some(Some(one.name.clone())),
+                    _ => None,
+                };
+                status
+                    .replicas
+                    .iter()
+                    .map(known)
+                    .collect::<Option<Vec<_>>>()
+            })?;
+        let held: Vec<String> = held.into_iter().flatten().collect();
+        for name in &held {
+            let done = self.daemon.replctl(&["rejoin", name, "--yes"])?;
+            ensure!(done.status.success(), "{done:?}");
+        }
+        self.wait_streaming()?;
+        Ok(!held.is_empty())
     }
 
     /// The last promotion of `name`, once it has ended.

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use repl_core::SourcePosition;
+use repl_core::deposed::{Deposed, Found};
 use repl_core::position::SourceIdentity;
 use repl_core::schema::TableName;
 use repl_core::select::Selection;
+use serde::{Deserialize, Serialize};
 
 use super::{Result, SourceTable};
 
@@ -52,7 +54,7 @@ impl Finding {
 }
 
 /// Where a sequence stands at the old primary.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counter {
     /// Name of the sequence.
     pub name: TableName,
@@ -62,6 +64,15 @@ pub struct Counter {
     pub last: Option<i64>,
     /// Step; negative where it counts down.
     pub increment: i64,
+}
+
+/// What a primary tells while it lives, for the time when it does not.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// Everything before this is durable there.
+    pub position: SourcePosition,
+    /// Where its sequences stand.
+    pub counters: Vec<Counter>,
 }
 
 /// Where capture begins at a new primary: nothing written from there on is missed.
@@ -106,6 +117,26 @@ pub trait RoleSwitch: Send + Sync {
         patience: Duration,
     ) -> Result<Vec<String>>;
 
+    /// Answers, over a connection that is kept for this.
+    ///
+    /// # Errors
+    /// When it does not. An answer that is a refusal for want of connections is an answer.
+    async fn answer(&self) -> Result<()>;
+
+    /// As [`RoleSwitch::close`] for a primary whose place was taken while it could not be asked: its
+    /// clients are sent away before anything else, and again as long as they are in the way.
+    ///
+    /// # Errors
+    /// As [`RoleSwitch::close`]; it goes on refusing what it refuses by then.
+    async fn depose(&self, tables: &[TableName], patience: Duration) -> Result<Vec<String>>;
+
+    /// What a deposed primary, which refuses writes, has committed beyond the log's last position of
+    /// its epoch. Nothing there is changed.
+    ///
+    /// # Errors
+    /// When it cannot be asked now.
+    async fn beyond(&self, deposed: &Deposed) -> Result<Found>;
+
     /// Takes writes again.
     ///
     /// # Errors
@@ -123,6 +154,24 @@ pub trait RoleSwitch: Send + Sync {
     /// # Errors
     /// When it cannot be asked.
     async fn end(&self) -> Result<SourcePosition>;
+
+    /// How many bytes of history lie between two positions of this engine; none when that is not
+    /// known.
+    fn distance(&self, from: &SourcePosition, to: &SourcePosition) -> Option<u64>;
+
+    /// What to know of it when it cannot be asked any more.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    async fn sample(&self) -> Result<Sample>;
+
+    /// The furthest values in the columns that sequences serve here, as counters of these sequences:
+    /// for a primary whose own cannot be read. Columns that could not be read within `patience` are
+    /// named.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    async fn used(&self, patience: Duration) -> Result<(Vec<Counter>, Vec<String>)>;
 
     /// Where the sequences stand.
     ///

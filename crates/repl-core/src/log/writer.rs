@@ -62,6 +62,7 @@ impl TxWriter {
                 since: history.epoch,
                 origin: before.origin,
                 tables: Vec::new(),
+                forced: false,
             });
         }
         self.push_body(&Body::History(history))

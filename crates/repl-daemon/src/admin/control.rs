@@ -90,6 +90,12 @@ pub trait Control: Send + Sync + 'static {
         actor: &Actor,
     ) -> Result<ActionDone, ControlError>;
 
+    /// Has `replica`, a former primary whose place was taken by force, join whatever it holds.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown replica; `Conflict` when it is no such.
+    async fn rejoin(&self, replica: &str, actor: &Actor) -> Result<ActionDone, ControlError>;
+
     /// Drops the daemon's slot and publication on the primary. The confirmation has been checked.
     ///
     /// # Errors

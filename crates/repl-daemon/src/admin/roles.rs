@@ -123,9 +123,17 @@ async fn primary(State(control): State<Arc<dyn Control>>, Query(asked): Query<As
 
 /// The node that takes writes; none while roles change.
 fn writable(status: &Status) -> Option<&str> {
+    if status
+        .failover
+        .as_ref()
+        .is_some_and(|failover| failover.doubted)
+    {
+        return None;
+    }
     let closed = status.promotion.as_ref().is_some_and(|promotion| {
         let step = promotion.step.as_deref().unwrap_or_default();
         match promotion.state {
+            PromotionState::Running if promotion.cause != "planned" => step != "retire",
             PromotionState::Running => !matches!(step, "prepare" | "retire"),
             PromotionState::RollingBack => step == "reopen",
             _ => false,

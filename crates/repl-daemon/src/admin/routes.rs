@@ -40,7 +40,7 @@ pub(super) struct App {
 }
 
 /// Every endpoint: method, path and what it does. The index and its test are made from this.
-pub(super) const ENDPOINTS: [(&str, &str, &str); 20] = [
+pub(super) const ENDPOINTS: [(&str, &str, &str); 21] = [
     ("GET", "/v1", "This list."),
     (
         "GET",
@@ -85,6 +85,11 @@ pub(super) const ENDPOINTS: [(&str, &str, &str); 20] = [
     ),
     (
         "POST",
+        "/v1/replicas/{name}/rejoin",
+        "Have a former primary, whose place was taken by force, join as a replica.",
+    ),
+    (
+        "POST",
         "/v1/mode",
         "What commits wait for {\"mode\", \"min_replicas\", \"quorum\", \"level\", \"on_timeout\", …}.",
     ),
@@ -112,12 +117,12 @@ pub(super) const ENDPOINTS: [(&str, &str, &str); 20] = [
     (
         "POST",
         "/v1/promotions/check",
-        "Whether {\"replica\"} could become the primary now, and what that would mean.",
+        "Whether {\"replica\", \"force\"} could become the primary now, and what that would mean.",
     ),
     (
         "POST",
         "/v1/promotions",
-        "Make {\"replica\"} the primary; answers when that has begun.",
+        "Make {\"replica\", \"force\", \"overrule\"} the primary; answers when that has begun.",
     ),
     (
         "GET",
@@ -273,6 +278,7 @@ async fn replica_verb(
                 (Order::Resync(resync), _) => control.resync(&name, &resync, &actor).await,
                 (Order::Plain, ReplicaVerb::Pause) => control.pause(&name, &actor).await,
                 (Order::Plain, ReplicaVerb::Resume) => control.resume(&name, &actor).await,
+                (Order::Plain, ReplicaVerb::Rejoin) => control.rejoin(&name, &actor).await,
                 (Order::Plain, _) => control.retry(&name, &actor).await,
             }
         },
@@ -300,6 +306,7 @@ fn audit_name(verb: ReplicaVerb) -> &'static str {
         ReplicaVerb::Retry => "replica.retry",
         ReplicaVerb::Skip => "replica.skip",
         ReplicaVerb::Resync => "replica.resync",
+        ReplicaVerb::Rejoin => "replica.rejoin",
     }
 }
 
@@ -350,7 +357,7 @@ async fn wait(State(app): State<App>, body: RequestBody) -> Result<Json<WaitDone
 }
 
 /// What a request for a promotion looks like.
-const PROMOTE: &str = r#"{"replica": "<its name>"}"#;
+const PROMOTE: &str = r#"{"replica": "<its name>", "force": false, "overrule": false}"#;
 
 async fn check_promotion(
     State(app): State<App>,

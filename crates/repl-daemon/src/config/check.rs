@@ -7,7 +7,7 @@ use super::model::{ConvertConfig, Endpoint, Engine, NodeRole, PgHost};
 use super::node::{NodeDraft, is_loopback};
 use super::problem::{Findings, complaint};
 use super::units::{GIB, format_duration, format_size};
-use super::{replication, tables};
+use super::{failover, replication, tables};
 
 /// Configured memory above which a warning asks whether it is meant.
 const UNUSUAL_MEMORY: u64 = 2 * GIB;
@@ -26,6 +26,7 @@ pub(super) fn run(findings: &Findings, draft: &ConfigDraft) {
         check_engines(findings, &draft.nodes, engine);
         check_capture(findings, engine);
         replication::check(findings, draft, engine);
+        failover::check(findings, draft, engine);
         check_tables(findings, draft, engine);
     }
 }

@@ -32,6 +32,13 @@ pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const PROMOTION_MAX_LAG: Duration = Duration::from_secs(5);
 pub(super) const SEQUENCE_MARGIN: u64 = 100;
 
+pub(super) const DEAD_TIME: Duration = Duration::from_secs(2);
+pub(super) const FAILOVER_RETRIES: u64 = 3;
+pub(super) const FAILOVER_MAX_LAG: Duration = Duration::from_secs(10);
+pub(super) const COOL_DOWN: Duration = Duration::from_secs(300);
+pub(super) const PROBE_INTERVAL: Duration = Duration::from_millis(250);
+pub(super) const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+
 pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) const POLL_INTERVAL_MAX: Duration = Duration::from_millis(20);
 pub(super) const TABLE_REFRESH_INTERVAL: Duration = Duration::from_secs(5);

@@ -4,14 +4,14 @@
 use toml::de::DeTable;
 
 use super::model::{
-    ApiConfig, CaptureConfig, Config, CopyConfig, GroupConfig, LimitsConfig, LogConfig,
-    LoggingConfig, NodeRole, PromotionConfig, ReplicationConfig, RetryConfig, TablesConfig,
-    ValidateConfig,
+    ApiConfig, CaptureConfig, Config, CopyConfig, FailoverConfig, GroupConfig, LimitsConfig,
+    LogConfig, LoggingConfig, NodeRole, PromotionConfig, ReplicationConfig, RetryConfig,
+    TablesConfig, ValidateConfig,
 };
 use super::node::{self, NodeDraft, Surroundings};
 use super::problem::{Findings, Problem};
 use super::reader::Section;
-use super::{replication, sections, tables};
+use super::{failover, replication, sections, tables};
 
 /// A configuration as far as it could be read.
 pub(super) struct ConfigDraft {
@@ -24,6 +24,7 @@ pub(super) struct ConfigDraft {
     pub validate: ValidateConfig,
     pub replication: ReplicationConfig,
     pub promotion: PromotionConfig,
+    pub failover: FailoverConfig,
     pub retry: RetryConfig,
     pub capture: CaptureConfig,
     pub tables: TablesConfig,
@@ -46,6 +47,7 @@ impl ConfigDraft {
         let validate = sections::validate(root.section("validate"));
         let replication = replication::read(root.section("replication"));
         let promotion = sections::promotion(root.section("promotion"));
+        let failover = failover::read(root.section("failover"));
         let retry = sections::retry(root.section("retry"));
         let capture = sections::capture(root.section("capture"), &group);
         let mut selection = root.section("tables");
@@ -67,6 +69,7 @@ impl ConfigDraft {
             validate,
             replication,
             promotion,
+            failover,
             retry,
             capture,
             tables,
@@ -92,6 +95,7 @@ impl ConfigDraft {
             validate: self.validate,
             replication: self.replication,
             promotion: self.promotion,
+            failover: self.failover,
             retry: self.retry,
             capture: self.capture,
             tables: self.tables,

@@ -10,6 +10,7 @@
 mod check;
 mod defaults;
 mod draft;
+mod failover;
 mod model;
 mod node;
 mod pattern;
@@ -30,9 +31,10 @@ use toml::de::DeTable;
 
 pub use model::{
     AllowConfig, ApiConfig, CaptureConfig, CommitMode, Config, ConvertConfig, CopyConfig, Endpoint,
-    Engine, ExcludeConfig, GroupConfig, LimitsConfig, LogConfig, LogFormat, LogLevel,
-    LoggingConfig, NodeConfig, NodeRole, PgHost, PromotionConfig, Rename, ReplicaTablesConfig,
-    ReplicationConfig, RetryConfig, Server, TablesConfig, TlsConfig, TlsMode, ValidateConfig,
+    Engine, ExcludeConfig, FailoverConfig, GroupConfig, LimitsConfig, LogConfig, LogFormat,
+    LogLevel, LoggingConfig, NodeConfig, NodeRole, PgHost, PromotionConfig, Rename,
+    ReplicaTablesConfig, ReplicationConfig, RetryConfig, Server, TablesConfig, TlsConfig, TlsMode,
+    ValidateConfig,
 };
 pub use problem::{ConfigProblems, Place, Problem, Severity};
 pub use replication::{Impossible, default_on_timeout, impossible};

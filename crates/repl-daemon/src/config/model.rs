@@ -32,6 +32,8 @@ pub struct Config {
     pub replication: ReplicationConfig,
     /// Changes of primary.
     pub promotion: PromotionConfig,
+    /// When the primary is replaced by itself.
+    pub failover: FailoverConfig,
     /// Backoff of everything that is retried.
     pub retry: RetryConfig,
     /// Capture on the primary.
@@ -232,6 +234,23 @@ pub struct PromotionConfig {
     pub max_lag: Duration,
     /// Steps by which sequences are advanced beyond what was used.
     pub sequence_margin: u64,
+    /// A former primary that returns with nothing of its own follows by itself.
+    pub auto_rejoin: bool,
+}
+
+/// `[failover]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailoverConfig {
+    /// The daemon replaces a dead primary by itself.
+    pub automatic: bool,
+    /// What decides.
+    pub settings: repl_core::failover::Settings,
+    /// How often the primary is asked whether it lives.
+    pub interval: Duration,
+    /// How long its answer is waited for.
+    pub timeout: Duration,
+    /// The nodes that may take its place; all that can when empty.
+    pub candidates: Vec<String>,
 }
 
 /// `[capture]`

@@ -242,6 +242,7 @@ pub(super) fn promotion(mut section: Section<'_>) -> PromotionConfig {
         drain_timeout: section.duration("drain_timeout", defaults::DRAIN_TIMEOUT, waits.clone()),
         max_lag: section.duration("max_lag", defaults::PROMOTION_MAX_LAG, waits),
         sequence_margin: section.integer("sequence_margin", defaults::SEQUENCE_MARGIN, 0..=1 << 32),
+        auto_rejoin: section.boolean("auto_rejoin", true),
     };
     section.finish();
     config

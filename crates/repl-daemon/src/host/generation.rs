@@ -9,16 +9,18 @@ use repl_connectors::seam::{CaptureBoard, CaptureLimits, CapturePort, SnapshotSo
 use repl_core::backoff::BackoffPolicy;
 use repl_core::log::{Durable, TxWriter, Visibility};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::{Fixed, end};
 use crate::admin::audit::AuditLog;
 use crate::capture_task::{CaptureErrors, CaptureTask};
 use crate::config::Config;
 use crate::control::Running;
+use crate::failover::Failover;
 use crate::follow::Follow;
 use crate::guard::Guard;
 use crate::mode::{Keeper, Modes, Waiting};
+use crate::promotion::lastseen::Sampler;
 use crate::promotion::{Present, stays_closed};
 use crate::rates::Meter;
 use crate::replica::Replica;
@@ -33,6 +35,9 @@ use crate::worker::{Worker, WorkerParts};
 /// which is no worse than a crash: the log and the replicas' checkpoints decide what was done.
 const STOP_WAIT: Duration = Duration::from_secs(5);
 
+/// How long the capture may take to end when its primary is given up.
+const CAPTURE_STOP_WAIT: Duration = Duration::from_millis(200);
+
 /// The running tasks, with the roles in `config`.
 pub(super) struct Generation {
     pub(super) present: Present,
@@ -41,6 +46,9 @@ pub(super) struct Generation {
     workers: JoinSet<()>,
     stop: watch::Sender<bool>,
     stop_capture: watch::Sender<bool>,
+    /// Ends the capture for good.
+    capture: watch::Sender<bool>,
+    capturing: AbortHandle,
 }
 
 impl Generation {
@@ -48,6 +56,7 @@ impl Generation {
     pub(super) fn start(fixed: &Fixed, config: Config) -> anyhow::Result<Generation> {
         let stop = watch::Sender::new(false);
         let stop_capture = watch::Sender::new(false);
+        let capture = watch::Sender::new(false);
         let replicas: Vec<Arc<Replica>> = config
             .replicas
             .iter()
@@ -60,6 +69,8 @@ impl Generation {
             log: Arc::clone(&fixed.log),
             state: Arc::clone(&fixed.state),
             promotions: Arc::clone(&fixed.promotions),
+            seen: Arc::clone(&fixed.seen),
+            failover: Arc::default(),
             configured_primary: fixed.config.primary.name.clone(),
             board: Arc::new(CaptureBoard::default()),
             capture_errors: Arc::new(CaptureErrors::default()),
@@ -78,7 +89,7 @@ impl Generation {
             stop: stop.subscribe(),
             tasks: JoinSet::new(),
         };
-        let source = parts.start_capture(fixed, &stop_capture)?;
+        let source = parts.start_capture(fixed, &stop_capture, capture.subscribe())?;
         // Replicas that follow what is only appended do not wait for the disk.
         let awaited = source.follow.visibility() == Visibility::Durable;
         parts.group.modes.hurries(fixed.flusher.awaited(), awaited);
@@ -94,6 +105,8 @@ impl Generation {
             .start_background(&parts.group.config.validate)?;
         let workers = parts.start_workers(&source.snapshots, &source.follow)?;
         parts.start_guards()?;
+        parts.start_sampler();
+        parts.start_failover(fixed);
         Ok(Generation {
             present: Present {
                 group: parts.group,
@@ -104,11 +117,28 @@ impl Generation {
             workers,
             stop,
             stop_capture,
+            capture,
+            capturing: source.task,
         })
+    }
+
+    /// Ends the capture, and nothing else: what the log holds is all that it will of this primary.
+    pub(super) async fn stop_capture(&mut self) {
+        self.capture.send_replace(true);
+        self.stop_capture.send_replace(true);
+        let until = tokio::time::Instant::now() + CAPTURE_STOP_WAIT;
+        while !self.capturing.is_finished() {
+            if tokio::time::Instant::now() >= until {
+                // It waits for a server that does not answer.
+                self.capturing.abort();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Stops the capture and the workers, then the rest.
     pub(super) async fn stop(mut self) -> anyhow::Result<()> {
+        self.capture.send_replace(true);
         self.stop_capture.send_replace(true);
         self.stop.send_replace(true);
         let until = tokio::time::Instant::now() + STOP_WAIT;
@@ -122,6 +152,7 @@ struct Source {
     snapshots: Arc<dyn SnapshotSource>,
     uninstall: mpsc::Sender<crate::capture_task::Uninstall>,
     follow: Follow,
+    task: AbortHandle,
 }
 
 struct Parts {
@@ -146,6 +177,7 @@ impl Parts {
         &mut self,
         fixed: &Fixed,
         stop_capture: &watch::Sender<bool>,
+        shutdown: watch::Receiver<bool>,
     ) -> anyhow::Result<Source> {
         let group = &self.group;
         let config = &group.config;
@@ -183,7 +215,7 @@ impl Parts {
             errors: Arc::clone(&group.capture_errors),
             uninstall,
             interrupt: stop_capture.clone(),
-            shutdown: self.stop.clone(),
+            shutdown,
         };
         let retention = Retention {
             log: Arc::clone(&group.log),
@@ -202,13 +234,14 @@ impl Parts {
             board: Arc::clone(&group.board),
             shutdown: self.stop.clone(),
         };
-        self.tasks.spawn(task.run());
+        let task = self.tasks.spawn(task.run());
         self.tasks.spawn(retention.run());
         self.tasks.spawn(keeper.run());
         Ok(Source {
             snapshots: source.snapshots,
             uninstall: uninstall_sender,
             follow: fixed.follow(visibility),
+            task,
         })
     }
 
@@ -286,6 +319,7 @@ impl Parts {
                 tables: self.group.board.tables(),
                 routing: wiring::routing(config, &replica.node)?,
                 conversion: wiring::conversion(config, &replica.node)?,
+                auto_rejoin: config.promotion.auto_rejoin,
                 limits: config.limits.clone(),
                 copy: config.copy.clone(),
                 audit: AuditLog::new(&config.log.dir),
@@ -296,6 +330,42 @@ impl Parts {
             workers.spawn(worker.run());
         }
         Ok(workers)
+    }
+
+    /// Remembers what will have to be known of the primary when it does not answer any more.
+    fn start_sampler(&mut self) {
+        let group = Arc::clone(&self.group);
+        let can = |replica: &Arc<Replica>| wiring::role(&group.config, &replica.node).is_some();
+        let primary = wiring::role(&group.config, &group.config.primary);
+        let Some(role) = primary.filter(|_| group.replicas.iter().any(can)) else {
+            return;
+        };
+        let sampler = Sampler {
+            seen: Arc::clone(&group.seen),
+            node: group.config.primary.name.clone(),
+            role,
+            board: Arc::clone(&group.board),
+            log: Arc::clone(&group.log),
+            modes: Arc::clone(&group.modes),
+            shutdown: self.stop.clone(),
+        };
+        self.tasks.spawn(sampler.run());
+    }
+
+    /// Watches the primary, where it is to be replaced without being told to.
+    fn start_failover(&mut self, fixed: &Fixed) {
+        let config = &self.group.config;
+        let role = wiring::role(config, &config.primary);
+        let Some(role) = role.filter(|_| config.failover.automatic) else {
+            return;
+        };
+        let failover = Failover {
+            group: Arc::clone(&self.group),
+            role,
+            orders: fixed.orders.clone(),
+            shutdown: self.stop.clone(),
+        };
+        self.tasks.spawn(failover.run());
     }
 
     /// Sees to it that replicas which must not be written to are not.

@@ -1,5 +1,6 @@
 //! Starts everything in order and stops it in reverse.
 
+mod admit;
 mod generation;
 mod promote;
 
@@ -25,6 +26,7 @@ use crate::follow::Follow;
 use crate::ingest::Ingest;
 use crate::mode::Modes;
 use crate::promotion::Order;
+use crate::promotion::lastseen::LastSeen;
 use crate::promotion::record::History;
 use crate::roles;
 use crate::state::StateFile;
@@ -100,6 +102,9 @@ pub(crate) struct Fixed {
     pub(crate) log: Arc<dyn EventLog>,
     pub(crate) state: Arc<StateFile>,
     pub(crate) promotions: Arc<History>,
+    seen: Arc<LastSeen>,
+    /// Orders to change the primary.
+    orders: mpsc::Sender<Order>,
     durable: watch::Receiver<Durable>,
     flusher: Flusher,
     ingest: Arc<Ingest>,
@@ -182,8 +187,12 @@ impl Host {
             }
         })
         .context("cannot start the log's thread")?;
+        // One at a time: a second order of the operator is refused, not queued.
+        let (orders, ordered) = mpsc::channel(1);
         let fixed = Fixed {
+            orders: orders.clone(),
             promotions: Arc::new(History::open(&config.log.dir, &config.group.name)?),
+            seen: Arc::new(LastSeen::open(&config.log.dir, &config.group.name)?),
             verified: Arc::new(Record::open(&config.log.dir, &config.group.name)?),
             config,
             log,
@@ -205,8 +214,6 @@ impl Host {
             );
         }
         let generation = Generation::start(&fixed, present)?;
-        // One at a time: a second order is refused, not queued.
-        let (orders, ordered) = mpsc::channel(1);
         let control = GroupControl::new(Arc::clone(&generation.running), orders);
         let control = Arc::new(control);
         let mut host = Host {

@@ -1,16 +1,14 @@
 //! A promotion as the host sees it: what is to be done next, and what runs meanwhile.
 
 use anyhow::Context;
-use repl_api::ErrorCode;
 use repl_core::promotion::{Action, Promotion, Step, Undo};
 use tracing::{error, info, warn};
 
 use super::generation::Generation;
 use super::{Fixed, Host};
-use crate::admin::ControlError;
 use crate::clock::now_ms;
 use crate::promotion::record::info as shown;
-use crate::promotion::{Course, Order, Parties, readiness};
+use crate::promotion::{Course, Order};
 use crate::roles;
 
 /// What came of one action.
@@ -40,9 +38,21 @@ impl Fixed {
         let noted = self.state.replica(&promotion.from).is_some();
         match promotion.next() {
             // Not noted before: the new roles.
-            Action::Do(Step::Open) if !noted => self.state.hand_over(&promotion, now_ms()),
+            Action::Do(Step::Open) if !noted => self.hand_over(&promotion),
             _ => self.state.set_promotion(Some(promotion)),
         }
+    }
+
+    /// The point of no return is passed: who is what from now on, and what is known of the new primary.
+    fn hand_over(&self, promotion: &Promotion) -> anyhow::Result<()> {
+        let tables = promotion
+            .handover
+            .iter()
+            .flat_map(|handover| &handover.tables);
+        let tables: Vec<_> = tables.cloned().collect();
+        let epoch = u64::from(promotion.epoch.0);
+        self.seen.inherit(&promotion.to, epoch, &tables)?;
+        self.state.hand_over(promotion, now_ms())
     }
 
     /// Whether the point of no return is passed.
@@ -57,7 +67,7 @@ impl Fixed {
 impl Host {
     /// Begins what was ordered, if nothing speaks against it, and carries it out.
     pub(super) async fn begin_promotion(&mut self, order: Order) -> anyhow::Result<()> {
-        let begun = self.admit(&order.replica).await;
+        let begun = self.admit(&order).await;
         let begins = begun.is_ok();
         // Whoever asked may have gone; the promotion is remembered.
         let _ = order.reply.send(begun);
@@ -66,51 +76,6 @@ impl Host {
         } else {
             Ok(())
         }
-    }
-
-    async fn admit(&self, replica: &str) -> Result<u64, ControlError> {
-        let conflict =
-            |what: String, advice: &str| ControlError::new(ErrorCode::Conflict, what, advice);
-        let generation = self.generation.as_ref();
-        let (Some(generation), None) = (generation, self.fixed.state.promotion()) else {
-            let advice = "see how it goes on with: replctl history";
-            return Err(conflict("a promotion is under way".into(), advice));
-        };
-        let group = &generation.present.group;
-        let parties = Parties::of(group, replica)?;
-        let report = readiness::report(group, &parties).await?;
-        let blocks: Vec<String> = report
-            .findings
-            .iter()
-            .filter(|finding| finding.blocks)
-            .map(|finding| format!("{}: {}", finding.node, finding.what))
-            .collect();
-        if !blocks.is_empty() {
-            let what = format!(
-                "{replica} cannot become the primary now: {}",
-                blocks.join("; ")
-            );
-            let advice = format!("see what to do with: replctl promote {replica} --dry-run");
-            return Err(conflict(what, &advice));
-        }
-        let id = self.fixed.promotions.next_id();
-        let epoch = self.fixed.log.bounds().durable.epoch.next();
-        let promotion = Promotion::new(id, &parties.from.name, replica, epoch, now_ms());
-        let begun = self.fixed.state.set_promotion(Some(promotion));
-        begun.map_err(|error| {
-            ControlError::new(
-                ErrorCode::Unavailable,
-                format!("the promotion cannot be remembered: {error:#}"),
-                "free space or mend the permissions of the log directory, then try again",
-            )
-        })?;
-        info!(
-            promotion = id,
-            from = parties.from.name,
-            to = replica,
-            "promotion begins"
-        );
-        Ok(id)
     }
 
     /// Takes up again what could not be done, or remembered, before.
@@ -159,6 +124,16 @@ impl Host {
             Action::Do(Step::Counters | Step::Capture | Step::Commit) => {
                 self.end_generation().await?
             }
+            // Nothing of the old primary is taken in, or acknowledged, any more.
+            Action::Do(Step::Fence | Step::Drain) if promotion.cause.is_forced() => {
+                if let Some(generation) = &mut self.generation {
+                    generation.stop_capture().await;
+                }
+            }
+            // Begins anew with its capture.
+            Action::Undo(Undo::OpenOld) if promotion.cause.is_forced() => {
+                self.end_generation().await?;
+            }
             Action::Do(Step::Retire) | Action::Undo(Undo::StopCapture | Undo::LetGo) => {
                 self.ensure_generation()?;
             }
@@ -196,7 +171,7 @@ impl Host {
         }
         let over = matches!(promotion.next(), Action::Over { .. });
         let saved = match action {
-            Action::Do(Step::Commit) if !failed => self.fixed.state.hand_over(promotion, now_ms()),
+            Action::Do(Step::Commit) if !failed => self.fixed.hand_over(promotion),
             // Written to the history first.
             _ if over => Ok(()),
             _ => self.fixed.state.set_promotion(Some(promotion.clone())),

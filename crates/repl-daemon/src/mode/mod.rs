@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use repl_connectors::seam::{GateReport, Released};
 use repl_core::Seq;
-use repl_core::mode::{Member, Mode, Phase, Rule, Settings};
+use repl_core::mode::{Member, Mode, OnTimeout, Phase, Rule, Settings};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -178,6 +178,12 @@ impl Modes {
     pub fn promises(&self) -> bool {
         let rule = self.lock();
         rule.settings().mode != Mode::Async && !matches!(rule.phase(), Phase::Degraded(_))
+    }
+
+    /// Whether commits wait as long as it takes, rather than being let go without replicas.
+    pub fn never_gives_up(&self) -> bool {
+        let settings = self.settings();
+        settings.mode != Mode::Async && settings.on_timeout == OnTimeout::Block
     }
 
     /// Has the replicas that are waited for commit accordingly, and the log fsync at once.

@@ -2,29 +2,101 @@
 //! in `state.json` before it is done. The host (`host/`) decides when, and stops and starts what
 //! depends on the roles.
 
+mod forced;
+pub mod lastseen;
 pub mod readiness;
 pub mod record;
 mod steps;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use repl_api::ErrorCode;
+use repl_api::{ErrorCode, PromoteRequest};
 use repl_connectors::seam::RoleSwitch;
+use repl_core::failover::Candidate;
+use repl_core::membership::Membership;
+use repl_core::promotion::Cause;
 use tokio::sync::oneshot;
 
+pub use forced::loss;
 pub use steps::{Course, Present, Trouble, stays_closed};
 
 use crate::admin::ControlError;
 use crate::config::{Config, NodeConfig};
+use crate::replica::Replica;
 use crate::status::Group;
 use crate::wiring;
 
 /// An order to the host; answered with the promotion's number once it is remembered.
 pub struct Order {
-    /// The replica that is to become the primary.
-    pub replica: String,
+    /// The replica that is to become the primary; none for the best of them.
+    pub replica: Option<String>,
+    /// Why.
+    pub cause: Cause,
+    /// Why the daemon orders it itself; empty when it does not.
+    pub reason: String,
     /// Takes the answer.
-    pub reply: oneshot::Sender<Result<u64, ControlError>>,
+    pub reply: oneshot::Sender<Result<Begun, ControlError>>,
+}
+
+/// What has begun.
+#[derive(Clone, Debug)]
+pub struct Begun {
+    /// Its number.
+    pub id: u64,
+    /// The primary to be.
+    pub to: String,
+}
+
+/// What kind of promotion is asked for.
+///
+/// # Errors
+/// `BadRequest` for what makes no sense.
+pub fn cause(request: &PromoteRequest) -> Result<Cause, ControlError> {
+    let wrong =
+        |what: &str, advice: &str| Err(ControlError::new(ErrorCode::BadRequest, what, advice));
+    match (request.force, request.overrule) {
+        (false, true) => wrong(
+            "a primary is overruled by force only",
+            "give force as well (replctl promote --force --overrule)",
+        ),
+        (false, false) if request.replica.is_empty() => wrong(
+            "which replica is to become the primary is not said",
+            "name it: replctl promote <replica>",
+        ),
+        (false, false) => Ok(Cause::Planned),
+        (true, false) => Ok(Cause::Forced),
+        (true, true) => Ok(Cause::Overruled),
+    }
+}
+
+/// The replicas as candidates for the primary's place.
+pub fn candidates(group: &Group) -> Vec<Candidate> {
+    let candidate = |replica: &Arc<Replica>| {
+        let node = &replica.node;
+        let standing = replica.record().map(|record| record.membership());
+        let hindrance = if !node.enabled {
+            Some("it is disabled".to_owned())
+        } else if wiring::role(&group.config, node).is_none() {
+            Some(format!("{} cannot be the primary", node.endpoint.engine()))
+        } else if standing != Some(Membership::Streaming) {
+            let is = standing.map_or("not there yet", Membership::name);
+            Some(format!("it is {is}"))
+        } else {
+            None
+        };
+        let durable = replica.durable();
+        let all = durable.is_some_and(|durable| durable >= group.log.bounds().durable.seq);
+        let lag = replica.view().lag_ms.filter(|_| !all);
+        Candidate {
+            name: node.name.clone(),
+            priority: node.priority,
+            durable,
+            lag: if all { Some(0) } else { lag }.map(Duration::from_millis),
+            hindrance,
+        }
+    };
+    group.replicas.iter().map(candidate).collect()
 }
 
 /// One of the two nodes.

@@ -1,13 +1,19 @@
 //! Could this replica become the primary now, and what would that mean?
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use repl_api::{ErrorCode, Readiness, ReadinessFinding};
-use repl_connectors::seam::{CaptureState, Finding, Part, SourceTable};
+use repl_api::{Activity, ErrorCode, Readiness, ReadinessFinding};
+use repl_connectors::seam::{CaptureState, ConnectorError, Finding, Part, SourceTable};
 use repl_core::membership::Membership;
-use tokio::try_join;
+use repl_core::promotion::Cause;
+use repl_core::schema::TableSchema;
+use tokio::time::timeout;
+use tokio::{join, try_join};
 
 use super::Parties;
+use super::forced::loss;
+use super::record::wire;
 use crate::admin::ControlError;
 use crate::replica::Replica;
 use crate::status::Group;
@@ -16,12 +22,28 @@ use crate::status::Group;
 const STEPS_MS: u64 = 150;
 /// Answers of servers that the steps wait for one after the other.
 const ANSWERS: u64 = 30;
+/// How long a primary that is to be replaced by force is given to answer.
+const ANSWER_WAIT: Duration = Duration::from_secs(1);
 
 /// Looks at everything.
 ///
 /// # Errors
-/// When a node cannot be asked.
-pub async fn report(group: &Group, parties: &Parties) -> Result<Readiness, ControlError> {
+/// When a node that takes part cannot be asked.
+pub async fn report(
+    group: &Group,
+    parties: &Parties,
+    cause: Cause,
+) -> Result<Readiness, ControlError> {
+    let mut report = match cause.is_forced() {
+        true => without_primary(group, parties, cause).await?,
+        false => with_primary(group, parties).await?,
+    };
+    report.findings.sort_by_key(|finding| !finding.blocks);
+    report.ready = report.findings.iter().all(|finding| !finding.blocks);
+    Ok(report)
+}
+
+async fn with_primary(group: &Group, parties: &Parties) -> Result<Readiness, ControlError> {
     let started = Instant::now();
     let tables = group.board.tables().borrow().clone();
     let replicated: Vec<SourceTable> = tables
@@ -36,30 +58,119 @@ pub async fn report(group: &Group, parties: &Parties) -> Result<Readiness, Contr
         from.role.beside(),
         to.role.beside(),
     );
-    let (handing, taking, there, here) = asked
-        .map_err(|error| ControlError::new(ErrorCode::Unavailable, error.message, error.advice))?;
+    let (handing, taking, there, here) = asked.map_err(unavailable)?;
     let answer_ms = started.elapsed().as_millis() as u64 / 4;
-    let mut findings = Vec::new();
-    let mut add = |node: &str, found: Vec<Finding>| {
-        findings.extend(found.into_iter().map(|finding| ReadinessFinding {
-            blocks: finding.blocks,
-            node: node.to_owned(),
-            what: finding.what,
-            remedy: finding.remedy,
-        }));
-    };
-    add(&from.name, of_the_group(group, &tables));
-    add(&from.name, handing);
-    let replica = group.replicas.iter().find(|one| one.node.name == to.name);
-    let replica = replica.ok_or_else(|| super::no_replica(group, &to.name))?;
-    add(&to.name, of_the_replica(group, replica));
-    add(&to.name, taking);
-    let missing: Vec<_> = there.difference(&here).collect();
-    add(&to.name, not_carried(&missing));
-    for other in group.replicas.iter().filter(|one| one.node.name != to.name) {
-        add(&other.node.name, of_another(other));
+    let mut report = begin(group, parties)?;
+    let replica = replica(group, &to.name)?;
+    let streams = group.board.status().state == CaptureState::Streaming;
+    if !streams {
+        let remedy = "wait until it streams (replctl status)";
+        let what = "the primary is not being captured";
+        add(
+            &mut report,
+            &from.name,
+            vec![Finding::blocker(what, remedy)],
+        );
     }
-    findings.sort_by_key(|finding| !finding.blocks);
+    add(&mut report, &from.name, of_the_group(group, &tables));
+    add(&mut report, &from.name, handing);
+    add(&mut report, &to.name, of_the_replica(group, replica));
+    add(&mut report, &to.name, late(group, replica));
+    add(&mut report, &to.name, taking);
+    let missing: Vec<_> = there.difference(&here).collect();
+    add(&mut report, &to.name, not_carried(&missing));
+    for other in group.replicas.iter().filter(|one| one.node.name != to.name) {
+        add(&mut report, &other.node.name, of_another(other));
+    }
+    let drain = report.estimated_gap_ms.unwrap_or_default();
+    report.estimated_gap_ms = Some(STEPS_MS + answer_ms * ANSWERS / 10 + drain);
+    Ok(report)
+}
+
+/// The primary is not asked for anything but whether it answers.
+async fn without_primary(
+    group: &Group,
+    parties: &Parties,
+    cause: Cause,
+) -> Result<Readiness, ControlError> {
+    let (from, to) = (&parties.from, &parties.to);
+    let seen = group.primary_seen();
+    let known: Vec<SourceTable> = seen.tables.iter().map(source).collect();
+    let mut report = begin(group, parties)?;
+    let replica = replica(group, &to.name)?;
+    let answers = timeout(ANSWER_WAIT, from.role.answer());
+    let (answers, taking) = join!(answers, to.role.findings(Part::TakesOver, &known));
+    let taking = taking.map_err(unavailable)?;
+    if matches!(answers, Ok(Ok(()))) {
+        let what = "it answers: a planned promotion loses nothing";
+        let remedy = format!(
+            "replctl promote {}; to give up what it has that the log has not, and to fence it, add \
+             --overrule",
+            to.name
+        );
+        let finding = match cause {
+            Cause::Overruled => Finding::note(what, ""),
+            _ => Finding::blocker(what, remedy),
+        };
+        add(&mut report, &from.name, vec![finding]);
+    }
+    if known.is_empty() {
+        let what = "which tables it has was never learnt: there is nothing to take over";
+        let finding = Finding::blocker(what, "open the replica by hand: docs/PROMOTION.md");
+        add(&mut report, &from.name, vec![finding]);
+    }
+    add(&mut report, &from.name, of_the_group(group, &[]));
+    add(&mut report, &to.name, of_the_replica(group, replica));
+    add(&mut report, &to.name, taking);
+    for other in group.replicas.iter().filter(|one| one.node.name != to.name) {
+        let found = of_another(other)
+            .into_iter()
+            .map(|found| match found.blocks {
+                true => Finding::note("it was being copied, and is copied anew", ""),
+                false => found,
+            });
+        add(&mut report, &other.node.name, found.collect());
+    }
+    let loss = loss(group, from.role.as_ref());
+    report.may_lose = Some(wire(&loss, &from.name));
+    Ok(report)
+}
+
+fn source(schema: &TableSchema) -> SourceTable {
+    SourceTable {
+        name: schema.table.clone(),
+        incarnation: schema.incarnation.clone(),
+        schema: Some(Arc::new(schema.clone())),
+        refusal: String::new(),
+        remedy: String::new(),
+    }
+}
+
+fn unavailable(error: ConnectorError) -> ControlError {
+    ControlError::new(ErrorCode::Unavailable, error.message, error.advice)
+}
+
+fn replica<'a>(group: &'a Group, name: &str) -> Result<&'a Replica, ControlError> {
+    let found = group.replicas.iter().find(|one| one.node.name == name);
+    found
+        .map(|found| found.as_ref())
+        .ok_or_else(|| super::no_replica(group, name))
+}
+
+fn add(report: &mut Readiness, node: &str, found: Vec<Finding>) {
+    let found = found.into_iter().map(|finding| ReadinessFinding {
+        blocks: finding.blocks,
+        node: node.to_owned(),
+        what: finding.what,
+        remedy: finding.remedy,
+    });
+    report.findings.extend(found);
+}
+
+/// A report without findings; its gap is the time for what the replica has not applied.
+fn begin(group: &Group, parties: &Parties) -> Result<Readiness, ControlError> {
+    let (from, to) = (&parties.from, &parties.to);
+    let replica = replica(group, &to.name)?;
     let durable = group.log.bounds().durable.seq.0;
     let applied = replica.applied().map_or(0, |(seq, _)| seq.0);
     let (lag_ms, queue) = (replica.view().lag_ms, durable.saturating_sub(applied));
@@ -73,23 +184,17 @@ pub async fn report(group: &Group, parties: &Parties) -> Result<Readiness, Contr
     Ok(Readiness {
         from: from.name.clone(),
         to: to.name.clone(),
-        ready: findings.iter().all(|finding| !finding.blocks),
-        findings,
+        ready: false,
+        findings: Vec::new(),
         lag_ms: if queue == 0 { Some(0) } else { lag_ms },
         queue_transactions: queue,
-        estimated_gap_ms: Some(STEPS_MS + answer_ms * ANSWERS / 10 + drain),
+        estimated_gap_ms: Some(drain),
+        may_lose: None,
     })
 }
 
 fn of_the_group(group: &Group, tables: &[SourceTable]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if group.board.status().state != CaptureState::Streaming {
-        let remedy = "wait until it streams (replctl status)";
-        findings.push(Finding::blocker(
-            "the primary is not being captured",
-            remedy,
-        ));
-    }
     if let Some(reason) = group.ingest.reason() {
         let what = format!("the event log takes in nothing: {reason}");
         findings.push(Finding::blocker(what, "mend that first"));
@@ -137,17 +242,27 @@ fn of_the_replica(group: &Group, replica: &Replica) -> Vec<Finding> {
             "promote one that receives all as they are",
         ));
     }
-    let max = group.config.promotion.max_lag.as_millis() as u64;
-    let lag = replica.view().lag_ms;
-    if let Some(lag) = lag.filter(|lag| *lag > max) {
-        let what = format!("it lags by {lag} ms, more than promotion.max_lag");
-        findings.push(Finding::blocker(what, "wait until it has caught up"));
+    if replica.view().activity == Some(Activity::AwaitingLog) {
+        let what = "it holds transactions that the event log lost in a crash of the daemon's host";
+        let remedy = "promote another one; or start the old primary, which sends them again";
+        findings.push(Finding::blocker(what, remedy));
     }
     if let Some(why) = replica.view().forgetful.clone() {
         let what = "a crash would take back what it calls durable";
         findings.push(Finding::note(what, why));
     }
     findings
+}
+
+/// What a planned promotion is not begun for: writes would be refused for as long.
+fn late(group: &Group, replica: &Replica) -> Vec<Finding> {
+    let max = group.config.promotion.max_lag.as_millis() as u64;
+    let lag = replica.view().lag_ms.filter(|lag| *lag > max);
+    let finding = |lag| {
+        let what = format!("it lags by {lag} ms, more than promotion.max_lag");
+        Finding::blocker(what, "wait until it has caught up")
+    };
+    lag.map(finding).into_iter().collect()
 }
 
 /// Other replicas follow the log; those that do not are named.

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, bail};
 use repl_api::{PromotionInfo, PromotionState, PromotionStep};
+use repl_core::deposed::Loss;
 use repl_core::promotion::{Action, Passed, Promotion};
 use serde::{Deserialize, Serialize};
 
@@ -110,7 +111,27 @@ pub fn info(promotion: &Promotion, ended_ms: Option<u64>) -> PromotionInfo {
         step: (!matches!(next, Action::Over { .. })).then(|| next.name().to_owned()),
         failure: promotion.failure.clone(),
         gap_ms: gap(&promotion.passed),
+        cause: promotion.cause.name().to_owned(),
+        reason: (!promotion.reason.is_empty()).then(|| promotion.reason.clone()),
+        may_lose: promotion
+            .loss
+            .as_ref()
+            .map(|loss| wire(loss, &promotion.from)),
         steps: promotion.passed.iter().map(step).collect(),
+    }
+}
+
+/// What may be lost, in the API's words.
+pub fn wire(loss: &Loss, primary: &str) -> repl_api::Loss {
+    let (nothing, bytes, heard_ms) = match *loss {
+        Loss::Nothing => (true, None, None),
+        Loss::Possible { bytes, heard_ms } => (false, bytes, heard_ms),
+    };
+    repl_api::Loss {
+        nothing,
+        bytes,
+        heard_ms,
+        what: super::forced::say(loss, primary),
     }
 }
 

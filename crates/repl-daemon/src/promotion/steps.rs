@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use repl_connectors::seam::{ConnectorError, SnapshotSource};
+use repl_connectors::seam::{ConnectorError, Counter, SnapshotSource};
 use repl_core::Seq;
 use repl_core::checkpoint::Checkpoint;
 use repl_core::failpoint;
 use repl_core::log::{Durable, EventLog, TxWriter};
 use repl_core::promotion::{Action, Handover, Promotion, Step, Undo};
 use repl_core::record::{History, Inherited, Succession};
-use repl_core::schema::{TableName, TableSchema};
+use repl_core::schema::TableName;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
@@ -43,7 +43,7 @@ impl From<ConnectorError> for Trouble {
     }
 }
 
-fn trouble(what: impl Into<String>) -> Trouble {
+pub(super) fn trouble(what: impl Into<String>) -> Trouble {
     Trouble {
         what: what.into(),
         advice: String::new(),
@@ -62,13 +62,15 @@ pub struct Present {
 /// One promotion's way.
 pub struct Course {
     /// The configuration with the old roles.
-    config: Config,
-    log: Arc<dyn EventLog>,
+    pub(super) config: Config,
+    pub(super) log: Arc<dyn EventLog>,
     state: Arc<StateFile>,
-    durable: watch::Receiver<Durable>,
-    parties: Parties,
+    pub(super) durable: watch::Receiver<Durable>,
+    pub(super) parties: Parties,
     /// Each commit of the old primary was promised to be on replicas.
     promises: bool,
+    /// Where the old primary's sequences stood when it was last asked, where it is not asked now.
+    pub(super) sampled: Vec<Counter>,
     /// Begun by [`Step::Capture`], needed by [`Step::Commit`].
     history: Option<History>,
 }
@@ -111,6 +113,7 @@ impl Course {
             durable,
             parties,
             promises: false,
+            sampled: Vec::new(),
             history: None,
         })
     }
@@ -126,7 +129,19 @@ impl Course {
     ) -> Result<String, Trouble> {
         let action = promotion.next();
         pass(&format!("promotion.{}.begun", action.name()))?;
+        let forced = promotion.cause.is_forced();
         let result = match (action, present) {
+            (Action::Do(Step::Prepare), Some(present)) if forced => {
+                self.stand_in(promotion, present).await
+            }
+            (Action::Do(Step::Fence), Some(present)) if forced => {
+                self.depose(promotion, present).await
+            }
+            (Action::Do(Step::Drain), Some(present)) if forced => {
+                self.drain_log(promotion, present).await
+            }
+            (Action::Do(Step::Counters), _) if forced => self.guess_counters(promotion).await,
+            (Action::Undo(Undo::OpenOld), _) if forced => self.reopen(promotion).await,
             (Action::Do(Step::Prepare), Some(present)) => self.prepare(present).await,
             (Action::Do(Step::Fence), Some(present)) => self.fence(present).await,
             (Action::Do(Step::Drain), Some(present)) => self.drain(promotion, present).await,
@@ -150,11 +165,11 @@ impl Course {
     }
 
     /// The new primary refuses writes before anything else: nothing else could tell what it holds.
-    async fn prepare(&self, present: &Present) -> Result<String, Trouble> {
+    pub(super) async fn prepare(&self, present: &Present) -> Result<String, Trouble> {
         let target = target(&present.group, &self.parties.to.name)?;
         present.group.modes.hasten(target, true);
         let (to, patience) = (&self.parties.to.role, self.config.promotion.fence_timeout);
-        let tables = names(&present.group);
+        let tables = present.group.primary_seen().names();
         if !to.is_closed(&tables).await? {
             to.close(&tables, false, patience).await?;
         }
@@ -166,16 +181,12 @@ impl Course {
     }
 
     async fn fence(&self, present: &Present) -> Result<String, Trouble> {
-        let tables = names(&present.group);
+        let tables = present.group.primary_seen().names();
         let patience = self.config.promotion.fence_timeout;
         let notes = self.parties.from.role.close(&tables, true, patience);
-        let notes = notes.await?;
-        let more = notes
-            .iter()
-            .map(|note| format!("; {note}"))
-            .collect::<String>();
+        let notes = noted(&notes.await?);
         Ok(format!(
-            "{} refuses writes to {} tables, verified{more}",
+            "{} refuses writes to {} tables, verified{notes}",
             self.parties.from.name,
             tables.len()
         ))
@@ -188,7 +199,6 @@ impl Course {
         present: &Present,
     ) -> Result<String, Trouble> {
         let until = Instant::now() + self.config.promotion.drain_timeout;
-        let late = |what: String| trouble(format!("{what} within promotion.drain_timeout"));
         let end = self.parties.from.role.end().await?;
         let snapshots = Arc::clone(&present.snapshots);
         let logged = self
@@ -198,22 +208,14 @@ impl Course {
             Ok(Ok(durable)) => durable.seq,
             Ok(Err(_)) => return Err(trouble("the event log's writer has stopped")),
             Err(_) => {
-                return Err(late(format!(
-                    "the log did not reach the last position of {}, {end},",
+                return Err(trouble(format!(
+                    "the log did not reach the last position of {}, {end}, within \
+                     promotion.drain_timeout",
                     self.parties.from.name
                 )));
             }
         };
-        let target = target(&present.group, &self.parties.to.name)?;
-        let mut progress = target.progress.subscribe();
-        let arrived = progress.wait_for(|now| now.durable.is_some_and(|durable| durable >= seq));
-        if timeout_at(until, arrived).await.is_err() {
-            let name = &self.parties.to.name;
-            return Err(late(format!(
-                "{name} has not durably applied transaction {seq}"
-            )));
-        }
-        self.promises = present.group.modes.promises();
+        self.arrive(seq, present, until).await?;
         promotion.handover = Some(self.handover(seq, &present.group)?);
         Ok(format!(
             "everything through transaction {seq} is on {}",
@@ -221,16 +223,30 @@ impl Course {
         ))
     }
 
-    fn handover(&self, seq: Seq, group: &Group) -> Result<Handover, Trouble> {
+    /// The new primary has durably applied everything through `seq`.
+    pub(super) async fn arrive(
+        &mut self,
+        seq: Seq,
+        present: &Present,
+        until: Instant,
+    ) -> Result<(), Trouble> {
+        let target = target(&present.group, &self.parties.to.name)?;
+        let mut progress = target.progress.subscribe();
+        let arrived = progress.wait_for(|now| now.durable.is_some_and(|durable| durable >= seq));
+        if timeout_at(until, arrived).await.is_err() {
+            let name = &self.parties.to.name;
+            return Err(trouble(format!(
+                "{name} has not durably applied transaction {seq} within promotion.drain_timeout"
+            )));
+        }
+        self.promises = present.group.modes.promises();
+        Ok(())
+    }
+
+    pub(super) fn handover(&self, seq: Seq, group: &Group) -> Result<Handover, Trouble> {
         let log = |error: repl_core::log::LogError| trouble(format!("event log: {error}"));
         let position = self.log.point(seq).map_err(log)?;
         let position = position.map(|point| point.position).unwrap_or_default();
-        let tables = group.board.tables().borrow().clone();
-        let schema = |table: &repl_connectors::seam::SourceTable| {
-            let mut schema = TableSchema::clone(table.schema.as_deref()?);
-            schema.incarnation.clone_from(&table.incarnation);
-            Some(schema)
-        };
         Ok(Handover {
             checkpoint: Checkpoint {
                 log: self.log.id(),
@@ -238,28 +254,33 @@ impl Course {
                 seq,
                 position,
             },
-            tables: tables.iter().filter_map(schema).collect(),
+            tables: group.primary_seen().tables,
         })
     }
 
     /// From here on nothing of the old roles runs any more.
     async fn counters(&self, promotion: &Promotion) -> Result<String, Trouble> {
-        let drained = handed_over(promotion)?.checkpoint.seq;
-        let last = self.log.appended().seq;
-        if last != drained {
-            return Err(trouble(format!(
-                "transaction {last} was captured after everything seemed drained, through {drained}"
-            )));
-        }
+        self.nothing_came(promotion)?;
         let counters = self.parties.from.role.counters().await?;
         let margin = self.config.promotion.sequence_margin;
         let notes = self.parties.to.role.advance(&counters, margin).await?;
         let used = counters.iter().filter(|one| one.last.is_some()).count();
-        let more = notes
-            .iter()
-            .map(|note| format!("; {note}"))
-            .collect::<String>();
-        Ok(format!("{used} sequences advanced, verified{more}"))
+        Ok(format!(
+            "{used} sequences advanced, verified{}",
+            noted(&notes)
+        ))
+    }
+
+    /// The log ends where it did when everything was drained.
+    pub(super) fn nothing_came(&self, promotion: &Promotion) -> Result<(), Trouble> {
+        let drained = handed_over(promotion)?.checkpoint.seq;
+        let last = self.log.appended().seq;
+        if last == drained {
+            return Ok(());
+        }
+        Err(trouble(format!(
+            "transaction {last} was captured after everything seemed drained, through {drained}"
+        )))
     }
 
     async fn capture(&mut self, promotion: &Promotion) -> Result<String, Trouble> {
@@ -291,6 +312,7 @@ impl Course {
                 since: before.since(),
                 origin: self.config.origin.clone(),
                 tables,
+                forced: promotion.cause.is_forced(),
             }),
         });
         self.make_commits_wait().await?;
@@ -355,7 +377,7 @@ impl Course {
         })
     }
 
-    async fn open_old(&self) -> Result<String, Trouble> {
+    pub(super) async fn open_old(&self) -> Result<String, Trouble> {
         self.parties.from.role.open().await?;
         Ok(format!("{} takes writes", self.parties.from.name))
     }
@@ -385,15 +407,14 @@ pub fn stays_closed(node: &NodeConfig, state: &StateFile) -> bool {
     node.protect || state.is_fenced(&node.name)
 }
 
-/// The selected tables, those that are not replicated included.
-fn names(group: &Group) -> Vec<TableName> {
-    let tables = group.board.tables().borrow().clone();
-    tables.iter().map(|table| table.name.clone()).collect()
-}
-
 fn target<'a>(group: &'a Group, name: &str) -> Result<&'a Arc<Replica>, Trouble> {
     let found = group.replicas.iter().find(|one| one.node.name == name);
     found.ok_or_else(|| trouble(format!("{name} is no replica")))
+}
+
+/// Notes as the end of a sentence.
+pub(super) fn noted(notes: &[String]) -> String {
+    notes.iter().map(|note| format!("; {note}")).collect()
 }
 
 fn handed_over(promotion: &Promotion) -> Result<&Handover, Trouble> {

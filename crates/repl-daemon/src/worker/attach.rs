@@ -85,7 +85,9 @@ impl Worker {
                         table.cut.is_some().then(|| name.clone())
                     };
                     let tables: Vec<_> = self.state.tables.iter().filter_map(open).collect();
-                    self.cross(&mut checkpoint, &tables, epoch).await?;
+                    let succession = bounds.history.and_then(|history| history.succession);
+                    let logged = succession.is_none_or(|succession| !succession.forced);
+                    self.cross(&mut checkpoint, &tables, epoch, logged).await?;
                 }
                 Ok(checkpoint)
             }
@@ -93,13 +95,19 @@ impl Worker {
     }
 
     /// Goes on in the epoch of another primary, which begins where the replica is. All that the one
-    /// before had committed was logged before, so the cuts of its tables are passed.
+    /// before had committed was logged before, so the cuts of its tables are passed; unless that one
+    /// was not asked (not all was `logged`): what a copy has read there may be in no log, so it is compared
+    /// anew.
     pub(super) async fn cross(
         &mut self,
         checkpoint: &mut Checkpoint,
         tables: &[TableName],
         epoch: Epoch,
+        logged: bool,
     ) -> Result<(), Failure> {
+        if !logged {
+            self.doubt(tables)?;
+        }
         if !tables.is_empty() {
             self.clear_cuts(checkpoint, tables).await?;
         }
@@ -112,7 +120,25 @@ impl Worker {
         *checkpoint = next;
         self.state.checkpoint = Some(checkpoint.clone());
         info!(%epoch, "following another primary from here on");
-        Ok(())
+        // What is in doubt begins anew at once.
+        self.begin_resync().await
+    }
+
+    /// Remembers that these tables, and those whose copy has not settled, may hold what no log does.
+    fn doubt(&self, tables: &[TableName]) -> Result<(), Failure> {
+        let copies = self.state.copies.keys();
+        let doubted: Vec<TableName> = tables.iter().chain(copies).cloned().collect();
+        if doubted.is_empty() {
+            return Ok(());
+        }
+        self.replica()
+            .change(|record| {
+                record.standing = Membership::Resyncing;
+                record.replace = true;
+                record.resync.extend(doubted);
+            })
+            .map(drop)
+            .map_err(|error| errors::state(error).into())
     }
 
     /// What was the primary until now takes what it holds for what the log holds through its last

@@ -36,8 +36,8 @@ pub enum Work {
     /// A new span of history begins: this replica cannot follow across it.
     Broken(Epoch, String),
     /// Another primary's span begins, which goes on where the one before ended. The stream has
-    /// passed the cuts of these tables: they are of the primary before, all of which was logged.
-    Crossed(Vec<TableName>, Epoch),
+    /// passed the cuts of these tables, of the primary before; was all that it committed logged?
+    Crossed(Vec<TableName>, Epoch, bool),
 }
 
 /// Changes to apply in one target transaction.
@@ -224,7 +224,8 @@ impl Collector {
                     if history.since() <= self.plan.epoch {
                         self.plan.epoch = record.epoch;
                         let tables = self.take_all_cuts();
-                        return Ok(Some(Work::Crossed(tables, record.epoch)));
+                        let logged = history.succession.as_ref().is_none_or(|one| !one.forced);
+                        return Ok(Some(Work::Crossed(tables, record.epoch, logged)));
                     }
                     self.finished = true;
                     Some(Work::Broken(record.epoch, history.reason.clone()))

@@ -11,6 +11,7 @@ pub mod attach;
 pub mod collect;
 pub mod copy;
 mod flight;
+mod rejoin;
 mod repair;
 mod routes;
 mod send;
@@ -64,6 +65,8 @@ pub struct WorkerParts {
     pub routing: Routing,
     /// How rows are converted for it; none when they pass untouched.
     pub conversion: Option<Arc<Conversion>>,
+    /// A former primary with nothing of its own joins without being told to.
+    pub auto_rejoin: bool,
     /// Batch limits.
     pub limits: LimitsConfig,
     /// How existing rows are copied.
@@ -163,7 +166,7 @@ impl Worker {
                 .as_ref()
                 .map_or(Membership::Copying, |record| record.standing);
             let paused = record.as_ref().is_some_and(|record| record.pause.is_some());
-            if paused || standing == Membership::NeedsResync {
+            if paused || standing == Membership::NeedsResync || self.is_held() {
                 self.replica().show(Activity::Stopped);
                 self.wait_for_orders(None).await;
                 continue;
@@ -191,6 +194,9 @@ impl Worker {
     async fn session(&mut self) -> Result<Ended, Failure> {
         self.replica().show(Activity::Connecting);
         if let Some(ended) = self.wait_for_history().await {
+            return Ok(ended);
+        }
+        if let Some(ended) = self.rejoin().await? {
             return Ok(ended);
         }
         self.take_over().await?;

@@ -244,9 +244,10 @@ impl Worker {
                 debug!(%position, "copies joined the stream");
                 Ok(last || joined)
             }
-            Ok(Work::Crossed(tables, epoch)) => {
+            Ok(Work::Crossed(tables, epoch, logged)) => {
                 self.land(course).await?;
-                self.cross(course.checkpoint, &tables, epoch).await?;
+                self.cross(course.checkpoint, &tables, epoch, logged)
+                    .await?;
                 // Begins anew from the moved checkpoint; and tables that are not there yet could not be
                 // copied before.
                 Ok(true)

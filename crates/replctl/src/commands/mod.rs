@@ -7,6 +7,7 @@ pub mod log;
 pub mod mode;
 mod pause;
 pub mod promote;
+pub mod rejoin;
 pub mod release;
 mod resume;
 pub mod resync;
@@ -39,6 +40,7 @@ pub(crate) async fn dispatch(command: Command, context: &Context) -> Result<Exit
         Command::Resync(args) => resync::run(&args, context).await,
         Command::Copy(args) => copy::run(&args, context).await,
         Command::Promote(args) => promote::run(&args, context).await,
+        Command::Rejoin(args) => rejoin::run(&args, context).await,
         Command::Topology(args) => topology::run(&args, context).await,
         Command::History(args) => history::run(&args, context).await,
         Command::Validate(args) => validate::run(args, context).await,

@@ -17,8 +17,19 @@ const POLL: Duration = Duration::from_millis(100);
 /// Arguments of `replctl promote`.
 #[derive(Debug, Args)]
 pub struct PromoteArgs {
-    /// The replica's name, as in `replctl status`
-    replica: String,
+    /// The replica's name, as in `replctl status`; with --force the most advanced one if none is given
+    #[arg(required_unless_present_any = ["force", "best"])]
+    replica: Option<String>,
+    /// Without the present primary, which is dead or cannot be reached: what it has that the event log
+    /// has not is given up
+    #[arg(long)]
+    force: bool,
+    /// The most advanced replica, by priority where several are
+    #[arg(long, requires = "force", conflicts_with = "replica")]
+    best: bool,
+    /// With --force: even if the primary answers; it is fenced first
+    #[arg(long, requires = "force")]
+    overrule: bool,
     /// Only tell whether it could be done, and what it would mean
     #[arg(long)]
     dry_run: bool,
@@ -30,7 +41,9 @@ pub struct PromoteArgs {
 pub(super) async fn run(args: &PromoteArgs, context: &Context) -> Result<Exit, Failure> {
     let client = context.client()?;
     let request = PromoteRequest {
-        replica: args.replica.clone(),
+        replica: args.replica.clone().unwrap_or_default(),
+        force: args.force,
+        overrule: args.overrule,
     };
     if args.dry_run {
         let report = client.check_promotion(&request).await?;
@@ -41,8 +54,8 @@ pub(super) async fn run(args: &PromoteArgs, context: &Context) -> Result<Exit, F
         let report = client.check_promotion(&request).await?;
         ask(&report, context)?;
     }
-    client.promote(&request).await?;
-    let ended = follow(&client, &args.replica).await?;
+    let begun = client.promote(&request).await?;
+    let ended = follow(&client, &begun.target).await?;
     context.print(&ended, |view| render::promotion(&ended, view))?;
     Ok(match ended.state {
         PromotionState::Done => Exit::Ok,
@@ -67,10 +80,16 @@ fn ask(report: &Readiness, context: &Context) -> Result<(), Failure> {
         eprint!("{}", render::readiness(report, &context.view()));
     }
     let (from, to) = (render::clean(&report.from), render::clean(&report.to));
-    let consequence = format!(
-        "This makes {to} the primary: {from} refuses writes from now on, its clients' sessions are \
-         ended, and it becomes a replica"
-    );
+    let consequence = match &report.may_lose {
+        None => format!(
+            "This makes {to} the primary: {from} refuses writes from now on, its clients' sessions are \
+             ended, and it becomes a replica"
+        ),
+        Some(loss) => format!(
+            "This makes {to} the primary without {from}, which is fenced when it is seen again; {}",
+            render::clean(&loss.what)
+        ),
+    };
     confirm(false, &consequence, &report.to)
 }
 

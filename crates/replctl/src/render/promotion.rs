@@ -80,6 +80,10 @@ pub fn readiness(report: &Readiness, view: &View) -> String {
             duration(gap)
         ));
     }
+    if let Some(loss) = &report.may_lose {
+        let tone = if loss.nothing { Tone::Good } else { Tone::Warn };
+        text.push_str(&format!("{}\n", paint(&clean(&loss.what), tone, view)));
+    }
     for finding in &report.findings {
         let (word, tone) = match finding.blocks {
             true => ("blocks", Tone::Bad),
@@ -144,14 +148,24 @@ fn promotion_head(promotion: &PromotionInfo, view: &View) -> String {
         .gap_ms
         .map_or(String::new(), |gap| format!(" · write gap {gap} ms"));
     let mut text = format!(
-        "promotion {} · {} → {} · epoch {} · {} · {}{gap}\n",
+        "promotion {} · {}{} → {} · epoch {} · {} · {}{gap}\n",
         promotion.id,
+        match promotion.cause.as_str() {
+            "planned" => String::new(),
+            other => format!("{} · ", clean(other)),
+        },
         clean(&promotion.from),
         clean(&promotion.to),
         promotion.epoch,
         age(promotion.started_ms, view.now_ms),
         paint(state, tone, view),
     );
+    if let Some(why) = &promotion.reason {
+        text.push_str(&format!("  {}\n", clean(why)));
+    }
+    if let Some(loss) = &promotion.may_lose {
+        text.push_str(&format!("  {}\n", clean(&loss.what)));
+    }
     if let Some(why) = &promotion.failure {
         text.push_str(&format!("  {}\n", paint(&clean(why), Tone::Bad, view)));
     }

@@ -23,6 +23,7 @@ pub fn healthy() -> Status {
         started_at_ms: NOW - 3 * HOUR - 12 * MINUTE,
         mode: Mode::Async,
         commits: None,
+        failover: None,
         epoch: 1,
         log: LogStatus {
             log_id: "0d5f3a52-7f0e-4f8e-9a55-0f6d3a1c2b11".into(),

@@ -1,8 +1,12 @@
 //! Sequences, of which logical decoding says nothing.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use repl_core::ErrorKind;
-use repl_core::schema::TableName;
-use sqlx::{PgConnection, Row};
+use repl_core::schema::{TableName, quote_identifier};
+use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
+use tokio::time::Instant;
 
 use crate::postgres::catalog_error::from_sqlx;
 use crate::seam::{ConnectorError, Counter, Result};
@@ -23,6 +27,23 @@ const SEQUENCES: &str = "
       LEFT JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
      WHERE s.relkind = 'S' AND s.relpersistence <> 't' AND n.nspname <> 'repl'
      ORDER BY 2, 3";
+
+/// The integer columns that sequences serve: as their own, or by a default.
+const SERVED: &str = "
+    SELECT d.objid::int8 AS oid, n.nspname::text AS schema, c.relname::text AS name,
+           a.attname::text AS column_name
+      FROM (SELECT objid, refobjid AS relid, refobjsubid AS attnum FROM pg_depend
+             WHERE classid = 'pg_class'::regclass AND refclassid = 'pg_class'::regclass
+               AND deptype IN ('a', 'i') AND refobjsubid > 0
+            UNION
+            SELECT d.refobjid, f.adrelid, f.adnum FROM pg_depend d
+              JOIN pg_attrdef f ON f.oid = d.objid
+             WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass) d
+      JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+      JOIN pg_class c ON c.oid = d.relid AND c.relkind IN ('r', 'p')
+      JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname <> 'repl'
+      JOIN pg_attribute a ON a.attrelid = d.relid AND a.attnum = d.attnum AND NOT a.attisdropped
+     WHERE a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)";
 
 /// A sequence as the catalog has it.
 struct Sequence {
@@ -46,21 +67,29 @@ pub(super) async fn advance(
 ) -> Result<Vec<String>> {
     let here = sequences(connection).await?;
     let mut notes = Vec::new();
-    let (mut oids, mut values) = (Vec::new(), Vec::new());
+    let mut wanted: BTreeMap<i64, (i64, &Sequence)> = BTreeMap::new();
     for counter in counters {
         let Some(last) = counter.last else { continue };
         let Some(sequence) = find(&here, counter) else {
             notes.push(format!("sequence {} is not here", counter.name));
             continue;
         };
+        // Told of several times, the furthest counts.
+        let furthest = wanted.entry(sequence.oid).or_insert((last, sequence));
+        if sequence.is_before(furthest.0, last) {
+            furthest.0 = last;
+        }
+    }
+    let (mut oids, mut values) = (Vec::new(), Vec::new());
+    for (oid, (last, sequence)) in wanted {
         let (value, cut) = sequence.beyond(last, margin);
         if cut {
+            let name = &sequence.counter.name;
             notes.push(format!(
-                "sequence {} is near its end: the margin is cut",
-                sequence.counter.name
+                "sequence {name} is near its end: the margin is cut"
             ));
         }
-        oids.push(sequence.oid);
+        oids.push(oid);
         values.push(value);
     }
     let doing = |e: sqlx::Error| from_sqlx(&e, "advancing the sequences");
@@ -94,6 +123,55 @@ async fn verify(connection: &mut PgConnection, oids: &[i64], values: &[i64]) -> 
         }
     }
     Ok(())
+}
+
+/// The furthest values in the columns that sequences serve, and which could not be read in time.
+pub(super) async fn used(
+    connection: &mut PgConnection,
+    patience: Duration,
+) -> Result<(Vec<Counter>, Vec<String>)> {
+    let until = Instant::now() + patience;
+    let doing = |e: sqlx::Error| from_sqlx(&e, "reading the columns that sequences serve");
+    let here = sequences(connection).await?;
+    let served = connection.fetch_all(SERVED).await.map_err(doing)?;
+    let (mut used, mut unread) = (Vec::new(), Vec::new());
+    for row in &served {
+        let oid: i64 = row.try_get("oid").map_err(doing)?;
+        let Some(sequence) = here.iter().find(|one| one.oid == oid) else {
+            continue;
+        };
+        let text = |name: &str| row.try_get::<String, _>(name).map_err(doing);
+        let (table, column) = (
+            TableName::new(text("schema")?, text("name")?),
+            text("column_name")?,
+        );
+        let furthest = if sequence.counter.increment > 0 {
+            "max"
+        } else {
+            "min"
+        };
+        let limit = until
+            .saturating_duration_since(Instant::now())
+            .as_millis()
+            .max(1);
+        let sql = format!(
+            "SELECT pg_catalog.set_config('statement_timeout', '{limit}', false); \
+             SELECT pg_catalog.{furthest}({})::int8 AS last FROM {}",
+            quote_identifier(&column),
+            table.quoted()
+        );
+        match connection.fetch_all(AssertSqlSafe(sql)).await {
+            Ok(rows) => used.push(Counter {
+                last: rows
+                    .last()
+                    .and_then(|row| row.try_get("last").ok().flatten()),
+                ..sequence.counter.clone()
+            }),
+            Err(sqlx::Error::Database(_)) => unread.push(format!("{table}.{column}")),
+            Err(error) => return Err(doing(error)),
+        }
+    }
+    Ok((used, unread))
 }
 
 /// By its column; one that belongs to none by its name.

@@ -110,6 +110,34 @@ impl Fence {
             .collect())
     }
 
+    /// [`Fence::close`] for a server that nobody is to use any more: clients are sent away first, and
+    /// again while they hold locks. What a commit that waits for standbys holds goes with its session.
+    pub(super) async fn depose(
+        &self,
+        admin: &mut Admin,
+        tables: &[TableName],
+        patience: Duration,
+    ) -> Result<Vec<String>> {
+        let until = Instant::now() + patience;
+        let mut notes: Vec<String> = self
+            .set_read_only(admin, true)
+            .await
+            .err()
+            .into_iter()
+            .collect();
+        loop {
+            let left = self.end_sessions(admin).await?;
+            match self.close(admin, tables, Duration::ZERO).await {
+                Ok(_) => {
+                    notes.extend(left);
+                    return Ok(notes);
+                }
+                Err(error) if error.kind == ErrorKind::Transient && Instant::now() < until => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     async fn attempt(&self, connection: &mut PgConnection, tables: &[TableName]) -> Result<()> {
         let doing = |e: sqlx::Error| from_sqlx(&e, "refusing writes");
         let begin = format!(

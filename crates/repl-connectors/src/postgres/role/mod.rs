@@ -1,7 +1,9 @@
 //! A PostgreSQL server changes its role: it refuses writes ([`fence`]), takes over the sequences
-//! ([`counters`]), and begins or ends being captured from. What speaks against it is in [`findings`].
+//! ([`counters`]), and begins or ends being captured from. What speaks against it is in [`findings`],
+//! what becomes of one that was replaced without being asked in [`deposed`].
 
 mod counters;
+mod deposed;
 mod fence;
 mod findings;
 
@@ -9,6 +11,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use repl_core::deposed::{Deposed, Found};
 use repl_core::schema::TableName;
 use repl_core::select::Selection;
 use repl_core::{ErrorKind, SourcePosition};
@@ -20,8 +23,9 @@ use super::capture::{PgCapture, within};
 use super::catalog::CatalogTable;
 use super::catalog_error::from_sqlx;
 use super::gate::PgGate;
+use super::lsn::Lsn;
 use crate::seam::{
-    CaptureStart, CommitGate, ConnectorError, Counter, Finding, Part, Result, RoleSwitch,
+    CaptureStart, CommitGate, ConnectorError, Counter, Finding, Part, Result, RoleSwitch, Sample,
     SourceTable,
 };
 
@@ -35,6 +39,8 @@ pub struct PgRole {
     group: String,
     /// Whether standby names may be changed by us.
     manage_names: bool,
+    /// Kept for [`RoleSwitch::answer`].
+    probe: tokio::sync::Mutex<Option<Admin>>,
 }
 
 impl PgRole {
@@ -45,6 +51,7 @@ impl PgRole {
             gate: tokio::sync::Mutex::new(gate),
             group: group.to_owned(),
             manage_names,
+            probe: tokio::sync::Mutex::default(),
         }
     }
 
@@ -151,6 +158,45 @@ impl RoleSwitch for PgRole {
         Ok(notes)
     }
 
+    async fn answer(&self) -> Result<()> {
+        let mut kept = self.probe.lock().await;
+        // One whose answer is not awaited any more is used up.
+        if let Some(mut admin) = kept.take()
+            && admin.connection.execute("SELECT 1").await.is_ok()
+        {
+            *kept = Some(admin);
+            return Ok(());
+        }
+        match self.admin().await {
+            Ok(admin) => {
+                *kept = Some(admin);
+                Ok(())
+            }
+            Err(error) if deposed::is_answer(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn depose(&self, tables: &[TableName], patience: Duration) -> Result<Vec<String>> {
+        let work = async {
+            let mut admin = self.capture.admin().await?;
+            let fence = self.fence();
+            let notes = fence.depose(&mut admin, tables, patience).await?;
+            fence.refuse_prepared(&mut admin).await?;
+            fence
+                .probe(&mut self.capture.admin().await?, tables)
+                .await?;
+            Ok(notes)
+        };
+        work.await.map_err(|error| self.at(error))
+    }
+
+    async fn beyond(&self, deposed: &Deposed) -> Result<Found> {
+        let mut admin = self.admin().await?;
+        let found = self.look_beyond(&mut admin, deposed).await;
+        found.map_err(|error| self.at(error))
+    }
+
     async fn open(&self) -> Result<()> {
         let mut admin = self.admin().await?;
         let opened = self.fence().open(&mut admin).await;
@@ -172,6 +218,28 @@ impl RoleSwitch for PgRole {
             Ok(end.position())
         };
         work.await.map_err(|error| self.at(error))
+    }
+
+    fn distance(&self, from: &SourcePosition, to: &SourcePosition) -> Option<u64> {
+        let (from, to) = (Lsn::from_position(from)?, Lsn::from_position(to)?);
+        Some(to.0.saturating_sub(from.0))
+    }
+
+    async fn sample(&self) -> Result<Sample> {
+        let mut admin = self.admin().await?;
+        let work = async {
+            Ok(Sample {
+                position: admin.position().await?.flushed.position(),
+                counters: counters::read(&mut admin.connection).await?,
+            })
+        };
+        work.await.map_err(|error| self.at(error))
+    }
+
+    async fn used(&self, patience: Duration) -> Result<(Vec<Counter>, Vec<String>)> {
+        let mut admin = self.admin().await?;
+        let used = counters::used(&mut admin.connection, patience).await;
+        used.map_err(|error| self.at(error))
     }
 
     async fn counters(&self) -> Result<Vec<Counter>> {

@@ -112,6 +112,7 @@ impl Control for TestControl {
             lag_ms: Some(0),
             queue_transactions: 0,
             estimated_gap_ms: None,
+            may_lose: None,
         })
     }
 
@@ -120,6 +121,7 @@ impl Control for TestControl {
         request: &PromoteRequest,
         _: &Actor,
     ) -> Result<ActionDone, ControlError> {
+        crate::promotion::cause(request)?;
         self.act("promote", &request.replica).await
     }
 
@@ -138,6 +140,11 @@ impl Control for TestControl {
     async fn retry(&self, replica: &str, _: &Actor) -> Result<ActionDone, ControlError> {
         assert_ne!(replica, "replica 2/ü", "this retry meets a defect");
         self.act("retry", replica).await
+    }
+
+    async fn rejoin(&self, replica: &str, _: &Actor) -> Result<ActionDone, ControlError> {
+        assert_ne!(replica, "replica 2/ü", "this rejoin meets a defect");
+        self.act("rejoin", replica).await
     }
 
     async fn skip(

@@ -1,0 +1,247 @@
+//! What was last known of the primary, for the time when it cannot be asked: `primary.json` in the
+//! log directory.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use repl_api::ModeState;
+use repl_connectors::seam::{CaptureBoard, CaptureState, Counter, RoleSwitch, SourceTable};
+use repl_core::SourcePosition;
+use repl_core::log::EventLog;
+use repl_core::schema::{TableName, TableSchema};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tracing::warn;
+
+use crate::clock::now_ms;
+use crate::document::Replacement;
+use crate::mode::Modes;
+
+/// Version of the file's format.
+const FORMAT: u32 = 1;
+
+/// How often the primary is asked.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// How soon it is looked again whether it is captured.
+const SOON: Duration = Duration::from_millis(200);
+/// Longest wait for its answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A position alone is written to the file no more often than this.
+const POSITION_INTERVAL_MS: u64 = 10_000;
+
+/// What was known at one time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Seen {
+    /// The primary's name.
+    pub node: String,
+    /// The epoch it was the primary in.
+    pub epoch: u64,
+    /// The replicated tables, with incarnations in the words of the log.
+    pub tables: Vec<TableSchema>,
+    /// Selected tables that are not replicated.
+    pub others: Vec<TableName>,
+    /// Where its sequences stood.
+    pub counters: Vec<Counter>,
+    /// Everything before this was durable there …
+    pub position: SourcePosition,
+    /// … at this time, milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// The mode was in force then: what was acknowledged had come as far as it says.
+    pub promised: bool,
+}
+
+impl Seen {
+    /// All tables that writes are to be refused to.
+    pub fn names(&self) -> Vec<TableName> {
+        let replicated = self.tables.iter().map(|schema| schema.table.clone());
+        replicated.chain(self.others.iter().cloned()).collect()
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Document {
+    format: u32,
+    group: String,
+    seen: Seen,
+}
+
+/// The file and its content.
+pub struct LastSeen {
+    path: PathBuf,
+    group: String,
+    seen: Mutex<Seen>,
+}
+
+impl LastSeen {
+    /// Reads the file, or begins with nothing known. One that cannot be read is of no use, and replaced.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn open(dir: &Path, group: &str) -> anyhow::Result<LastSeen> {
+        let path = dir.join("primary.json");
+        let seen = match std::fs::read(&path) {
+            Ok(bytes) => match serde_json::from_slice::<Document>(&bytes) {
+                Ok(document) if document.format == FORMAT && document.group == group => {
+                    document.seen
+                }
+                _ => {
+                    warn!(path = %path.display(), "not understood; it is written anew");
+                    Seen::default()
+                }
+            },
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Seen::default(),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
+        };
+        Ok(LastSeen {
+            path,
+            group: group.to_owned(),
+            seen: Mutex::new(seen),
+        })
+    }
+
+    /// What is known of the primary `node` of `epoch`; none when nothing is.
+    pub fn of(&self, node: &str, epoch: u64) -> Option<Seen> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        (seen.node == node && seen.epoch == epoch).then(|| seen.clone())
+    }
+
+    /// A new primary holds these tables; more is not known of it yet.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn inherit(&self, node: &str, epoch: u64, tables: &[TableSchema]) -> anyhow::Result<()> {
+        let now = Seen {
+            node: node.to_owned(),
+            epoch,
+            tables: tables.to_vec(),
+            ..Seen::default()
+        };
+        self.note(now, &mut 0)
+    }
+
+    /// Takes in what is known now; on the disk at once where more than the position has changed.
+    fn note(&self, now: Seen, written_ms: &mut u64) -> anyhow::Result<()> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = Seen {
+            position: now.position.clone(),
+            at_ms: now.at_ms,
+            ..seen.clone()
+        } == now;
+        let due = now.at_ms.saturating_sub(*written_ms) >= POSITION_INTERVAL_MS;
+        *seen = now;
+        if same && !due {
+            return Ok(());
+        }
+        *written_ms = seen.at_ms;
+        let document = Document {
+            format: FORMAT,
+            group: self.group.clone(),
+            seen: seen.clone(),
+        };
+        Replacement::prepare(&self.path, &document)?.commit(&self.path)
+    }
+}
+
+/// Keeps it up to date while the primary is captured.
+pub struct Sampler {
+    /// Where it is kept.
+    pub seen: Arc<LastSeen>,
+    /// The primary's name.
+    pub node: String,
+    /// The primary.
+    pub role: Arc<dyn RoleSwitch>,
+    /// Its capture.
+    pub board: Arc<CaptureBoard>,
+    /// The log.
+    pub log: Arc<dyn EventLog>,
+    /// What its commits wait for.
+    pub modes: Arc<Modes>,
+    /// The daemon stops, or roles change.
+    pub shutdown: watch::Receiver<bool>,
+}
+
+impl Sampler {
+    /// Samples until shutdown.
+    pub async fn run(mut self) {
+        let mut tables = self.board.tables();
+        let mut written_ms = 0;
+        while !*self.shutdown.borrow() {
+            let listed = tables.borrow_and_update().clone();
+            let streams = self.board.status().state == CaptureState::Streaming;
+            if streams && !listed.is_empty() {
+                self.sample(&listed, &mut written_ms).await;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(if streams { INTERVAL } else { SOON }) => {}
+                _ = tables.changed() => {}
+                _ = self.shutdown.changed() => {}
+            }
+        }
+    }
+
+    async fn sample(&self, tables: &[SourceTable], written_ms: &mut u64) {
+        // Failing says nothing that the capture does not say.
+        let Ok(Ok(sample)) = tokio::time::timeout(PATIENCE, self.role.sample()).await else {
+            return;
+        };
+        let now = Seen {
+            node: self.node.clone(),
+            epoch: u64::from(self.log.appended().epoch.0),
+            tables: tables.iter().filter_map(named).collect(),
+            others: tables
+                .iter()
+                .filter(|table| table.schema.is_none())
+                .map(|table| table.name.clone())
+                .collect(),
+            counters: sample.counters,
+            position: sample.position,
+            at_ms: now_ms(),
+            promised: self.modes.status().state == ModeState::InForce,
+        };
+        if let Err(error) = self.seen.note(now, written_ms) {
+            warn!(
+                error = format!("{error:#}"),
+                "cannot remember how the primary stands"
+            );
+        }
+    }
+}
+
+/// The shape of a replicated table, by the log's name for it.
+pub fn named(table: &SourceTable) -> Option<TableSchema> {
+    let mut schema = TableSchema::clone(table.schema.as_deref()?);
+    schema.incarnation.clone_from(&table.incarnation);
+    Some(schema)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_outlives_the_daemon_and_is_of_one_primary_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let seen = LastSeen::open(dir.path(), "shop").unwrap();
+        assert_eq!(seen.of("main", 1), None);
+        let now = Seen {
+            node: "main".into(),
+            epoch: 1,
+            at_ms: 7,
+            others: vec![TableName::new("public", "t")],
+            ..Seen::default()
+        };
+        seen.note(now.clone(), &mut 0).unwrap();
+        let again = LastSeen::open(dir.path(), "shop").unwrap();
+        assert_eq!(again.of("main", 1), Some(now));
+        assert_eq!(again.of("main", 2), None);
+        assert_eq!(again.of("r1", 1), None);
+        assert_eq!(
+            LastSeen::open(dir.path(), "other").unwrap().of("main", 1),
+            None
+        );
+    }
+}

@@ -1,0 +1,117 @@
+//! The daemon replaces a dead primary by itself, and leaves one that lives alone.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use repl_tests::daemon::DaemonConfig;
+
+use super::modes::wait_in_force;
+use super::probes::{Probes, check_rows, turns};
+use super::rig::{PATIENCE, Rig};
+
+fn long(short: usize, full: usize) -> usize {
+    match std::env::var_os("REPL_TEST_FULL") {
+        Some(_) => full,
+        None => short,
+    }
+}
+
+/// Defaults, but that several failovers may follow each other.
+fn automatic(config: DaemonConfig, relies_on: &str) -> DaemonConfig {
+    config
+        .set("failover", "automatic", true)
+        .set("failover", "relies_on", relies_on)
+        .set("failover", "cool_down", "0s")
+}
+
+/// Waits for the failover of `old`; the node that took its place.
+fn wait_failover(rig: &Rig, old: &str) -> Result<String> {
+    rig.daemon.wait_status("a failover", PATIENCE, |status| {
+        let over = status.promotion.is_none() && status.primary.name != old;
+        over.then(|| status.primary.name.clone())
+    })
+}
+
+#[test]
+fn in_sync_mode_primaries_that_die_are_replaced_and_nothing_acknowledged_is_lost() -> Result<()> {
+    let mut rig =
+        Rig::start(|config| automatic(config.set("replication", "mode", "sync"), "commits"))?;
+    wait_in_force(&rig)?;
+    let probes = Probes::start(&rig.all(), Some(Duration::from_millis(20)));
+    let mut gaps = Vec::new();
+    for _ in 0..long(2, 100) {
+        let old = rig.primary()?;
+        probes.wait_write(&old, PATIENCE)?;
+        // What the mode promised is looked at every two seconds.
+        std::thread::sleep(Duration::from_secs(3));
+        let died = Instant::now();
+        rig.server_mut(&old).kill9()?;
+        let new = wait_failover(&rig, &old)?;
+        probes.wait_write(&new, PATIENCE)?;
+        gaps.push(died.elapsed());
+        rig.server_mut(&old).start()?;
+        rig.wait_joined()
+            .with_context(|| format!("{old} → {new}"))?;
+        wait_in_force(&rig)?;
+    }
+    let writes = probes.stop()?;
+    turns(&writes)?;
+    rig.check_equal()?;
+    for (_, server) in rig.all() {
+        check_rows(&writes, server)?;
+    }
+    gaps.sort();
+    println!("from kill -9 to a write at the new primary: {gaps:?}");
+    let history = rig.daemon.replctl(&["history"])?;
+    let text = String::from_utf8_lossy(&history.stdout).into_owned();
+    ensure!(
+        text.contains("automatic · ") && text.contains("did not answer for"),
+        "{text}"
+    );
+    ensure!(text.contains("nothing acknowledged is lost"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn pauses_are_left_alone_and_one_that_was_given_up_is_fenced_when_it_goes_on() -> Result<()> {
+    let mut rig =
+        Rig::start(|config| automatic(config, "roles").set("failover", "dead_time", "3s"))?;
+    let probes = Probes::start(&rig.all(), None);
+    for pause in (0..long(4, 100)).map(|n| 300 + 700 * (n as u64 % 4)) {
+        probes.wait_write("main", PATIENCE)?;
+        rig.server_mut("main").freeze()?;
+        std::thread::sleep(Duration::from_millis(pause));
+        rig.server_mut("main").thaw()?;
+    }
+    probes.wait_write("main", PATIENCE)?;
+    ensure!(rig.primary()? == "main", "a pause was taken for death");
+    rig.server_mut("main").freeze()?;
+    let new = wait_failover(&rig, "main")?;
+    probes.wait_write(&new, PATIENCE)?;
+    ensure!(rig.role_check("/primary?node=main")?.0 == 503);
+    rig.server_mut("main").thaw()?;
+    rig.wait_joined()?;
+    // Whatever it took while it was not fenced is not there any more.
+    probes.stop()?;
+    rig.check_equal()
+}
+
+#[test]
+fn what_stands_against_it_is_told_and_the_operator_can_still_order_it() -> Result<()> {
+    let mut rig =
+        Rig::start(|config| automatic(config, "roles").set("failover", "cool_down", "1h"))?;
+    rig.server_mut("main").kill9()?;
+    let new = wait_failover(&rig, "main")?;
+    rig.server_mut("main").start()?;
+    rig.wait_joined()?;
+    rig.server_mut(&new).kill9()?;
+    let why = rig.daemon.wait_status("the reason", PATIENCE, |status| {
+        status.failover.as_ref()?.held.clone()
+    })?;
+    ensure!(why.contains("cool_down"), "{why}");
+    ensure!(rig.role_check(&format!("/primary?node={new}"))?.0 == 503);
+    rig.force(None)?;
+    rig.server_mut(&new).start()?;
+    rig.wait_joined()?;
+    rig.check_equal()
+}
