@@ -14,9 +14,9 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::{
-    ActionDone, ApiError, ErrorBody, Health, Index, LogInfo, LogQuery, ModeRequest, PromoteRequest,
-    Promotions, Readiness, ReplicaStatus, ReplicaVerb, ResyncRequest, SkipRequest, SlotDropRequest,
-    Status, Validation, ValidationRequest, WaitDone, WaitRequest,
+    ActionDone, ApiError, ErrorBody, Health, Index, LedgerPage, Ledgers, LogInfo, LogQuery,
+    ModeRequest, PromoteRequest, Promotions, Readiness, ReplicaStatus, ReplicaVerb, ResyncRequest,
+    SkipRequest, SlotDropRequest, Status, Validation, ValidationRequest, WaitDone, WaitRequest,
 };
 
 /// Largest answer the client reads, in bytes; a bound against a peer that is not the daemon.
@@ -204,6 +204,17 @@ impl Client {
     /// [`Client::promotions`] tells how it goes on.
     pub async fn promote(&self, request: &PromoteRequest) -> Result<ActionDone, ClientError> {
         self.post("/v1/promotions", request).await
+    }
+
+    /// `GET /v1/ledgers`: what former primaries had committed that the log never saw.
+    pub async fn ledgers(&self) -> Result<Ledgers, ClientError> {
+        self.get("/v1/ledgers").await
+    }
+
+    /// `GET /v1/ledgers/{id}`: some lines of one, from line `from` on.
+    pub async fn ledger(&self, id: &str, from: u64) -> Result<LedgerPage, ClientError> {
+        self.get(&format!("/v1/ledgers/{}?from={from}", component(id)))
+            .await
     }
 
     /// `GET /v1/promotions`: the promotion under way, and those before.

@@ -30,8 +30,8 @@ pub use mode::{
     WaitRequest,
 };
 pub use promotion::{
-    Loss, PromoteRequest, PromotionInfo, PromotionState, PromotionStep, Promotions, Readiness,
-    ReadinessFinding,
+    LedgerInfo, LedgerPage, Ledgers, Loss, PromoteRequest, PromotionInfo, PromotionState,
+    PromotionStep, Promotions, Readiness, ReadinessFinding,
 };
 pub use request::{
     ActionDone, Endpoint, Health, Index, ReplicaVerb, ResyncRequest, SkipRequest, SlotDropRequest,

@@ -155,6 +155,42 @@ pub struct Promotions {
     pub history: Vec<PromotionInfo>,
 }
 
+/// What a former primary had committed that the event log never saw.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerInfo {
+    /// Its name.
+    pub id: String,
+    /// The node.
+    pub node: String,
+    /// When the node's place was taken, milliseconds since the Unix epoch.
+    pub deposed_ms: u64,
+    /// The log holds everything up to this position of the node.
+    pub log_end: String,
+    /// Transactions.
+    pub transactions: u64,
+    /// Changes, a line each.
+    pub changes: u64,
+    /// The file, at the daemon's host.
+    pub path: String,
+}
+
+/// Answer of `GET /v1/ledgers`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledgers {
+    /// All, newest first.
+    pub ledgers: Vec<LedgerInfo>,
+}
+
+/// Answer of `GET /v1/ledgers/{id}`: some of its lines.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LedgerPage {
+    /// The lines, as they are in the file.
+    pub lines: Vec<serde_json::Value>,
+    /// `?from=` of the next page; `null` when this is the last.
+    #[serde(default)]
+    pub next: Option<u64>,
+}
+
 impl Promotions {
     /// The promotion with this number.
     pub fn find(&self, id: u64) -> Option<&PromotionInfo> {

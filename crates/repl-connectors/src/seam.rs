@@ -5,6 +5,7 @@ mod capture;
 mod gate;
 mod load;
 mod role;
+mod strays;
 
 pub use bulk::{BulkForm, BulkInto, BulkPiece};
 pub use capture::{
@@ -13,6 +14,7 @@ pub use capture::{
 };
 pub use gate::{CommitGate, GateProblem, GateReport};
 pub use role::{CaptureStart, Counter, Finding, Part, RoleSwitch, Sample};
+pub use strays::{Stray, StrayOp, StraySink};
 
 pub use load::{Existing, Load, LoadPart, Loaded, Making, Written};
 

@@ -305,6 +305,9 @@ impl Promotion {
                 );
                 self.way = Way::Forward(Step::Open);
             }
+            (Way::Forward(Step::Prepare), false) if self.cause.is_forced() => {
+                self.since_ms = now_ms;
+            }
             (Way::Forward(_), false) if self.cause.is_forced() => {
                 self.note(
                     "begun again after a restart of the daemon".into(),

@@ -4,8 +4,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use repl_api::{
-    ActionDone, ErrorCode, LogInfo, LogQuery, ModeRequest, PromoteRequest, Promotions, Readiness,
-    ResyncRequest, SkipRequest, Status, Validation, ValidationRequest, WaitDone, WaitRequest,
+    ActionDone, ErrorCode, LedgerPage, Ledgers, LogInfo, LogQuery, ModeRequest, PromoteRequest,
+    Promotions, Readiness, ResyncRequest, SkipRequest, Status, Validation, ValidationRequest,
+    WaitDone, WaitRequest,
 };
 use repl_connectors::seam::ConnectorError;
 use repl_core::Seq;
@@ -18,6 +19,7 @@ use tracing::info;
 use crate::admin::{Actor, Control, ControlError};
 use crate::capture_task::Uninstall;
 use crate::clock::now_ms;
+use crate::ledger;
 use crate::logview;
 use crate::mode::{Refusal, Waiting};
 use crate::promotion::{self, Begun, Order, Parties, candidates, readiness};
@@ -412,6 +414,11 @@ impl Control for GroupControl {
             if let Some(deposed) = &mut record.deposed {
                 deposed.ordered = true;
             }
+            if record.standing == Membership::NeedsResync {
+                // The log has let go of what it would follow from.
+                record.standing = Membership::Diverged;
+                (record.replace, record.restart) = (true, true);
+            }
         })?;
         replica.order(|_| {});
         let message = format!("{name} joins as soon as it answers and refuses writes");
@@ -523,6 +530,14 @@ impl Control for GroupControl {
 
     async fn promotions(&self) -> Result<Promotions, ControlError> {
         Ok(self.now().group.promotions())
+    }
+
+    async fn ledgers(&self) -> Result<Ledgers, ControlError> {
+        ledger::all(self.now().group.config.log.dir.clone()).await
+    }
+
+    async fn ledger(&self, id: &str, from: u64) -> Result<LedgerPage, ControlError> {
+        ledger::one(self.now().group.config.log.dir.clone(), id, from).await
     }
 
     async fn validate(&self, request: &ValidationRequest) -> Result<Validation, ControlError> {

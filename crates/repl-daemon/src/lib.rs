@@ -18,6 +18,7 @@ pub mod flusher;
 pub mod follow;
 pub mod guard;
 pub mod ingest;
+pub mod ledger;
 pub mod logview;
 pub mod mode;
 pub mod pins;

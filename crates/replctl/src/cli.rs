@@ -66,6 +66,8 @@ pub enum Command {
     Promote(commands::promote::PromoteArgs),
     /// Have a former primary, whose place was taken by force, join as a replica
     Rejoin(commands::rejoin::RejoinArgs),
+    /// Show what former primaries had committed that the event log never saw
+    Ledger(commands::ledger::LedgerArgs),
     /// Show who is primary, and who follows how closely
     Topology(commands::topology::TopologyArgs),
     /// Show the changes of primary: each step, its time and result

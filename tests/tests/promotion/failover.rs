@@ -115,3 +115,28 @@ fn what_stands_against_it_is_told_and_the_operator_can_still_order_it() -> Resul
     rig.wait_joined()?;
     rig.check_equal()
 }
+
+#[test]
+fn a_primary_that_only_the_daemon_cannot_reach_acknowledges_nothing_any_more() -> Result<()> {
+    let rig =
+        Rig::start_apart(|config| automatic(config.set("replication", "mode", "sync"), "commits"))?;
+    wait_in_force(&rig)?;
+    let probes = Probes::start(&rig.all(), None);
+    probes.wait_write("main", PATIENCE)?;
+    // What the mode promised is looked at every two seconds.
+    std::thread::sleep(Duration::from_secs(3));
+    rig.cut_off(true)?;
+    let new = wait_failover(&rig, "main")?;
+    probes.wait_write(&new, PATIENCE)?;
+    rig.cut_off(false)?;
+    rig.wait_joined()?;
+    wait_in_force(&rig)?;
+    probes.wait_write(&new, PATIENCE)?;
+    let writes = probes.stop()?;
+    ensure!(turns(&writes)? == ["main", new.as_str()]);
+    rig.check_equal()?;
+    for (_, server) in rig.all() {
+        check_rows(&writes, server)?;
+    }
+    Ok(())
+}

@@ -19,12 +19,13 @@ fn deaths() -> usize {
 
 /// Where the daemon dies in the short run: before anything is done, in the middle, and behind the point of
 /// no return.
-const SHORT: [&str; 6] = [
+const SHORT: [&str; 7] = [
     "promotion.prepare.begun",
     "promotion.drain.done",
     "promotion.capture.done",
     "promotion.commit.appended",
     "promotion.open.begun",
+    "worker.rejoin.written",
     "worker.handover.adopted",
 ];
 
@@ -103,6 +104,30 @@ fn an_old_primary_with_commits_of_its_own_waits_for_the_operator() -> Result<()>
         text.contains("forced · main → r2") && text.contains("may be lost"),
         "{text}"
     );
+    let ledgers = rig
+        .daemon
+        .call(|client| async move { client.ledgers().await })?
+        .ledgers;
+    ensure!(
+        ledgers.len() == 1 && ledgers[0].node == "main",
+        "{ledgers:?}"
+    );
+    ensure!(
+        (ledgers[0].transactions, ledgers[0].changes) == (4, 5),
+        "{ledgers:?}"
+    );
+    let shown = rig.daemon.replctl(&["ledger", "show", &ledgers[0].id])?;
+    let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+    for wanted in [
+        r#""op":"insert""#,
+        r#""name":"stray too""#,
+        r#""amount":"77.00""#,
+        r#""op":"delete""#,
+        r#""v":"99""#,
+        r#""complete":true"#,
+    ] {
+        ensure!(text.contains(wanted), "{wanted} is missing in {text}");
+    }
     // It does not forget, either.
     rig.daemon.crash_and_restart()?;
     ensure!(rig.wait_joined()?, "it was not held any more");
@@ -110,6 +135,10 @@ fn an_old_primary_with_commits_of_its_own_waits_for_the_operator() -> Result<()>
     let stray = rig
         .server("main")
         .query_i64("SELECT count(*) FROM public.item WHERE id = 7002")?;
+    let slots = rig
+        .server("main")
+        .query_i64("SELECT count(*) FROM pg_replication_slots")?;
+    ensure!(slots == 0, "{slots} slots are left at the old primary");
     ensure!(
         stray == 0,
         "a row that only the old primary had is still there"
@@ -154,8 +183,14 @@ fn the_daemon_may_die_at_every_step() -> Result<()> {
     let mut rig = Rig::start(|config| config)?;
     let all = std::env::var_os("REPL_TEST_FULL").is_some();
     let short = |place: &&&str| all || SHORT.contains(*place);
+    let rejoining = [
+        "worker.rejoin.fenced",
+        "worker.rejoin.written",
+        "worker.rejoin.judged",
+    ];
     for place in FORWARD
         .iter()
+        .chain(&rejoining)
         .filter(|place| !place.contains('@'))
         .filter(short)
     {
@@ -240,5 +275,43 @@ fn a_primary_that_answers_is_replaced_on_express_order_only_and_fenced_first() -
     rig.server_mut("r1").thaw()?;
     rig.wait_joined()?;
     probes.stop()?;
+    rig.check_equal()
+}
+
+#[test]
+fn one_that_cannot_be_compared_with_the_log_waits_and_is_then_compared_with_the_primary()
+-> Result<()> {
+    let mut rig = Rig::start(|config| config.set("promotion", "auto_rejoin", false))?;
+    rig.server_mut("main").kill9()?;
+    rig.force(Some("r1"))?;
+    rig.daemon.kill9()?;
+    rig.server_mut("main").start()?;
+    rig.server("main").execute(
+        "INSERT INTO public.item (name) VALUES ('stray');
+         TRUNCATE public.keyless;
+         SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots",
+    )?;
+    rig.daemon.start()?;
+    rig.daemon
+        .wait_status("it to be held", PATIENCE, |status| {
+            let why = status
+                .alerts
+                .iter()
+                .any(|alert| alert.contains("slot is gone"));
+            (why && held("main", status)).then_some(())
+        })?;
+    ensure!(rig.wait_joined()?, "it was not held");
+    rig.check_equal()?;
+    // With nothing of its own it waits all the same, as configured.
+    rig.daemon.wait_caught_up(rig.server("r1"), PATIENCE)?;
+    rig.server_mut("r1").kill9()?;
+    rig.force(Some("main"))?;
+    rig.server_mut("r1").start()?;
+    ensure!(rig.wait_joined()?, "it joined without being told to");
+    let ledgers = rig
+        .daemon
+        .call(|client| async move { client.ledgers().await })?
+        .ledgers;
+    ensure!(ledgers.is_empty(), "{ledgers:?}");
     rig.check_equal()
 }

@@ -9,6 +9,7 @@ use repl_api::{Membership, PromoteRequest, PromotionInfo, PromotionState};
 use repl_tests::daemon::{Daemon, DaemonConfig};
 use repl_tests::pg::{DATABASE, PgServer, Role};
 use repl_tests::ports::Port;
+use repl_tests::proxy::Proxy;
 use repl_tests::scratch::Scratch;
 use repl_tests::wait::wait_for;
 
@@ -24,6 +25,8 @@ pub const NODES: [&str; 3] = ["main", "r1", "r2"];
 pub struct Rig {
     pub daemon: Daemon,
     servers: Vec<PgServer>,
+    /// Between the daemon and the first primary, where that is to be cut off.
+    proxy: Option<Proxy>,
     roles: Port,
     _scratch: Scratch,
 }
@@ -57,6 +60,25 @@ impl Rig {
 
     /// [`Rig::start`] with the daemon not running yet.
     pub fn prepare(adapt: impl FnOnce(DaemonConfig) -> DaemonConfig) -> Result<Rig> {
+        Rig::build(adapt, false)
+    }
+
+    /// [`Rig::start`] with a way between the daemon and the first primary that can be cut.
+    pub fn start_apart(adapt: impl FnOnce(DaemonConfig) -> DaemonConfig) -> Result<Rig> {
+        let mut rig = Rig::build(adapt, true)?;
+        rig.daemon.start()?;
+        rig.wait_streaming()?;
+        Ok(rig)
+    }
+
+    /// Whether the daemon is cut off from the first primary; its clients are not.
+    pub fn cut_off(&self, on: bool) -> Result<()> {
+        let proxy = self.proxy.as_ref().context("nothing is between them")?;
+        proxy.blackhole(on);
+        Ok(())
+    }
+
+    fn build(adapt: impl FnOnce(DaemonConfig) -> DaemonConfig, apart: bool) -> Result<Rig> {
         let scratch = Scratch::new()?;
         let server = |name: &&str| {
             let builder = PgServer::builder(name).durable(true);
@@ -75,6 +97,11 @@ impl Rig {
         }
         let roles = Port::reserve()?;
         let url = |at: usize| servers[at].url(DATABASE, Role::Superuser);
+        let proxy = apart.then(|| Proxy::start(servers[0].port())).transpose()?;
+        let first = match &proxy {
+            Some(proxy) => servers[0].url_via(proxy.port(), DATABASE, Role::Superuser),
+            None => url(0),
+        };
         let config = DaemonConfig::new("promo", &scratch.join("log"))
             .set("log", "min_free_disk", "0B")
             .set(
@@ -82,7 +109,7 @@ impl Rig {
                 "listen",
                 format!("127.0.0.1:{}", roles.number()).as_str(),
             )
-            .primary(NODES[0], &url(0))
+            .primary(NODES[0], &first)
             .replica(NODES[1], &url(1))
             .with("protect", true)
             .replica(NODES[2], &url(2))
@@ -92,6 +119,7 @@ impl Rig {
         Ok(Rig {
             daemon,
             servers,
+            proxy,
             roles,
             _scratch: scratch,
         })

@@ -11,7 +11,7 @@ use repl_core::schema::TableName;
 use repl_core::select::Selection;
 use serde::{Deserialize, Serialize};
 
-use super::{Result, SourceTable};
+use super::{Result, SourceTable, StraySink};
 
 /// The part a node has in a change of primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,11 +131,11 @@ pub trait RoleSwitch: Send + Sync {
     async fn depose(&self, tables: &[TableName], patience: Duration) -> Result<Vec<String>>;
 
     /// What a deposed primary, which refuses writes, has committed beyond the log's last position of
-    /// its epoch. Nothing there is changed.
+    /// its epoch, passed on to `sink` change by change. Nothing there is altered.
     ///
     /// # Errors
     /// When it cannot be asked now.
-    async fn beyond(&self, deposed: &Deposed) -> Result<Found>;
+    async fn beyond(&self, deposed: &Deposed, sink: &mut dyn StraySink) -> Result<Found>;
 
     /// Takes writes again.
     ///

@@ -2,8 +2,9 @@
 
 use async_trait::async_trait;
 use repl_api::{
-    ActionDone, ErrorCode, LogInfo, LogQuery, ModeRequest, PromoteRequest, Promotions, Readiness,
-    ResyncRequest, SkipRequest, Status, Validation, ValidationRequest, WaitDone, WaitRequest,
+    ActionDone, ErrorCode, LedgerPage, Ledgers, LogInfo, LogQuery, ModeRequest, PromoteRequest,
+    Promotions, Readiness, ResyncRequest, SkipRequest, Status, Validation, ValidationRequest,
+    WaitDone, WaitRequest,
 };
 
 /// Why an operation was refused or failed: a code (it fixes the HTTP status), what happened and why,
@@ -134,6 +135,15 @@ pub trait Control: Send + Sync + 'static {
 
     /// The promotion under way, and those before.
     async fn promotions(&self) -> Result<Promotions, ControlError>;
+
+    /// What former primaries had committed that the log never saw.
+    async fn ledgers(&self) -> Result<Ledgers, ControlError>;
+
+    /// Some lines of one of them, from line `from` on.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such.
+    async fn ledger(&self, id: &str, from: u64) -> Result<LedgerPage, ControlError>;
 
     /// Starts comparing replicas with the primary; nothing is changed but that a diverged replica which
     /// turns out to be equal is diverged no more.

@@ -14,6 +14,7 @@
 pub mod audit;
 mod body;
 mod control;
+mod ledgers;
 pub mod peer;
 pub mod roles;
 pub mod routes;

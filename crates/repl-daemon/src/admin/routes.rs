@@ -40,7 +40,7 @@ pub(super) struct App {
 }
 
 /// Every endpoint: method, path and what it does. The index and its test are made from this.
-pub(super) const ENDPOINTS: [(&str, &str, &str); 21] = [
+pub(super) const ENDPOINTS: [(&str, &str, &str); 23] = [
     ("GET", "/v1", "This list."),
     (
         "GET",
@@ -130,6 +130,12 @@ pub(super) const ENDPOINTS: [(&str, &str, &str); 21] = [
         "The promotion under way, and those before.",
     ),
     (
+        "GET",
+        "/v1/ledgers",
+        "What former primaries had committed that the log never saw.",
+    ),
+    ("GET", "/v1/ledgers/{id}", "The lines of one (?from=)."),
+    (
         "POST",
         "/v1/slot/drop",
         "Drop the slot and publication on the primary; {\"confirm\": the group's name}.",
@@ -150,6 +156,8 @@ pub(super) fn router(app: App, limits: &Limits) -> Router {
         .route("/v1/wait", post(wait))
         .route("/v1/promotions", get(promotions).post(promote))
         .route("/v1/promotions/check", post(check_promotion))
+        .route("/v1/ledgers", get(super::ledgers::all))
+        .route("/v1/ledgers/{id}", get(super::ledgers::one))
         .route("/v1/validations", post(validate))
         .route("/v1/validations/{id}", get(validation))
         .route("/v1/validations/{id}/{verb}", post(validation_verb))
@@ -442,7 +450,7 @@ fn no_endpoint(path: &str) -> Failure {
     Failure::new(ErrorCode::NotFound, message, "GET /v1 lists the endpoints")
 }
 
-fn bad_path(rejection: PathRejection) -> Failure {
+pub(super) fn bad_path(rejection: PathRejection) -> Failure {
     Failure::new(
         ErrorCode::BadRequest,
         rejection.body_text(),
@@ -452,7 +460,7 @@ fn bad_path(rejection: PathRejection) -> Failure {
 
 impl App {
     /// Waits for a read, but not longer than a request may take.
-    async fn bounded<T>(
+    pub(super) async fn bounded<T>(
         &self,
         read: impl Future<Output = Result<T, ControlError>>,
     ) -> Result<T, Failure> {

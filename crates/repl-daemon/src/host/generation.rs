@@ -320,6 +320,7 @@ impl Parts {
                 routing: wiring::routing(config, &replica.node)?,
                 conversion: wiring::conversion(config, &replica.node)?,
                 auto_rejoin: config.promotion.auto_rejoin,
+                log_dir: config.log.dir.clone(),
                 limits: config.limits.clone(),
                 copy: config.copy.clone(),
                 audit: AuditLog::new(&config.log.dir),

@@ -17,6 +17,7 @@ mod routes;
 mod send;
 pub mod stream;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +68,8 @@ pub struct WorkerParts {
     pub conversion: Option<Arc<Conversion>>,
     /// A former primary with nothing of its own joins without being told to.
     pub auto_rejoin: bool,
+    /// Where it is written down what such a one had committed that the log never saw.
+    pub log_dir: PathBuf,
     /// Batch limits.
     pub limits: LimitsConfig,
     /// How existing rows are copied.

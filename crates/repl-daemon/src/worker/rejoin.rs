@@ -1,6 +1,8 @@
 //! A former primary whose place was taken by force: before anything else it refuses writes, then it is
 //! looked at, then it follows, or waits for the operator (`repl_core::deposed`).
 
+use std::collections::BTreeSet;
+
 use repl_connectors::seam::ConnectorError;
 use repl_core::deposed::{Deposed, Found, Verdict, judge};
 use repl_core::membership::Membership;
@@ -10,6 +12,7 @@ use tracing::{info, warn};
 
 use super::{Ended, Failure, Worker};
 use crate::errors;
+use crate::ledger::LedgerWriter;
 
 impl Worker {
     /// It was looked at, and waits for the operator.
@@ -44,16 +47,27 @@ impl Worker {
             return Err(ConnectorError::new(ErrorKind::Transient, what).into());
         }
         pass("worker.rejoin.fenced")?;
-        let found = role.beyond(&deposed).await?;
+        let name = &self.replica().node.name;
+        let mut ledger = LedgerWriter::new(&self.parts.log_dir, name, &deposed);
+        let found = role.beyond(&deposed, &mut ledger).await?;
+        // Durable before anything that it was read from is given up.
+        let touched = ledger.finish().map_err(errors::state)?;
+        pass("worker.rejoin.written")?;
         deposed.found = Some(found.clone());
         let verdict = self.verdict(&deposed).unwrap_or(Verdict::Hold);
-        self.conclude(deposed, &found, verdict)?;
+        self.conclude(deposed, &found, verdict, touched)?;
         pass("worker.rejoin.judged")?;
         Ok((verdict == Verdict::Hold).then_some(Ended::Orders))
     }
 
     /// Remembers what becomes of it.
-    fn conclude(&self, deposed: Deposed, found: &Found, verdict: Verdict) -> Result<(), Failure> {
+    fn conclude(
+        &self,
+        deposed: Deposed,
+        found: &Found,
+        verdict: Verdict,
+        touched: BTreeSet<TableName>,
+    ) -> Result<(), Failure> {
         let name = &self.replica().node.name;
         let said = say(found);
         match verdict {
@@ -77,7 +91,10 @@ impl Worker {
                     record.deposed = Some(deposed);
                 }
                 Verdict::Follow => {
-                    record.standing = Membership::Streaming;
+                    record.standing = match record.restart {
+                        true => Membership::Resyncing,
+                        false => Membership::Streaming,
+                    };
                     record.reason.clear();
                     record.deposed = None;
                 }
@@ -85,7 +102,12 @@ impl Worker {
                     record.standing = Membership::Resyncing;
                     record.reason.clear();
                     record.deposed = None;
-                    (record.replace, record.restart) = (true, true);
+                    record.replace = true;
+                    match found {
+                        // All else is what the log says.
+                        Found::Strays { .. } => record.resync.extend(touched),
+                        _ => record.restart = true,
+                    }
                 }
             })
             .map(drop)
@@ -98,7 +120,9 @@ fn say(found: &Found) -> String {
     match found {
         Found::Nothing => "holds what the log holds".to_owned(),
         Found::Strays { transactions, rows } => {
-            format!("committed {transactions} transactions of {rows} rows that the log never saw")
+            format!(
+                "committed {transactions} transactions of {rows} rows that the log never saw (replctl ledger)"
+            )
         }
         Found::Unknown { why } => format!("cannot be compared with the log: {why}"),
     }

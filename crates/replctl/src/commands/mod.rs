@@ -3,6 +3,7 @@
 pub mod copy;
 pub mod help;
 pub mod history;
+pub mod ledger;
 pub mod log;
 pub mod mode;
 mod pause;
@@ -41,6 +42,7 @@ pub(crate) async fn dispatch(command: Command, context: &Context) -> Result<Exit
         Command::Copy(args) => copy::run(&args, context).await,
         Command::Promote(args) => promote::run(&args, context).await,
         Command::Rejoin(args) => rejoin::run(&args, context).await,
+        Command::Ledger(args) => ledger::run(&args, context).await,
         Command::Topology(args) => topology::run(&args, context).await,
         Command::History(args) => history::run(&args, context).await,
         Command::Validate(args) => validate::run(args, context).await,

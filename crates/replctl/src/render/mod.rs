@@ -16,7 +16,7 @@ mod validate;
 pub use human::{age, bytes, clean, count, duration, rate};
 pub use log::log;
 pub use mode::commits;
-pub use promotion::{history, promotion, promotion_step, readiness, topology};
+pub use promotion::{history, ledgers, promotion, promotion_step, readiness, topology};
 pub use status::{copies, copy_summary, status};
 pub use tables::tables;
 pub use validate::{rows_to_repair, validation, validation_progress};

@@ -1,7 +1,8 @@
 //! Roles and their changes.
 
 use repl_api::{
-    PrimaryState, PromotionInfo, PromotionState, PromotionStep, Promotions, Readiness, Status,
+    LedgerInfo, Ledgers, PrimaryState, PromotionInfo, PromotionState, PromotionStep, Promotions,
+    Readiness, Status,
 };
 
 use super::View;
@@ -123,6 +124,25 @@ pub fn history(promotions: &Promotions, view: &View) -> String {
     }
     let shown: Vec<_> = all.into_iter().map(|one| promotion(one, view)).collect();
     shown.join("\n")
+}
+
+/// What former primaries had committed that the log never saw, newest first.
+pub fn ledgers(all: &Ledgers, view: &View) -> String {
+    if all.ledgers.is_empty() {
+        return "no former primary had anything that the event log never saw\n".to_owned();
+    }
+    let line = |one: &LedgerInfo| {
+        format!(
+            "{} · {} · {} · {} transactions, {} changes\n  {}\n",
+            paint(&clean(&one.id), Tone::Strong, view),
+            clean(&one.node),
+            age(one.deposed_ms, view.now_ms),
+            count(one.transactions),
+            count(one.changes),
+            clean(&one.path),
+        )
+    };
+    all.ledgers.iter().map(line).collect()
 }
 
 /// One step on one line.

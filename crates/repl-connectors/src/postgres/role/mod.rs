@@ -26,7 +26,7 @@ use super::gate::PgGate;
 use super::lsn::Lsn;
 use crate::seam::{
     CaptureStart, CommitGate, ConnectorError, Counter, Finding, Part, Result, RoleSwitch, Sample,
-    SourceTable,
+    SourceTable, StraySink,
 };
 
 /// How long the server may take to follow its own changed settings.
@@ -191,9 +191,9 @@ impl RoleSwitch for PgRole {
         work.await.map_err(|error| self.at(error))
     }
 
-    async fn beyond(&self, deposed: &Deposed) -> Result<Found> {
+    async fn beyond(&self, deposed: &Deposed, sink: &mut dyn StraySink) -> Result<Found> {
         let mut admin = self.admin().await?;
-        let found = self.look_beyond(&mut admin, deposed).await;
+        let found = self.look_beyond(&mut admin, deposed, sink).await;
         found.map_err(|error| self.at(error))
     }
 

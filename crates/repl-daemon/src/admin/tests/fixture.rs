@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use repl_api::{
-    ActionDone, Client, ErrorCode, LogInfo, LogQuery, ModeRequest, PromoteRequest, Promotions,
-    Readiness, ResyncRequest, SkipRequest, Status, TableChanges, TransactionInfo, Validation,
-    ValidationRequest, WaitDone, WaitRequest,
+    ActionDone, Client, ErrorCode, LedgerPage, Ledgers, LogInfo, LogQuery, ModeRequest,
+    PromoteRequest, Promotions, Readiness, ResyncRequest, SkipRequest, Status, TableChanges,
+    TransactionInfo, Validation, ValidationRequest, WaitDone, WaitRequest,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -123,6 +123,17 @@ impl Control for TestControl {
     ) -> Result<ActionDone, ControlError> {
         crate::promotion::cause(request)?;
         self.act("promote", &request.replica).await
+    }
+
+    async fn ledgers(&self) -> Result<Ledgers, ControlError> {
+        Ok(Ledgers::default())
+    }
+
+    async fn ledger(&self, _: &str, from: u64) -> Result<LedgerPage, ControlError> {
+        Ok(LedgerPage {
+            lines: vec![json!({"from": from})],
+            next: None,
+        })
     }
 
     async fn promotions(&self) -> Result<Promotions, ControlError> {
