@@ -218,6 +218,9 @@ pub struct Promotion {
     /// Why the daemon did it by itself; empty when it was told to.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+    /// An earlier promotion that this one took the place of had the old primary refuse writes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub closed: bool,
     /// When the action under way began, milliseconds since the Unix epoch.
     pub since_ms: u64,
     way: Way,
@@ -239,6 +242,7 @@ impl Promotion {
             deposed: None,
             loss: None,
             reason: String::new(),
+            closed: false,
             since_ms: now_ms,
             way: Way::Forward(Step::Prepare),
         }
@@ -250,6 +254,22 @@ impl Promotion {
         self.cause = cause;
         reason.clone_into(&mut self.reason);
         self
+    }
+
+    /// Ends it where it waits for the old primary, to open it again: that one is dead, and a forced
+    /// promotion of the same node takes over what else there was to take back. None where it does not
+    /// wait so.
+    pub fn replaced(&mut self, now_ms: u64) -> Option<Promotion> {
+        if self.way != Way::Back(Undo::OpenOld) {
+            return None;
+        }
+        self.note("given up: it is replaced by force".into(), false, now_ms);
+        self.way = Way::Over { promoted: false };
+        let next = Promotion::new(self.id + 1, &self.from, &self.to, self.epoch, now_ms);
+        Some(Promotion {
+            closed: true,
+            ..next
+        })
     }
 
     /// What is to be done next. To be persisted before it is done.
@@ -290,7 +310,10 @@ impl Promotion {
         }
         if let (Way::Forward(step), false) = (self.way, again) {
             self.failure = Some(why);
-            self.way = Way::Back(undone_from(step));
+            self.way = Way::Back(match step {
+                Step::Prepare if !self.closed => Undo::StopCapture,
+                _ => Undo::OpenOld,
+            });
         }
     }
 
@@ -356,14 +379,6 @@ impl Undo {
     }
 }
 
-/// Where the way back begins, when this step was the last to begin.
-fn undone_from(step: Step) -> Undo {
-    match step {
-        Step::Prepare => Undo::StopCapture,
-        _ => Undo::OpenOld,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -398,6 +413,19 @@ mod tests {
         let names: Vec<_> = Step::ALL.iter().map(|step| step.name()).collect();
         assert_eq!(to_the_end(&mut promotion), (names, true));
         assert_eq!(promotion.passed.len(), Step::ALL.len());
+    }
+
+    #[test]
+    fn one_that_waits_for_a_dead_primary_gives_way_to_a_forced_one_that_reopens_if_it_fails() {
+        let mut planned = at(Step::Drain);
+        assert_eq!(planned.replaced(250), None);
+        planned.failed("no answer", false, 250);
+        let mut forced = planned.replaced(260).unwrap().because(Cause::Forced, "");
+        assert_eq!(planned.next(), Action::Over { promoted: false });
+        assert_eq!((forced.id, forced.next()), (2, Action::Do(Step::Prepare)));
+        forced.failed("it answers again", false, 270);
+        assert_eq!(forced.next(), Action::Undo(Undo::OpenOld));
+        assert_eq!(forced.replaced(280).unwrap().id, 3);
     }
 
     #[test]

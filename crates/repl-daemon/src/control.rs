@@ -498,7 +498,11 @@ impl Control for GroupControl {
         let named = (!request.replica.is_empty()).then(|| request.replica.clone());
         let answered = {
             let _serial = self.serial.lock().await;
-            let now = self.settled()?;
+            // A forced one may take the place of one that waits for a dead primary: the host decides.
+            let now = match cause.is_forced() {
+                true => self.now(),
+                false => self.settled()?,
+            };
             if let Some(name) = &named {
                 now.replica(name)?;
             }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use repl_api::PromoteRequest;
+use repl_api::{PromoteRequest, PromotionState};
 use repl_tests::pg::StopMode;
 
 use super::probes::{Probes, check_rows, turns};
@@ -173,6 +173,36 @@ fn a_new_primary_that_dies_before_the_point_of_no_return_leaves_the_old_one() ->
     ensure!(rig.primary()? == "main");
     let writes = probes.stop()?;
     ensure!(turns(&writes)? == ["main"]);
+    rig.check_equal()
+}
+
+#[test]
+fn an_old_primary_that_dies_before_it_is_replaced_by_force() -> Result<()> {
+    let mut rig = Rig::start(|config| config.set("promotion", "drain_timeout", "2s"))?;
+    let probes = Probes::start(&rig.all(), None);
+    promote_until(&mut rig, "promotion.drain.begun=sleep(1500)", "drain")?;
+    rig.server_mut("main").kill9()?;
+    rig.daemon.wait_status("the way back", PATIENCE, |status| {
+        let now = status.promotion.as_ref()?.step.clone()?;
+        (now == "reopen").then_some(())
+    })?;
+    let other = rig.daemon.replctl(&["promote", "r2", "--force", "--yes"])?;
+    ensure!(other.status.code() == Some(1), "{other:?}");
+    let ended = rig.force(None)?;
+    ensure!(ended.to == "r1" && ended.cause == "forced", "{ended:#?}");
+    probes.wait_write("r1", PATIENCE)?;
+    rig.server_mut("main").start()?;
+    rig.wait_joined()?;
+    let writes = probes.stop()?;
+    ensure!(turns(&writes)? == ["main", "r1"]);
+    let all = rig
+        .daemon
+        .call(|client| async move { client.promotions().await })?;
+    let given_up = &all.history[1];
+    ensure!(
+        given_up.state == PromotionState::RolledBack && given_up.cause == "planned",
+        "{given_up:#?}"
+    );
     rig.check_equal()
 }
 

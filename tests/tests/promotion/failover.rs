@@ -42,8 +42,7 @@ fn in_sync_mode_primaries_that_die_are_replaced_and_nothing_acknowledged_is_lost
     for _ in 0..long(2, 100) {
         let old = rig.primary()?;
         probes.wait_write(&old, PATIENCE)?;
-        // What the mode promised is looked at every two seconds.
-        std::thread::sleep(Duration::from_secs(3));
+        rig.wait_promised()?;
         let died = Instant::now();
         rig.server_mut(&old).kill9()?;
         let new = wait_failover(&rig, &old)?;
@@ -75,7 +74,7 @@ fn in_sync_mode_primaries_that_die_are_replaced_and_nothing_acknowledged_is_lost
 #[test]
 fn pauses_are_left_alone_and_one_that_was_given_up_is_fenced_when_it_goes_on() -> Result<()> {
     let mut rig =
-        Rig::start(|config| automatic(config, "roles").set("failover", "dead_time", "3s"))?;
+        Rig::start(|config| automatic(config, "roles").set("failover", "dead_time", "4s"))?;
     let probes = Probes::start(&rig.all(), None);
     for pause in (0..long(4, 100)).map(|n| 300 + 700 * (n as u64 % 4)) {
         probes.wait_write("main", PATIENCE)?;
@@ -123,8 +122,7 @@ fn a_primary_that_only_the_daemon_cannot_reach_acknowledges_nothing_any_more() -
     wait_in_force(&rig)?;
     let probes = Probes::start(&rig.all(), None);
     probes.wait_write("main", PATIENCE)?;
-    // What the mode promised is looked at every two seconds.
-    std::thread::sleep(Duration::from_secs(3));
+    rig.wait_promised()?;
     rig.cut_off(true)?;
     let new = wait_failover(&rig, "main")?;
     probes.wait_write(&new, PATIENCE)?;

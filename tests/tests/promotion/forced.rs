@@ -154,8 +154,7 @@ fn in_sync_mode_no_acknowledged_commit_is_lost_whoever_dies() -> Result<()> {
     for _ in 0..deaths() {
         let old = rig.primary()?;
         probes.wait_write(&old, PATIENCE)?;
-        // The sample that says so.
-        std::thread::sleep(std::time::Duration::from_secs(3));
+        rig.wait_promised()?;
         rig.server_mut(&old).kill9()?;
         let ended = rig.force(None)?;
         let loss = ended

@@ -206,6 +206,22 @@ impl Rig {
         Ok(ended)
     }
 
+    /// Waits until the daemon has noted that commits wait as the mode says, so that the death of the
+    /// primary from now on loses nothing.
+    pub fn wait_promised(&self) -> Result<()> {
+        wait_for("the promise to be noted", PATIENCE, || {
+            let request = PromoteRequest {
+                force: true,
+                ..PromoteRequest::default()
+            };
+            let report = self
+                .daemon
+                .call(|client| async move { client.check_promotion(&request).await })?;
+            let loss = report.may_lose.context("what may be lost is not said")?;
+            Ok(loss.nothing.then_some(()))
+        })
+    }
+
     /// Waits until everybody follows; a former primary that holds what the log never saw is told to
     /// join. Returns whether there was one.
     pub fn wait_joined(&self) -> Result<bool> {

@@ -3,23 +3,25 @@
 use repl_api::ErrorCode;
 use repl_core::failover::ranked;
 use repl_core::promotion::Promotion;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Host;
 use crate::admin::ControlError;
 use crate::clock::now_ms;
+use crate::promotion::record::info as shown;
 use crate::promotion::{Begun, Order, Parties, candidates, readiness};
 use crate::status::Group;
 
 impl Host {
     /// Remembers the promotion of the first replica in question that nothing speaks against.
     pub(super) async fn admit(&self, order: &Order) -> Result<Begun, ControlError> {
-        let generation = self.generation.as_ref();
-        let (Some(generation), None) = (generation, self.fixed.state.promotion()) else {
-            let advice = "see how it goes on with: replctl history";
-            return Err(conflict("a promotion is under way".into(), advice));
+        let Some(generation) = &self.generation else {
+            return Err(under_way());
         };
         let group = &generation.present.group;
+        if let Some(before) = self.fixed.state.promotion() {
+            return self.replace(group, before, order).await;
+        }
         let names = match &order.replica {
             Some(name) => vec![name.clone()],
             None => ranked(&candidates(group))
@@ -33,19 +35,53 @@ impl Host {
         );
         for name in names {
             match look(group, &name, order).await {
-                Ok(parties) => return self.remember(&parties, order),
+                Ok(parties) => {
+                    let id = self.fixed.promotions.next_id();
+                    let epoch = self.fixed.log.appended().epoch.next();
+                    let (from, to) = (&parties.from.name, &parties.to.name);
+                    let promotion = Promotion::new(id, from, to, epoch, now_ms());
+                    return self.remember(promotion, order);
+                }
                 Err(why) => refusal = why,
             }
         }
         Err(refusal)
     }
 
-    fn remember(&self, parties: &Parties, order: &Order) -> Result<Begun, ControlError> {
-        let id = self.fixed.promotions.next_id();
-        let epoch = self.fixed.log.appended().epoch.next();
-        let (from, to) = (&parties.from.name, &parties.to.name);
-        let promotion = Promotion::new(id, from, to, epoch, now_ms());
+    /// A promotion that waits for the old primary, to open it again, gives way to a forced one.
+    async fn replace(
+        &self,
+        group: &Group,
+        mut before: Promotion,
+        order: &Order,
+    ) -> Result<Begun, ControlError> {
+        let replacement = before
+            .replaced(now_ms())
+            .filter(|_| order.cause.is_forced());
+        let Some(promotion) = replacement else {
+            return Err(under_way());
+        };
+        let to = &promotion.to;
+        if order.replica.as_ref().is_some_and(|name| name != to) {
+            let what = format!("a promotion of {to} waits for {}", promotion.from);
+            let advice = format!("have {to} take its place: replctl promote {to} --force");
+            return Err(conflict(what, &advice));
+        }
+        look(group, to, order).await?;
+        // Should the daemon die in between, it is added once more when it has ended.
+        if let Err(error) = self.fixed.promotions.add(shown(&before, Some(now_ms()))) {
+            warn!(
+                error = format!("{error:#}"),
+                "the promotion that was given up is missing in the history"
+            );
+        }
+        self.remember(promotion, order)
+    }
+
+    fn remember(&self, promotion: Promotion, order: &Order) -> Result<Begun, ControlError> {
         let promotion = promotion.because(order.cause, &order.reason);
+        let id = promotion.id;
+        let (from, to) = (promotion.from.clone(), promotion.to.clone());
         let begun = self.fixed.state.set_promotion(Some(promotion));
         begun.map_err(|error| {
             ControlError::new(
@@ -63,7 +99,7 @@ impl Host {
             reason = order.reason,
             "promotion begins"
         );
-        Ok(Begun { id, to: to.clone() })
+        Ok(Begun { id, to })
     }
 }
 
@@ -91,6 +127,11 @@ async fn look(group: &Group, name: &str, order: &Order) -> Result<Parties, Contr
     };
     let advice = format!("see what to do with: replctl promote {name}{force} --dry-run");
     Err(conflict(what, &advice))
+}
+
+fn under_way() -> ControlError {
+    let what = "a promotion is under way".to_owned();
+    conflict(what, "see how it goes on with: replctl history")
 }
 
 fn conflict(what: String, advice: &str) -> ControlError {

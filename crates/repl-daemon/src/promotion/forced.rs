@@ -99,7 +99,7 @@ impl Course {
 
     /// Takes a fence back that may have been put up; one that never was reached needs none.
     pub(super) async fn reopen(&self, promotion: &Promotion) -> Result<String, Trouble> {
-        if promotion.cause == Cause::Overruled {
+        if promotion.cause == Cause::Overruled || promotion.closed {
             return self.open_old().await;
         }
         Ok(format!("{} was not touched", self.parties.from.name))

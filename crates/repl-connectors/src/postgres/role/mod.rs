@@ -41,6 +41,8 @@ pub struct PgRole {
     manage_names: bool,
     /// Kept for [`RoleSwitch::answer`].
     probe: tokio::sync::Mutex<Option<Admin>>,
+    /// Kept for [`RoleSwitch::sample`].
+    sampler: tokio::sync::Mutex<Option<Admin>>,
 }
 
 impl PgRole {
@@ -52,6 +54,7 @@ impl PgRole {
             group: group.to_owned(),
             manage_names,
             probe: tokio::sync::Mutex::default(),
+            sampler: tokio::sync::Mutex::default(),
         }
     }
 
@@ -226,14 +229,21 @@ impl RoleSwitch for PgRole {
     }
 
     async fn sample(&self) -> Result<Sample> {
-        let mut admin = self.admin().await?;
+        // Taken out, so that one that failed or is not awaited any more is not used again.
+        let mut kept = self.sampler.lock().await;
+        let mut admin = match kept.take() {
+            Some(admin) => admin,
+            None => self.admin().await?,
+        };
         let work = async {
             Ok(Sample {
                 position: admin.position().await?.flushed.position(),
                 counters: counters::read(&mut admin.connection).await?,
             })
         };
-        work.await.map_err(|error| self.at(error))
+        let sample = work.await.map_err(|error| self.at(error))?;
+        *kept = Some(admin);
+        Ok(sample)
     }
 
     async fn used(&self, patience: Duration) -> Result<(Vec<Counter>, Vec<String>)> {
