@@ -1,11 +1,41 @@
-//! Small JSON documents that are replaced atomically: a crash leaves the old one or the new one.
+//! Small documents that are replaced atomically: a crash leaves the old one or the new one.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::Serialize;
+
+/// The content of the document at `path`; none while there is none.
+///
+/// # Errors
+/// When it is there and cannot be read.
+pub fn read(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Gives the file `from`, which was fsynced, the name `to` in the same directory, for good.
+///
+/// # Errors
+/// When it cannot be renamed, or its directory cannot be fsynced.
+pub fn rename(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let place = || format!("cannot write {}", to.display());
+    std::fs::rename(from, to).with_context(place)?;
+    to.parent().map_or(Ok(()), sync_dir).with_context(place)
+}
+
+/// Makes what was created or renamed in a directory durable.
+///
+/// # Errors
+/// When it cannot be opened or fsynced.
+pub fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    File::open(dir)?.sync_all()
+}
 
 /// A new version that lies beside the present one, fsynced.
 pub struct Replacement {
@@ -35,14 +65,7 @@ impl Replacement {
     /// # Errors
     /// When it cannot be renamed, or its directory cannot be fsynced.
     pub fn commit(self, path: &Path) -> anyhow::Result<()> {
-        let place = || self.place();
-        std::fs::rename(&self.temporary, path).with_context(place)?;
-        if let Some(dir) = path.parent() {
-            File::open(dir)
-                .and_then(|dir| dir.sync_all())
-                .with_context(place)?;
-        }
-        Ok(())
+        rename(&self.temporary, path)
     }
 
     fn place(&self) -> String {

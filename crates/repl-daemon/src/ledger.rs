@@ -18,6 +18,7 @@ use repl_core::schema::TableName;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::ControlError;
+use crate::document;
 
 /// Version of the format.
 const FORMAT: u32 = 1;
@@ -110,12 +111,10 @@ impl LedgerWriter {
             .map_err(|error| error.into_error())
             .with_context(place)?;
         file.sync_all().with_context(place)?;
-        std::fs::rename(self.path.with_extension("new"), &self.path).with_context(place)?;
-        let dir = self.path.parent().unwrap_or(Path::new("."));
-        for dir in [Some(dir), dir.parent()].into_iter().flatten() {
-            File::open(dir)
-                .and_then(|dir| dir.sync_all())
-                .with_context(place)?;
+        document::rename(&self.path.with_extension("new"), &self.path)?;
+        // The directory itself may be new.
+        if let Some(above) = self.path.ancestors().nth(2) {
+            document::sync_dir(above).with_context(place)?;
         }
         Ok(self.tables)
     }
@@ -239,10 +238,17 @@ fn info(path: &Path) -> anyhow::Result<LedgerInfo> {
 /// # Errors
 /// When it cannot be read.
 pub fn page(log_dir: &Path, id: &str, from: usize) -> anyhow::Result<Option<LedgerPage>> {
-    let known = list(log_dir)?.into_iter().find(|one| one.id == id);
-    let Some(ledger) = known else { return Ok(None) };
-    let place = || format!("cannot read {}", ledger.path);
-    let lines = BufReader::new(File::open(&ledger.path).with_context(place)?).lines();
+    // An id is a file's name and no path.
+    if id.contains(['/', '\\']) {
+        return Ok(None);
+    }
+    let path = log_dir.join("ledger").join(format!("{id}.jsonl"));
+    let place = || format!("cannot read {}", path.display());
+    let file = match File::open(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        file => file.with_context(place)?,
+    };
+    let lines = BufReader::new(file).lines();
     let (mut page, mut bytes, mut more) = (Vec::new(), 0, false);
     for line in lines.skip(from) {
         if page.len() == PAGE_LINES || bytes >= PAGE_BYTES {

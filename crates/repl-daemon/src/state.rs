@@ -17,7 +17,7 @@ use repl_core::promotion::{Handover, Promotion};
 use repl_core::schema::TableName;
 use serde::{Deserialize, Serialize};
 
-use crate::document::Replacement;
+use crate::document::{self, Replacement};
 
 /// Version of the file's format.
 const FORMAT: u32 = 1;
@@ -96,9 +96,14 @@ impl ReplicaRecord {
             .pause
             .as_ref()
             .is_some_and(|pause| pause.error.is_none());
-        let joined = self.handover.is_none() && self.deposed.is_none();
+        let joined = self.handover.is_none() && !self.is_deposed();
         let follows = self.resync.is_empty() && joined;
         self.standing == Membership::Streaming && follows && !paused_by_the_operator
+    }
+
+    /// Whether it was the primary, was not asked when its place was taken, and has not joined again.
+    pub fn is_deposed(&self) -> bool {
+        self.deposed.is_some()
     }
 
     /// The membership state to show.
@@ -150,14 +155,14 @@ impl StateFile {
     /// its replicas are.
     pub fn open(dir: &Path, group: &str) -> anyhow::Result<StateFile> {
         let path = dir.join("state.json");
-        let document = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice::<Document>(&bytes).with_context(|| {
+        let document = match document::read(&path)? {
+            Some(bytes) => serde_json::from_slice::<Document>(&bytes).with_context(|| {
                 format!(
                     "{} is damaged; move it away to start with every replica's own checkpoint",
                     path.display()
                 )
             })?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Document {
+            None => Document {
                 format: FORMAT,
                 group: group.to_owned(),
                 replicas: BTreeMap::new(),
@@ -165,9 +170,6 @@ impl StateFile {
                 promotion: None,
                 fenced: BTreeSet::new(),
             },
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", path.display()));
-            }
         };
         if document.format != FORMAT {
             bail!(

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context;
 use repl_api::ModeState;
 use repl_connectors::seam::{CaptureBoard, CaptureState, Counter, RoleSwitch, SourceTable};
 use repl_core::SourcePosition;
@@ -16,7 +15,7 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use crate::clock::now_ms;
-use crate::document::Replacement;
+use crate::document::{self, Replacement};
 use crate::mode::Modes;
 
 /// Version of the file's format.
@@ -81,8 +80,9 @@ impl LastSeen {
     /// When the file is there and cannot be read.
     pub fn open(dir: &Path, group: &str) -> anyhow::Result<LastSeen> {
         let path = dir.join("primary.json");
-        let seen = match std::fs::read(&path) {
-            Ok(bytes) => match serde_json::from_slice::<Document>(&bytes) {
+        let read = document::read(&path)?;
+        let seen = read.map_or_else(Seen::default, |bytes| {
+            match serde_json::from_slice::<Document>(&bytes) {
                 Ok(document) if document.format == FORMAT && document.group == group => {
                     document.seen
                 }
@@ -90,12 +90,8 @@ impl LastSeen {
                     warn!(path = %path.display(), "not understood; it is written anew");
                     Seen::default()
                 }
-            },
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Seen::default(),
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", path.display()));
             }
-        };
+        });
         Ok(LastSeen {
             path,
             group: group.to_owned(),

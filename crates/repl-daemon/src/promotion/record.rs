@@ -9,7 +9,7 @@ use repl_core::deposed::Loss;
 use repl_core::promotion::{Action, Passed, Promotion};
 use serde::{Deserialize, Serialize};
 
-use crate::document::Replacement;
+use crate::document::{self, Replacement};
 
 /// Version of the file's format.
 const FORMAT: u32 = 1;
@@ -38,21 +38,18 @@ impl History {
     /// When it is damaged, of another group or of a newer format.
     pub fn open(dir: &Path, group: &str) -> anyhow::Result<History> {
         let path = dir.join("promotions.json");
-        let document = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice::<Document>(&bytes).with_context(|| {
+        let document = match document::read(&path)? {
+            Some(bytes) => serde_json::from_slice::<Document>(&bytes).with_context(|| {
                 format!(
                     "{} is damaged; move it away to go on without it",
                     path.display()
                 )
             })?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Document {
+            None => Document {
                 format: FORMAT,
                 group: group.to_owned(),
                 promotions: Vec::new(),
             },
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", path.display()));
-            }
         };
         if document.format != FORMAT || document.group != group {
             bail!(

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use repl_api::{ReplicaValidation, TableValidation, Validated, Verdict};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use crate::document::Replacement;
+use crate::document::{self, Replacement};
 
 /// Version of the file's format.
 const FORMAT: u32 = 1;
@@ -56,20 +56,17 @@ impl Record {
             pass_ms: 0,
             replicas: BTreeMap::new(),
         };
-        let document = match std::fs::read(&path) {
-            Ok(bytes) => match serde_json::from_slice::<Document>(&bytes) {
+        let read = document::read(&path)?;
+        let document = read.map_or_else(empty, |bytes| {
+            match serde_json::from_slice::<Document>(&bytes) {
                 Ok(document) if document.group == group => document,
                 Ok(_) => empty(),
                 Err(error) => {
                     warn!(path = %path.display(), %error, "results of validations are unreadable");
                     empty()
                 }
-            },
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => empty(),
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", path.display()));
             }
-        };
+        });
         if document.format > FORMAT {
             bail!(
                 "{} has format {}; this version knows {FORMAT}",
