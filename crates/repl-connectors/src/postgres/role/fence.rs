@@ -85,10 +85,25 @@ impl Fence {
         tables: &[TableName],
         patience: Duration,
     ) -> Result<Vec<String>> {
+        self.close_tables(admin, tables, patience).await?;
+        Ok(self
+            .set_read_only(admin, true)
+            .await
+            .err()
+            .into_iter()
+            .collect())
+    }
+
+    async fn close_tables(
+        &self,
+        admin: &mut Admin,
+        tables: &[TableName],
+        patience: Duration,
+    ) -> Result<()> {
         let until = Instant::now() + patience;
         loop {
             let error = match self.attempt(&mut admin.connection, tables).await {
-                Ok(()) => break,
+                Ok(()) => return Ok(()),
                 Err(error) => error,
             };
             let rolled_back = admin.connection.execute("ROLLBACK").await;
@@ -102,12 +117,6 @@ impl Fence {
             }
             tokio::time::sleep(PAUSE).await;
         }
-        Ok(self
-            .set_read_only(admin, true)
-            .await
-            .err()
-            .into_iter()
-            .collect())
     }
 
     /// [`Fence::close`] for a server that nobody is to use any more: clients are sent away first, and
@@ -119,19 +128,11 @@ impl Fence {
         patience: Duration,
     ) -> Result<Vec<String>> {
         let until = Instant::now() + patience;
-        let mut notes: Vec<String> = self
-            .set_read_only(admin, true)
-            .await
-            .err()
-            .into_iter()
-            .collect();
+        let first = self.set_read_only(admin, true).await.err();
         loop {
             let left = self.end_sessions(admin).await?;
-            match self.close(admin, tables, Duration::ZERO).await {
-                Ok(_) => {
-                    notes.extend(left);
-                    return Ok(notes);
-                }
+            match self.close_tables(admin, tables, Duration::ZERO).await {
+                Ok(()) => return Ok(first.into_iter().chain(left).collect()),
                 Err(error) if error.kind == ErrorKind::Transient && Instant::now() < until => {}
                 Err(error) => return Err(error),
             }
