@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use repl_api::{PromoteRequest, PromotionState};
 use repl_tests::pg::StopMode;
 
-use super::probes::{Probes, check_rows, turns};
+use super::probes::{Probes, turns};
 use super::rig::{NODES, PATIENCE, Rig};
 
 /// Every place at which the daemon is killed; forward …
@@ -87,13 +87,7 @@ fn kill_at(places: &[&str], beside: &str) -> Result<()> {
             .wait_write(&after, PATIENCE)
             .with_context(|| format!("after {place}"))?;
     }
-    let writes = probes.stop()?;
-    turns(&writes)?;
-    rig.check_equal()?;
-    for (_, server) in rig.all() {
-        check_rows(&writes, server)?;
-    }
-    Ok(())
+    rig.check_all(probes).map(drop)
 }
 
 #[test]
@@ -131,13 +125,7 @@ fn every_step_before_the_point_of_no_return_leads_back() -> Result<()> {
         rig.wait_streaming()?;
         probes.wait_write(&rig.primary()?, PATIENCE)?;
     }
-    let writes = probes.stop()?;
-    turns(&writes)?;
-    rig.check_equal()?;
-    for (_, server) in rig.all() {
-        check_rows(&writes, server)?;
-    }
-    Ok(())
+    rig.check_all(probes).map(drop)
 }
 
 /// Orders the promotion of r1, and returns when it is at `step`, where `failpoints` hold it.
@@ -216,11 +204,5 @@ fn an_old_primary_that_dies_behind_it_follows_when_it_returns() -> Result<()> {
     rig.daemon.crash_and_restart()?;
     rig.server_mut("main").start()?;
     rig.wait_streaming()?;
-    let writes = probes.stop()?;
-    turns(&writes)?;
-    rig.check_equal()?;
-    for (_, server) in rig.all() {
-        check_rows(&writes, server)?;
-    }
-    Ok(())
+    rig.check_all(probes).map(drop)
 }

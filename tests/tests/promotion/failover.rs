@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use repl_tests::daemon::DaemonConfig;
 
 use super::modes::wait_in_force;
-use super::probes::{Probes, check_rows, turns};
+use super::probes::{Probes, turns};
 use super::rig::{PATIENCE, Rig};
 
 fn long(short: usize, full: usize) -> usize {
@@ -53,12 +53,7 @@ fn in_sync_mode_primaries_that_die_are_replaced_and_nothing_acknowledged_is_lost
             .with_context(|| format!("{old} → {new}"))?;
         wait_in_force(&rig)?;
     }
-    let writes = probes.stop()?;
-    turns(&writes)?;
-    rig.check_equal()?;
-    for (_, server) in rig.all() {
-        check_rows(&writes, server)?;
-    }
+    rig.check_all(probes)?;
     gaps.sort();
     println!("from kill -9 to a write at the new primary: {gaps:?}");
     let history = rig.daemon.replctl(&["history"])?;
@@ -130,11 +125,7 @@ fn a_primary_that_only_the_daemon_cannot_reach_acknowledges_nothing_any_more() -
     rig.wait_joined()?;
     wait_in_force(&rig)?;
     probes.wait_write(&new, PATIENCE)?;
-    let writes = probes.stop()?;
+    let writes = rig.check_all(probes)?;
     ensure!(turns(&writes)? == ["main", new.as_str()]);
-    rig.check_equal()?;
-    for (_, server) in rig.all() {
-        check_rows(&writes, server)?;
-    }
     Ok(())
 }

@@ -6,7 +6,7 @@ use repl_tests::wait::wait_until;
 
 use super::crashes::FORWARD;
 use super::modes::wait_in_force;
-use super::probes::{Probes, check_rows, turns};
+use super::probes::{Probes, turns};
 use super::rig::{NODES, PATIENCE, Rig, held};
 
 /// How many primaries die one after the other.
@@ -168,13 +168,7 @@ fn in_sync_mode_no_acknowledged_commit_is_lost_whoever_dies() -> Result<()> {
             .with_context(|| format!("{old} → {}", ended.to))?;
         wait_in_force(&rig)?;
     }
-    let writes = probes.stop()?;
-    turns(&writes)?;
-    rig.check_equal()?;
-    for (_, server) in rig.all() {
-        check_rows(&writes, server)?;
-    }
-    Ok(())
+    rig.check_all(probes).map(drop)
 }
 
 #[test]

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use repl_api::{Membership, PromotionState};
 use repl_tests::wait::wait_until;
 
-use super::probes::{Probes, check_rows, gaps, turns};
+use super::probes::{Probes, gaps, turns};
 use super::rig::{NODES, PATIENCE, Rig};
 
 /// Promotions in the chain.
@@ -40,16 +40,12 @@ fn chains_of_promotions_lose_nothing_and_never_have_two_primaries() -> Result<()
         wanted.push(next.to_owned());
         rig.wait_streaming()?;
     }
-    let writes = probes.stop()?;
+    let writes = rig.check_all(probes)?;
     let turns = turns(&writes)?;
     ensure!(
         turns == wanted,
         "writes were taken by {turns:?}, not {wanted:?}"
     );
-    rig.check_equal()?;
-    for (_, server) in rig.all() {
-        check_rows(&writes, server)?;
-    }
     let mut gaps = gaps(&writes);
     gaps.sort();
     println!("{} writes; gaps {gaps:?}", writes.len());
@@ -74,9 +70,7 @@ fn the_write_gap_under_load_is_short() -> Result<()> {
         rig.wait_streaming()?;
     }
     let seconds = started.elapsed().as_secs_f64();
-    let writes = probes.stop()?;
-    turns(&writes)?;
-    rig.check_equal()?;
+    let writes = rig.check_all(probes)?;
     let mut gaps = gaps(&writes);
     gaps.sort();
     let (median, longest) = (gaps[gaps.len() / 2], gaps[gaps.len() - 1]);

@@ -13,7 +13,7 @@ use repl_tests::proxy::Proxy;
 use repl_tests::scratch::Scratch;
 use repl_tests::wait::wait_for;
 
-use super::probes::TABLE;
+use super::probes::{Probes, TABLE, Write, check_rows, turns};
 
 /// How long everything may take on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -276,6 +276,18 @@ impl Rig {
             .parse()?;
         let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
         Ok((code, body.to_owned()))
+    }
+
+    /// Ends the writers: no two nodes took writes at the same time, and all nodes are equal and hold
+    /// every write that was confirmed. Returns those.
+    pub fn check_all(&self, probes: Probes) -> Result<Vec<Write>> {
+        let writes = probes.stop()?;
+        turns(&writes)?;
+        self.check_equal()?;
+        for (_, server) in self.all() {
+            check_rows(&writes, server)?;
+        }
+        Ok(writes)
     }
 
     /// All nodes hold the same, value by value.
