@@ -295,8 +295,8 @@ impl Collector {
         if fragment.header.is_some() && self.building.transactions > 0 {
             // A transaction of several fragments, and one with a new schema version, start a
             // batch of their own.
-            let known = self.routes.know_all(&fragment.changes);
-            if alone || !known.map_err(damaged)? {
+            let known = || self.routes.know_all(&fragment.changes).map_err(damaged);
+            if alone || !known()? {
                 self.held = Some(record);
                 return Ok(self.take_batch().map(Work::Batch));
             }
