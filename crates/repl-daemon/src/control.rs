@@ -10,7 +10,6 @@ use repl_api::{
 };
 use repl_connectors::seam::ConnectorError;
 use repl_core::Seq;
-use repl_core::failover::ranked;
 use repl_core::membership::Membership;
 use repl_core::schema::TableName;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -22,7 +21,7 @@ use crate::clock::now_ms;
 use crate::ledger;
 use crate::logview;
 use crate::mode::{Refusal, Waiting};
-use crate::promotion::{self, Begun, Order, Parties, candidates, readiness};
+use crate::promotion::{self, Begun, Order, Parties, readiness};
 use crate::replica::Replica;
 use crate::state::Pause;
 use crate::status::Group;
@@ -352,10 +351,7 @@ impl Control for GroupControl {
                 "set enabled = true for it and restart the daemon",
             ));
         }
-        if replica
-            .record()
-            .is_some_and(|record| record.deposed.is_some())
-        {
+        if replica.record().is_some_and(|record| record.is_deposed()) {
             return Err(conflict(
                 format!("{name} was the primary, and has not joined again"),
                 format!("have it join, whatever it holds, with: replctl rejoin {name}"),
@@ -400,10 +396,7 @@ impl Control for GroupControl {
         let _serial = self.serial.lock().await;
         let now = self.settled()?;
         let replica = now.replica(name)?;
-        if replica
-            .record()
-            .is_none_or(|record| record.deposed.is_none())
-        {
+        if !replica.record().is_some_and(|record| record.is_deposed()) {
             return Err(conflict(
                 format!("{name} is a replica like any other: it has nothing to join again"),
                 "see its state with: replctl status",
@@ -473,18 +466,9 @@ impl Control for GroupControl {
     async fn check_promotion(&self, request: &PromoteRequest) -> Result<Readiness, ControlError> {
         let now = self.settled()?;
         let cause = promotion::cause(request)?;
-        let best = || {
-            ranked(&candidates(&now.group))
-                .first()
-                .map(|one| one.name.clone())
-        };
-        let name = match request.replica.as_str() {
-            "" => best().ok_or_else(|| {
-                let advice = "see why with: replctl status";
-                conflict("no replica streams that could become the primary", advice)
-            })?,
-            name => name.to_owned(),
-        };
+        let named = (!request.replica.is_empty()).then_some(request.replica.as_str());
+        let first = promotion::in_question(&now.group, named).into_iter().next();
+        let name = first.ok_or_else(promotion::no_candidate)?;
         let parties = Parties::of(&now.group, &name)?;
         readiness::report(&now.group, &parties, cause).await
     }

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::replica::Replica;
+use crate::state::ReplicaRecord;
 
 /// How often it is looked whether writes are still refused.
 const LOOK: Duration = Duration::from_secs(10);
@@ -84,7 +85,7 @@ impl Guard {
             .filter_map(|table| self.routing.target(&table.name))
             .collect();
         let record = self.replica.record();
-        let deposed = record.filter(|record| record.deposed.is_some());
+        let deposed = record.filter(ReplicaRecord::is_deposed);
         let names = match deposed.as_ref().and_then(|record| record.handover.as_ref()) {
             Some(held) => held
                 .tables
@@ -105,6 +106,6 @@ impl Guard {
 
     fn is_deposed(&self) -> bool {
         let record = self.replica.record();
-        record.is_some_and(|record| record.deposed.is_some())
+        record.is_some_and(|record| record.is_deposed())
     }
 }

@@ -123,29 +123,21 @@ async fn primary(State(control): State<Arc<dyn Control>>, Query(asked): Query<As
 
 /// The node that takes writes; none while roles change.
 fn writable(status: &Status) -> Option<&str> {
-    if status
-        .failover
-        .as_ref()
-        .is_some_and(|failover| failover.doubted)
-    {
+    let failover = status.failover.as_ref();
+    if failover.is_some_and(|failover| failover.doubted) {
         return None;
     }
-    let closed = status.promotion.as_ref().is_some_and(|promotion| {
-        let step = promotion.step.as_deref().unwrap_or_default();
-        match promotion.state {
-            PromotionState::Running if promotion.cause != "planned" => step != "retire",
-            PromotionState::Running => !matches!(step, "prepare" | "retire"),
-            PromotionState::RollingBack => step == "reopen",
-            _ => false,
-        }
-    });
-    // Between the point of no return and the start of what depends on the roles.
-    let changed = status.promotion.as_ref().is_some_and(|promotion| {
-        promotion.state == PromotionState::Running && promotion.step.as_deref() == Some("retire")
-    });
-    match (&status.promotion, changed) {
-        (Some(promotion), true) => Some(promotion.to.as_str()),
-        _ => (!closed).then_some(status.primary.name.as_str()),
+    let primary = Some(status.primary.name.as_str());
+    let Some(promotion) = &status.promotion else {
+        return primary;
+    };
+    let step = promotion.step.as_deref().unwrap_or_default();
+    match (promotion.state, step) {
+        // Between the point of no return and the start of what depends on the roles.
+        (PromotionState::Running, "retire") => Some(promotion.to.as_str()),
+        (PromotionState::Running, "prepare") if promotion.cause == "planned" => primary,
+        (PromotionState::Running, _) | (PromotionState::RollingBack, "reopen") => None,
+        _ => primary,
     }
 }
 

@@ -1,7 +1,6 @@
 //! Whether an order to change the primary is followed.
 
 use repl_api::ErrorCode;
-use repl_core::failover::ranked;
 use repl_core::promotion::Promotion;
 use tracing::{info, warn};
 
@@ -9,7 +8,7 @@ use super::Host;
 use crate::admin::ControlError;
 use crate::clock::now_ms;
 use crate::promotion::record::info as shown;
-use crate::promotion::{Begun, Order, Parties, candidates, readiness};
+use crate::promotion::{Begun, Order, Parties, in_question, no_candidate, readiness};
 use crate::status::Group;
 
 impl Host {
@@ -22,18 +21,8 @@ impl Host {
         if let Some(before) = self.fixed.state.promotion() {
             return self.replace(group, before, order).await;
         }
-        let names = match &order.replica {
-            Some(name) => vec![name.clone()],
-            None => ranked(&candidates(group))
-                .into_iter()
-                .map(|one| one.name.clone())
-                .collect(),
-        };
-        let mut refusal = conflict(
-            "no replica streams that could become the primary".into(),
-            "see why with: replctl status",
-        );
-        for name in names {
+        let mut refusal = no_candidate();
+        for name in in_question(group, order.replica.as_deref()) {
             match look(group, &name, order).await {
                 Ok(parties) => {
                     let id = self.fixed.promotions.next_id();

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use repl_api::{ErrorCode, PromoteRequest};
 use repl_connectors::seam::RoleSwitch;
-use repl_core::failover::Candidate;
+use repl_core::failover::{Candidate, ranked};
 use repl_core::membership::Membership;
 use repl_core::promotion::Cause;
 use tokio::sync::oneshot;
@@ -97,6 +97,24 @@ pub fn candidates(group: &Group) -> Vec<Candidate> {
         }
     };
     group.replicas.iter().map(candidate).collect()
+}
+
+/// The replicas that a promotion is to be tried with, in this order: the one that is named, or all that
+/// could, the most advanced first.
+pub fn in_question(group: &Group, named: Option<&str>) -> Vec<String> {
+    match named {
+        Some(name) => vec![name.to_owned()],
+        None => ranked(&candidates(group))
+            .into_iter()
+            .map(|one| one.name.clone())
+            .collect(),
+    }
+}
+
+/// The answer where no replica is in question.
+pub fn no_candidate() -> ControlError {
+    let what = "no replica streams that could become the primary";
+    ControlError::new(ErrorCode::Conflict, what, "see why with: replctl status")
 }
 
 /// One of the two nodes.
