@@ -11,5 +11,6 @@ mod promotion {
     mod planned;
     mod probes;
     mod refused;
+    mod rejoin;
     mod rig;
 }

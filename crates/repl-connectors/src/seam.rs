@@ -225,6 +225,16 @@ pub trait Snapshot: Send {
         Err(ConnectorError::new(ErrorKind::Internal, what))
     }
 
+    /// Starts reading the rows under these keys, as far as there are any: images in the shape of `schema`,
+    /// the table's present one, of which the key's columns count.
+    ///
+    /// # Errors
+    /// When the table is gone, was altered, or was emptied after the snapshot was taken.
+    async fn open_keys(&mut self, schema: &TableSchema, _keys: &[Row]) -> Result<()> {
+        let what = format!("table {} cannot be read by keys", schema.table);
+        Err(ConnectorError::new(ErrorKind::Internal, what))
+    }
+
     /// Begins work on one table; what it locks is let go by [`Snapshot::leave`]. Without it the
     /// locks last as long as the snapshot.
     ///
@@ -576,6 +586,21 @@ pub trait Applier: Send {
     async fn adopt(&mut self, _handover: &Handover) -> Result<()> {
         let what = "a node of this engine cannot become a replica of its own group";
         Err(ConnectorError::new(ErrorKind::Configuration, what))
+    }
+
+    /// Whether [`Applier::recut`] is there.
+    fn can_recut(&self) -> bool {
+        false
+    }
+
+    /// Within a target transaction that was begun: records what these tables, all of which are held,
+    /// contain of the stream from now on.
+    ///
+    /// # Errors
+    /// As [`Applier::apply`].
+    async fn recut(&mut self, _tables: &[TableName], _cut: &Cut) -> Result<()> {
+        let what = "tables of a replica of this engine cannot be joined to the stream anew";
+        Err(ConnectorError::new(ErrorKind::Internal, what))
     }
 
     /// Closes the session.

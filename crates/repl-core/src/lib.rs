@@ -24,6 +24,7 @@ pub mod net;
 pub mod position;
 pub mod promotion;
 pub mod record;
+pub mod reselect;
 pub mod row;
 pub mod schema;
 pub mod select;

@@ -60,9 +60,8 @@ pub struct LedgerWriter {
 impl LedgerWriter {
     /// For what `node`, deposed as told, will be found to hold. Nothing is written until there is something.
     pub fn new(log_dir: &Path, node: &str, deposed: &Deposed) -> LedgerWriter {
-        let name = format!("{node}-{}.jsonl", deposed.at_ms);
         LedgerWriter {
-            path: log_dir.join("ledger").join(name),
+            path: path(log_dir, &format!("{node}-{}", deposed.at_ms)),
             head: Head {
                 format: FORMAT,
                 node: node.to_owned(),
@@ -78,6 +77,12 @@ impl LedgerWriter {
             },
             tables: BTreeSet::new(),
         }
+    }
+
+    /// The name it will have.
+    pub fn id(&self) -> String {
+        let stem = self.path.file_stem().unwrap_or_default();
+        stem.to_string_lossy().into_owned()
     }
 
     fn write(&mut self, line: &impl Serialize) -> anyhow::Result<()> {
@@ -233,6 +238,33 @@ fn info(path: &Path) -> anyhow::Result<LedgerInfo> {
     })
 }
 
+/// Passes on the changes of the ledger `id`, in their order.
+///
+/// # Errors
+/// When it is not there, cannot be read, or `take` fails.
+pub fn changes(
+    log_dir: &Path,
+    id: &str,
+    mut take: impl FnMut(Stray) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let path = path(log_dir, id);
+    let place = || format!("cannot read {}", path.display());
+    let mut lines = BufReader::new(File::open(&path).with_context(place)?).lines();
+    // The head; and what follows the last change is the foot.
+    let mut next = lines.nth(1).transpose().with_context(place)?;
+    while let Some(line) = next {
+        next = lines.next().transpose().with_context(place)?;
+        if next.is_some() {
+            take(serde_json::from_str(&line).with_context(place)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn path(log_dir: &Path, id: &str) -> PathBuf {
+    log_dir.join("ledger").join(format!("{id}.jsonl"))
+}
+
 /// Lines of the ledger `id` from line `from` on; none when there is no such.
 ///
 /// # Errors
@@ -242,7 +274,7 @@ pub fn page(log_dir: &Path, id: &str, from: usize) -> anyhow::Result<Option<Ledg
     if id.contains(['/', '\\']) {
         return Ok(None);
     }
-    let path = log_dir.join("ledger").join(format!("{id}.jsonl"));
+    let path = path(log_dir, id);
     let place = || format!("cannot read {}", path.display());
     let file = match File::open(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -316,6 +348,14 @@ mod tests {
             from = next as usize;
         }
         assert_eq!(count, 2502, "with the first and the last line");
+        let mut changed = 0;
+        let read = changes(dir.path(), &all[0].id, |_| {
+            changed += 1;
+            Ok(())
+        });
+        read.unwrap();
+        assert_eq!(changed, 2500);
+        assert!(changes(dir.path(), "main-8", |_| Ok(())).is_err());
         assert!(page(dir.path(), "../state", 0).unwrap().is_none());
     }
 }

@@ -14,7 +14,7 @@ use repl_core::failpoint;
 use repl_core::membership::Membership;
 use repl_core::mode::Settings;
 use repl_core::promotion::{Handover, Promotion};
-use repl_core::schema::TableName;
+use repl_core::schema::{TableName, TableSchema};
 use serde::{Deserialize, Serialize};
 
 use crate::document::{self, Replacement};
@@ -43,6 +43,9 @@ pub struct ReplicaRecord {
     /// Tables whose resync begins with the next session.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resync: Vec<TableName>,
+    /// Rows to be replaced before it is what the log says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mend: Option<Mend>,
     /// A new copy of everything is to begin with the next session.
     pub restart: bool,
     /// Tables were copied and their foreign keys may be missing.
@@ -59,6 +62,15 @@ pub struct ReplicaRecord {
     /// it refuses writes and was looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deposed: Option<Deposed>,
+}
+
+/// Rows that a former primary holds and the log never saw are to be replaced, by their keys.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Mend {
+    /// The ledger that tells the keys.
+    pub ledger: String,
+    /// The tables, as the log knew them when its place was taken.
+    pub tables: Vec<TableSchema>,
 }
 
 /// Why and since when a replica is paused.
@@ -81,6 +93,7 @@ impl ReplicaRecord {
             replace: false,
             full: false,
             resync: Vec::new(),
+            mend: None,
             restart: false,
             foreign_keys_due: false,
             counted: false,
@@ -97,7 +110,7 @@ impl ReplicaRecord {
             .as_ref()
             .is_some_and(|pause| pause.error.is_none());
         let joined = self.handover.is_none() && !self.is_deposed();
-        let follows = self.resync.is_empty() && joined;
+        let follows = self.resync.is_empty() && self.mend.is_none() && joined;
         self.standing == Membership::Streaming && follows && !paused_by_the_operator
     }
 

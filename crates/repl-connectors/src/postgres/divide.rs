@@ -1,6 +1,8 @@
 //! Dividing a table into ranges of its primary key.
 
+use repl_core::codec::Malformed;
 use repl_core::copy::{KeyBound, KeyRange};
+use repl_core::row::{Row, Value};
 use repl_core::schema::{TableSchema, quote_identifier};
 
 use super::ddl::literal;
@@ -63,6 +65,25 @@ pub(super) fn condition(schema: &TableSchema, range: &KeyRange) -> String {
     } else {
         format!(" WHERE {}", conditions.join(" AND "))
     }
+}
+
+/// The condition that selects the rows under these keys. A COPY takes no parameters.
+pub(super) fn keys_condition(schema: &TableSchema, keys: &[Row]) -> Result<String> {
+    let mut list = Vec::with_capacity(keys.len());
+    for image in keys {
+        let values = image.to_vec()?;
+        let mut key = Vec::new();
+        for &column in schema.key_columns() {
+            let Some(Value::Text(text)) = values.get(column) else {
+                return Err(Malformed("a key that is not text").into());
+            };
+            let text = std::str::from_utf8(text).map_err(|_| Malformed("text is not UTF-8"))?;
+            key.push(literal(text));
+        }
+        list.push(format!("({})", key.join(", ")));
+    }
+    let names = key_names(schema).join(", ");
+    Ok(format!(" WHERE ({names}) IN ({})", list.join(", ")))
 }
 
 fn key_names(schema: &TableSchema) -> Vec<String> {
@@ -163,6 +184,14 @@ mod tests {
         assert_eq!(
             condition(&schema, &range),
             " WHERE (\"a\", \"b\") < ('5', 'o''clock')"
+        );
+        let null = Value::Null;
+        let keys = [("1", "o'clock"), ("2", "")];
+        let keys = keys.map(|(a, b)| [null, Value::Text(b.as_bytes()), Value::Text(a.as_bytes())]);
+        let keys = keys.map(|values| Row::from_values(values.into_iter()));
+        assert_eq!(
+            keys_condition(&schema, &keys).unwrap(),
+            " WHERE (\"a\", \"b\") IN (('1', 'o''clock'), ('2', ''))"
         );
         range.from = bound("1", "");
         assert!(condition(&schema, &range).starts_with(" WHERE (\"a\", \"b\") >= ('1', '') AND "));

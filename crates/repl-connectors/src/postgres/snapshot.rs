@@ -199,24 +199,12 @@ impl Snapshot for PgSnapshot {
     }
 
     async fn open_range(&mut self, schema: &TableSchema, range: &KeyRange) -> Result<()> {
-        self.hold(&schema.table).await?;
-        let columns: Vec<String> = schema
-            .columns
-            .iter()
-            .map(|column| quote_identifier(&column.name))
-            .collect();
-        // ONLY: the rows of partitions and children belong to tables of their own.
-        let query = format!(
-            "SELECT {} FROM ONLY {}{}",
-            columns.join(", "),
-            schema.table.quoted(),
-            divide::condition(schema, range)
-        );
-        self.ready = Some(Ready {
-            schema: schema.clone(),
-            query,
-        });
-        Ok(())
+        self.select(schema, &divide::condition(schema, range)).await
+    }
+
+    async fn open_keys(&mut self, schema: &TableSchema, keys: &[Row]) -> Result<()> {
+        let condition = divide::keys_condition(schema, keys)?;
+        self.select(schema, &condition).await
     }
 
     async fn begin_bulk(&mut self, into: &BulkInto<'_>) -> Result<Option<BulkForm>> {
@@ -283,6 +271,28 @@ impl Snapshot for PgSnapshot {
 }
 
 impl PgSnapshot {
+    /// The rows of a table that meet the condition are read next.
+    async fn select(&mut self, schema: &TableSchema, condition: &str) -> Result<()> {
+        self.hold(&schema.table).await?;
+        let columns: Vec<String> = schema
+            .columns
+            .iter()
+            .map(|column| quote_identifier(&column.name))
+            .collect();
+        // ONLY: the rows of partitions and children belong to tables of their own.
+        let query = format!(
+            "SELECT {} FROM ONLY {}{}",
+            columns.join(", "),
+            schema.table.quoted(),
+            condition
+        );
+        self.ready = Some(Ready {
+            schema: schema.clone(),
+            query,
+        });
+        Ok(())
+    }
+
     fn catalog(&mut self) -> Result<&mut PgConnection> {
         self.catalog.as_mut().ok_or_else(|| {
             let what = "a further reader of a snapshot was asked to describe a table";

@@ -198,6 +198,7 @@ impl Worker {
         self.replica()
             .change(|record: &mut ReplicaRecord| {
                 record.restart = false;
+                record.mend = None;
                 record.resync.clear();
             })
             .map_err(errors::state)?;

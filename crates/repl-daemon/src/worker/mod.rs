@@ -11,6 +11,7 @@ pub mod attach;
 pub mod collect;
 pub mod copy;
 mod flight;
+mod mend;
 mod rejoin;
 mod repair;
 mod routes;
@@ -94,6 +95,8 @@ pub struct Worker {
     /// The replica's checkpoint was found in the log since the daemon started: from then on the log
     /// loses nothing that a replica may have.
     attached: bool,
+    /// Rows that are to be put in place in this session.
+    mending: Option<mend::Mending>,
 }
 
 /// Why a session failed.
@@ -152,6 +155,7 @@ impl Worker {
             backoff,
             state: ReplicaState::default(),
             attached: false,
+            mending: None,
         }
     }
 
@@ -209,6 +213,7 @@ impl Worker {
         }
         let mut checkpoint = self.attach().await?;
         self.note_committed(&checkpoint, Commit::Durable);
+        self.begin_mend(&checkpoint).await?;
         self.begin_resync().await?;
         if let Some(ended) = self.repair(&checkpoint).await {
             return Ok(ended);
@@ -220,6 +225,7 @@ impl Worker {
             self.copy_missing_tables(&checkpoint).await?;
             self.join_passed(&checkpoint).await?;
             self.finish_copies().await?;
+            self.finish_mend(&checkpoint).await?;
             self.settle_standing()?;
             match self.stream(&mut checkpoint).await? {
                 stream::Left::TablesChanged => {}
@@ -398,7 +404,7 @@ impl Worker {
         self.replica()
             .change(|record| {
                 // A resync was ordered meanwhile: what the replica holds is the state before it.
-                if record.restart || !record.resync.is_empty() {
+                if record.restart || !record.resync.is_empty() || record.mend.is_some() {
                     return;
                 }
                 record.standing = next;

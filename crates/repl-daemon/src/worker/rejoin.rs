@@ -6,13 +6,14 @@ use std::collections::BTreeSet;
 use repl_connectors::seam::ConnectorError;
 use repl_core::deposed::{Deposed, Found, Verdict, judge};
 use repl_core::membership::Membership;
-use repl_core::schema::TableName;
+use repl_core::schema::{TableName, TableSchema};
 use repl_core::{ErrorKind, failpoint};
 use tracing::{info, warn};
 
 use super::{Ended, Failure, Worker};
 use crate::errors;
 use crate::ledger::LedgerWriter;
+use crate::state::Mend;
 
 impl Worker {
     /// It was looked at, and waits for the operator.
@@ -35,12 +36,9 @@ impl Worker {
         let Some(role) = self.parts.role.clone() else {
             return Ok(None);
         };
-        let tables: Vec<TableName> = record
-            .and_then(|record| record.handover)
-            .into_iter()
-            .flat_map(|handover| handover.tables)
-            .map(|schema| schema.table)
-            .collect();
+        let handover = record.and_then(|record| record.handover);
+        let shapes = handover.map(|handover| handover.tables).unwrap_or_default();
+        let tables: Vec<TableName> = shapes.iter().map(|schema| schema.table.clone()).collect();
         if !role.is_closed(&tables).await? {
             // The guard's work, which wakes this when it is done.
             let what = "it does not refuse writes yet";
@@ -51,22 +49,29 @@ impl Worker {
         let mut ledger = LedgerWriter::new(&self.parts.log_dir, name, &deposed);
         let found = role.beyond(&deposed, &mut ledger).await?;
         // Durable before anything that it was read from is given up.
+        let id = ledger.id();
         let touched = ledger.finish().map_err(errors::state)?;
+        let (known, unknown) = shapes_of(touched, shapes);
+        let mend = Mend {
+            ledger: id,
+            tables: known,
+        };
         pass("worker.rejoin.written")?;
         deposed.found = Some(found.clone());
         let verdict = self.verdict(&deposed).unwrap_or(Verdict::Hold);
-        self.conclude(deposed, &found, verdict, touched)?;
+        self.conclude(deposed, &found, verdict, (mend, unknown))?;
         pass("worker.rejoin.judged")?;
         Ok((verdict == Verdict::Hold).then_some(Ended::Orders))
     }
 
-    /// Remembers what becomes of it.
+    /// Remembers what becomes of it; `touched` are the tables it has changed, as far as the log knew
+    /// them, and the others.
     fn conclude(
         &self,
         deposed: Deposed,
         found: &Found,
         verdict: Verdict,
-        touched: BTreeSet<TableName>,
+        touched: (Mend, Vec<TableName>),
     ) -> Result<(), Failure> {
         let name = &self.replica().node.name;
         let said = say(found);
@@ -78,7 +83,7 @@ impl Worker {
             Verdict::Follow => info!("the former primary holds what the log holds, and follows"),
             Verdict::Restore => warn!(
                 found = said,
-                "the former primary is compared with the new one"
+                "the former primary is brought to what the new one holds"
             ),
         }
         let reason =
@@ -105,7 +110,11 @@ impl Worker {
                     record.replace = true;
                     match found {
                         // All else is what the log says.
-                        Found::Strays { .. } => record.resync.extend(touched),
+                        Found::Strays { .. } => {
+                            let (mend, unknown) = touched;
+                            record.resync.extend(unknown);
+                            record.mend = Some(mend).filter(|mend| !mend.tables.is_empty());
+                        }
                         _ => record.restart = true,
                     }
                 }
@@ -113,6 +122,21 @@ impl Worker {
             .map(drop)
             .map_err(|error| errors::state(error).into())
     }
+}
+
+/// The shapes of these tables; and the tables that have none.
+fn shapes_of(
+    tables: BTreeSet<TableName>,
+    shapes: Vec<TableSchema>,
+) -> (Vec<TableSchema>, Vec<TableName>) {
+    let (mut known, mut unknown) = (Vec::new(), Vec::new());
+    for table in tables {
+        match shapes.iter().find(|schema| schema.table == table) {
+            Some(schema) => known.push(schema.clone()),
+            None => unknown.push(table),
+        }
+    }
+    (known, unknown)
 }
 
 /// What was found, as the end of a sentence.

@@ -59,7 +59,7 @@ impl Worker {
         }
     }
 
-    async fn write_step(
+    pub(super) async fn write_step(
         &mut self,
         checkpoint: &Checkpoint,
         step: &Step,

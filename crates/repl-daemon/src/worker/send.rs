@@ -120,8 +120,8 @@ impl Worker {
         ended
     }
 
-    /// Notes that the oldest transaction on its way is committed; true when the last open cut was
-    /// joined by it.
+    /// Notes that the oldest transaction on its way is committed; true when something else is to be done:
+    /// the last open cut was joined by it, or rows are to be put in place.
     pub(super) fn settled(&mut self, course: &mut Course<'_>) -> bool {
         let Some((sent, end)) = course.flight.settled() else {
             return false;
@@ -176,7 +176,8 @@ impl Worker {
                 copied.cut = None;
             }
         }
-        !tables.is_empty() && self.state.tables.values().all(|table| table.cut.is_none())
+        let all = self.state.tables.values().all(|table| table.cut.is_none());
+        !tables.is_empty() && (all || self.may_mend())
     }
 
     /// A fresh session on the same checkpoint; where an attempt was committed after all, the

@@ -126,7 +126,11 @@ impl Worker {
             CommitMode::Durable => Commit::Durable,
             CommitMode::Asynchronous => Commit::Asynchronous,
         };
-        let depth = self.parts.applier.depth();
+        // What joins last has to be the last that is sent: there are rows to be put in place then.
+        let depth = match self.mending {
+            Some(_) => 1,
+            None => self.parts.applier.depth(),
+        };
         Course {
             flight: Flight::new(checkpoint.clone(), mode, depth, commit),
             checkpoint,

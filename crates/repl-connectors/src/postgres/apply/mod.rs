@@ -39,6 +39,7 @@ use repl_core::ErrorKind;
 use repl_core::batch::{Route, Step};
 use repl_core::checkpoint::Checkpoint;
 use repl_core::copy::PartialCopy;
+use repl_core::cut::Cut;
 use repl_core::promotion::Handover;
 use repl_core::schema::TableName;
 
@@ -228,6 +229,16 @@ impl Applier for PgApplier {
     async fn adopt(&mut self, handover: &Handover) -> Result<()> {
         self.session
             .with(async |session| session.adopt(handover).await)
+            .await
+    }
+
+    fn can_recut(&self) -> bool {
+        true
+    }
+
+    async fn recut(&mut self, tables: &[TableName], cut: &Cut) -> Result<()> {
+        self.session
+            .with(async |session| session.recut(tables, cut))
             .await
     }
 

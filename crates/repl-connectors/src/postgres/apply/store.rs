@@ -229,6 +229,20 @@ impl Session {
              unnest($1::text[], $2::text[]) AS k(s, n) \
              WHERE t.group_name = $3::text AND t.table_schema = k.s AND t.table_name = k.n",
             joined,
+            None,
+        )
+    }
+
+    /// Queues another cut for the tables.
+    pub(super) fn recut(&mut self, tables: &[TableName], cut: &Cut) -> Result<()> {
+        let cut = serde_json::to_string(cut);
+        let cut = cut.map_err(|e| ConnectorError::new(ErrorKind::Internal, e.to_string()))?;
+        self.on_tables(
+            "UPDATE repl.tables AS t SET cut = $4::text FROM \
+             unnest($1::text[], $2::text[]) AS k(s, n) \
+             WHERE t.group_name = $3::text AND t.table_schema = k.s AND t.table_name = k.n",
+            tables,
+            Some(&cut),
         )
     }
 
@@ -238,17 +252,20 @@ impl Session {
              unnest($1::text[], $2::text[]) AS k(s, n) \
              WHERE t.group_name = $3::text AND t.table_schema = k.s AND t.table_name = k.n",
             tables,
+            None,
         )?;
         self.on_tables(
             "DELETE FROM repl.tables AS t USING \
              unnest($1::text[], $2::text[]) AS k(s, n) \
              WHERE t.group_name = $3::text AND t.table_schema = k.s AND t.table_name = k.n",
             tables,
+            None,
         )?;
         self.sync().await
     }
 
-    fn on_tables(&mut self, sql: &str, tables: &[TableName]) -> Result<()> {
+    /// Queues a statement on the tables, given as two arrays and the group; and what it takes beside.
+    fn on_tables(&mut self, sql: &str, tables: &[TableName], more: Option<&str>) -> Result<()> {
         if tables.is_empty() {
             return Ok(());
         }
@@ -270,6 +287,8 @@ impl Session {
             Some(names[1].as_slice()),
             Some(group.as_bytes()),
         ];
+        let more = more.map(|more| Some(more.as_bytes()));
+        let params: Vec<Option<&[u8]>> = params.into_iter().chain(more).collect();
         self.push(sql, &params, Label::Other)
     }
 

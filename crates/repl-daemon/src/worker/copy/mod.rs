@@ -121,9 +121,13 @@ impl Worker {
         );
         let begins = copying && self.parts.log.appended().seq > checkpoint.seq;
         let goes_on = self.state.copies.iter().any(unfinished);
-        if !begins && !goes_on {
-            return;
+        if begins || goes_on {
+            self.wait_for_selected_tables().await;
         }
+    }
+
+    /// Waits until the capture has told which tables there are, or something else is to be done.
+    pub(super) async fn wait_for_selected_tables(&mut self) {
         while self.parts.tables.borrow_and_update().is_empty() && self.interrupted().is_none() {
             tokio::select! {
                 _ = self.parts.tables.changed() => {}
@@ -243,7 +247,7 @@ impl Worker {
 
     /// A snapshot that the stream after `checkpoint` completes exactly: no transaction the replica
     /// has already passed may be missing from it.
-    async fn joinable_snapshot(
+    pub(super) async fn joinable_snapshot(
         &mut self,
         checkpoint: &Checkpoint,
     ) -> Result<Box<dyn Snapshot>, Failure> {

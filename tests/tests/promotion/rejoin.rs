@@ -1,0 +1,137 @@
+//! A former primary that committed what the log never saw joins again, key by key, while the new one works.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use repl_api::Membership;
+use repl_tests::pg::{DATABASE, Role, Session};
+
+use super::rig::{PATIENCE, Rig, held};
+
+/// Rows with a value that is stored apart, so that updates which leave it alone do not send it, and with
+/// something unique beside the key.
+const TABLE: &str = "
+    CREATE TABLE public.mended (
+        region text, id int, mail text UNIQUE, n int NOT NULL DEFAULT 0, big text, seen timestamptz NOT NULL DEFAULT now(),
+        PRIMARY KEY (id, region));
+    ALTER TABLE public.mended ALTER COLUMN big SET STORAGE EXTERNAL;
+    INSERT INTO public.mended (region, id, mail, big)
+        SELECT 'o''e' || n % 3, n, 'm' || n, repeat(md5(n::text), 100) FROM generate_series(1, 40) n;
+    CREATE TABLE public.emptied (id int PRIMARY KEY);
+    INSERT INTO public.emptied SELECT generate_series(1, 10);";
+
+/// Changed, gone, moved, new; under keys and with values that the new primary uses as well.
+const STRAYS: &str = "
+    UPDATE public.mended SET n = -1 WHERE id BETWEEN 1 AND 10;
+    UPDATE public.mended SET mail = 'm100', big = 'other' WHERE id = 3;
+    DELETE FROM public.mended WHERE id BETWEEN 8 AND 14;
+    UPDATE public.mended SET id = id + 100 WHERE id BETWEEN 15 AND 18;
+    INSERT INTO public.mended (region, id, mail) VALUES ('o''e1', 200, 'm8'), ('x', 7, 'm9'), ('o''e0', 201, 'm300');
+    TRUNCATE public.emptied;
+    INSERT INTO public.emptied VALUES (99);";
+
+/// What the new primary goes on with, `k` being one of its keys.
+fn work(n: u64) -> String {
+    let k = n * 7 % 20 + 1;
+    match n % 6 {
+        0 | 1 => format!("UPDATE public.mended SET n = n + 1, seen = now() WHERE id = {k}"),
+        2 => format!(
+            "UPDATE public.mended SET mail = 'm{}', big = repeat('{n}', 1500) WHERE id = {k}",
+            n + 1000
+        ),
+        3 => format!(
+            "BEGIN; DELETE FROM public.mended WHERE id = {k}; INSERT INTO public.mended (region, id, \
+             mail, big) VALUES ('o''e{}', {k}, 'm{n}-', repeat('{n}', 1500)); COMMIT",
+            k % 3
+        ),
+        4 => format!(
+            "BEGIN; UPDATE public.mended SET mail = 'held' WHERE id = {k}; UPDATE public.mended SET mail = \
+             'free{n}' WHERE id = 8; UPDATE public.mended SET mail = 'm8' WHERE id = {k} AND NOT EXISTS \
+             (SELECT FROM public.mended WHERE mail = 'm8'); UPDATE public.mended SET mail = 'f' || {n} \
+             WHERE mail = 'held'; COMMIT"
+        ),
+        _ => format!(
+            "UPDATE public.mended SET id = CASE WHEN id > 200 THEN id - 200 ELSE id + 200 END, big = \
+             repeat('{n}', 1500) WHERE id IN ({k}, {k} + 200)"
+        ),
+    }
+}
+
+#[test]
+fn only_the_keys_it_touched_are_replaced_while_the_new_primary_works() -> Result<()> {
+    let mut rig = Rig::prepare(|config| config)?;
+    rig.server("main").execute(TABLE)?;
+    rig.daemon.start()?;
+    rig.wait_streaming()?;
+    rig.daemon.wait_caught_up(rig.server("main"), PATIENCE)?;
+    rig.daemon.kill9()?;
+    rig.server("main").execute(STRAYS)?;
+    rig.server_mut("main").kill9()?;
+    rig.daemon.start()?;
+    rig.force(Some("r1"))?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (ended, url) = (
+        Arc::clone(&stop),
+        rig.server("r1").url(DATABASE, Role::Superuser),
+    );
+    let worker = thread::spawn(move || -> Result<u64> {
+        let mut session = Session::open(&url)?;
+        let mut done = 0;
+        for n in 0.. {
+            if ended.load(Ordering::Relaxed) {
+                break;
+            }
+            match session.execute(&work(n)) {
+                Ok(_) => done += 1,
+                // Some of it collides; the transaction it was in is to be left.
+                Err(sqlx::Error::Database(_)) => drop(session.execute("ROLLBACK")?),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(done)
+    });
+    rig.server_mut("main").start()?;
+    rig.daemon
+        .wait_status("it to be held", PATIENCE, |status| {
+            let main = status.replica("main")?;
+            (main.membership == Membership::Diverged && held("main", status)).then_some(())
+        })?;
+    let places = ["worker.mend.removed=kill", "worker.mend.written=kill"];
+    rig.daemon.terminate()?;
+    for (at, place) in places.into_iter().enumerate() {
+        rig.daemon.set_failpoints(place);
+        rig.daemon.start()?;
+        if at == 0 {
+            let ordered = rig.daemon.replctl(&["rejoin", "main", "--yes"])?;
+            ensure!(ordered.status.success(), "{ordered:?}");
+        }
+        rig.daemon
+            .wait_killed(PATIENCE)
+            .with_context(|| format!("{place} was not reached"))?;
+    }
+    rig.daemon.set_failpoints("");
+    rig.daemon.start()?;
+    rig.wait_joined()?;
+    stop.store(true, Ordering::Relaxed);
+    let done = worker
+        .join()
+        .map_err(|_| anyhow!("the worker panicked"))??;
+    ensure!(done > 20, "only {done} transactions ran beside it");
+    rig.check_equal()?;
+    let audit = std::fs::read_to_string(rig.daemon.config().log_dir().join("audit.jsonl"))?;
+    ensure!(
+        audit.contains("replica.mend"),
+        "no keys were replaced: {audit}"
+    );
+    ensure!(
+        !audit.contains("public.mended"),
+        "the whole table was compared: {audit}"
+    );
+    ensure!(
+        audit.contains("public.emptied"),
+        "the table that was emptied was not compared: {audit}"
+    );
+    Ok(())
+}
