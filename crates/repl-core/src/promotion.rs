@@ -221,6 +221,9 @@ pub struct Promotion {
     /// An earlier promotion that this one took the place of had the old primary refuse writes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub closed: bool,
+    /// Commits of the new primary wait as the mode says from the first on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub promises: bool,
     /// When the action under way began, milliseconds since the Unix epoch.
     pub since_ms: u64,
     way: Way,
@@ -243,6 +246,7 @@ impl Promotion {
             loss: None,
             reason: String::new(),
             closed: false,
+            promises: false,
             since_ms: now_ms,
             way: Way::Forward(Step::Prepare),
         }
@@ -266,6 +270,21 @@ impl Promotion {
         self.note("given up: it is replaced by force".into(), false, now_ms);
         self.way = Way::Over { promoted: false };
         let next = Promotion::new(self.id + 1, &self.from, &self.to, self.epoch, now_ms);
+        Some(Promotion {
+            closed: true,
+            ..next
+        })
+    }
+
+    /// Ends it where it waits for the new primary, to open it: that one is dead, and `to` is to take its
+    /// place by force, in the next epoch. None where it does not wait so.
+    pub fn superseded(&mut self, to: &str, now_ms: u64) -> Option<Promotion> {
+        if self.way != Way::Forward(Step::Open) {
+            return None;
+        }
+        self.note(format!("given up: {to} takes its place"), false, now_ms);
+        self.way = Way::Over { promoted: true };
+        let next = Promotion::new(self.id + 1, &self.to, to, self.epoch.next(), now_ms);
         Some(Promotion {
             closed: true,
             ..next
@@ -426,6 +445,22 @@ mod tests {
         forced.failed("it answers again", false, 270);
         assert_eq!(forced.next(), Action::Undo(Undo::OpenOld));
         assert_eq!(forced.replaced(280).unwrap().id, 3);
+    }
+
+    #[test]
+    fn one_that_waits_for_a_dead_new_primary_gives_way_to_a_forced_one_of_another() {
+        let mut planned = at(Step::Commit);
+        assert_eq!(planned.superseded("r2", 250), None);
+        planned.done("", 250);
+        planned.failed("no answer", true, 260);
+        let next = planned.superseded("r2", 270).unwrap();
+        assert_eq!(planned.next(), Action::Over { promoted: true });
+        let mut forced = next.because(Cause::Forced, "");
+        assert_eq!((forced.id, forced.epoch), (2, Epoch(3)));
+        assert_eq!((forced.from.as_str(), forced.to.as_str()), ("r1", "r2"));
+        // What is taken back is what was given up: the node in between is to be opened.
+        forced.failed("it answers again", false, 280);
+        assert_eq!(forced.next(), Action::Undo(Undo::OpenOld));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use repl_api::{
 use repl_connectors::seam::ConnectorError;
 use repl_core::Seq;
 use repl_core::membership::Membership;
+use repl_core::promotion::Cause;
 use repl_core::schema::TableName;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::info;
@@ -78,6 +79,15 @@ impl GroupControl {
             return Err(conflict("a promotion is under way", advice));
         }
         Ok(now)
+    }
+
+    /// What runs now, for a promotion. A forced one may take the place of one that waits for a dead
+    /// node: the host decides.
+    fn present_for(&self, cause: Cause) -> Result<Arc<Running>, ControlError> {
+        match cause.is_forced() {
+            true => Ok(self.now()),
+            false => self.settled(),
+        }
     }
 }
 
@@ -464,8 +474,8 @@ impl Control for GroupControl {
     }
 
     async fn check_promotion(&self, request: &PromoteRequest) -> Result<Readiness, ControlError> {
-        let now = self.settled()?;
         let cause = promotion::cause(request)?;
+        let now = self.present_for(cause)?;
         let named = (!request.replica.is_empty()).then_some(request.replica.as_str());
         let first = promotion::in_question(&now.group, named).into_iter().next();
         let name = first.ok_or_else(promotion::no_candidate)?;
@@ -482,11 +492,7 @@ impl Control for GroupControl {
         let named = (!request.replica.is_empty()).then(|| request.replica.clone());
         let answered = {
             let _serial = self.serial.lock().await;
-            // A forced one may take the place of one that waits for a dead primary: the host decides.
-            let now = match cause.is_forced() {
-                true => self.now(),
-                false => self.settled()?,
-            };
+            let now = self.present_for(cause)?;
             if let Some(name) = &named {
                 now.replica(name)?;
             }

@@ -195,6 +195,39 @@ fn an_old_primary_that_dies_before_it_is_replaced_by_force() -> Result<()> {
 }
 
 #[test]
+fn a_new_primary_that_dies_before_it_was_opened_gives_way_to_another() -> Result<()> {
+    let mut rig = Rig::start(|config| config)?;
+    let probes = Probes::start(&rig.all(), None);
+    promote_until(&mut rig, "promotion.open.begun=sleep(1500)@1", "open")?;
+    rig.server_mut("r1").kill9()?;
+    let planned = rig.daemon.replctl(&["promote", "r2", "--yes"])?;
+    ensure!(planned.status.code() == Some(1), "{planned:?}");
+    let ended = rig.force(Some("r2"))?;
+    ensure!(ended.from == "r1" && ended.epoch == 3, "{ended:#?}");
+    probes.wait_write("r2", PATIENCE)?;
+    rig.server_mut("r1").start()?;
+    ensure!(
+        !rig.wait_joined()?,
+        "r1 was held, which had taken no writes"
+    );
+    let writes = rig.check_all(probes)?;
+    ensure!(turns(&writes)? == ["main", "r2"]);
+    let all = rig
+        .daemon
+        .call(|client| async move { client.promotions().await })?;
+    let given_up = &all.history[1];
+    ensure!(given_up.to == "r1", "{given_up:#?}");
+    let steps: Vec<_> = given_up.steps.iter().map(|step| &step.result).collect();
+    ensure!(
+        steps
+            .last()
+            .is_some_and(|last| last.contains("given up: r2")),
+        "{steps:?}"
+    );
+    Ok(())
+}
+
+#[test]
 fn an_old_primary_that_dies_behind_it_follows_when_it_returns() -> Result<()> {
     let mut rig = Rig::start(|config| config)?;
     let probes = Probes::start(&rig.all(), None);

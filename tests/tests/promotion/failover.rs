@@ -67,6 +67,49 @@ fn in_sync_mode_primaries_that_die_are_replaced_and_nothing_acknowledged_is_lost
 }
 
 #[test]
+fn a_new_primary_that_dies_before_it_was_opened_is_replaced_in_turn() -> Result<()> {
+    let mut rig =
+        Rig::prepare(|config| automatic(config.set("replication", "mode", "sync"), "commits"))?;
+    rig.daemon
+        .set_failpoints("promotion.open.begun=sleep(2000)@1");
+    rig.daemon.start()?;
+    rig.wait_streaming()?;
+    wait_in_force(&rig)?;
+    let probes = Probes::start(&rig.all(), None);
+    probes.wait_write("main", PATIENCE)?;
+    rig.wait_promised()?;
+    rig.server_mut("main").kill9()?;
+    let first = rig
+        .daemon
+        .wait_status("the new primary to be opened", PATIENCE, |status| {
+            let now = status.promotion.as_ref()?;
+            (now.step.as_deref() == Some("open")).then(|| now.to.clone())
+        })?;
+    rig.server_mut(&first).kill9()?;
+    let second = rig
+        .daemon
+        .wait_status("the third one", PATIENCE, |status| {
+            let now = &status.primary.name;
+            let over = status.promotion.is_none() && !["main", &first].contains(&now.as_str());
+            over.then(|| now.clone())
+        })?;
+    rig.server_mut("main").start()?;
+    rig.server_mut(&first).start()?;
+    rig.wait_joined()?;
+    wait_in_force(&rig)?;
+    probes.wait_write(&second, PATIENCE)?;
+    let writes = rig.check_all(probes)?;
+    ensure!(turns(&writes)? == ["main", second.as_str()]);
+    let all = rig
+        .daemon
+        .call(|client| async move { client.promotions().await })?;
+    let last = &all.history[0];
+    let loss = last.may_lose.as_ref();
+    ensure!(loss.is_some_and(|loss| loss.nothing), "{last:#?}");
+    Ok(())
+}
+
+#[test]
 fn pauses_are_left_alone_and_one_that_was_given_up_is_fenced_when_it_goes_on() -> Result<()> {
     let mut rig =
         Rig::start(|config| automatic(config, "roles").set("failover", "dead_time", "4s"))?;

@@ -18,45 +18,66 @@ impl Host {
             return Err(under_way());
         };
         let group = &generation.present.group;
-        if let Some(before) = self.fixed.state.promotion() {
-            return self.replace(group, before, order).await;
+        let before = self.fixed.state.promotion();
+        if before.is_some() && !order.cause.is_forced() {
+            return Err(under_way());
         }
         let mut refusal = no_candidate();
         for name in in_question(group, order.replica.as_deref()) {
-            match look(group, &name, order).await {
-                Ok(parties) => {
-                    let id = self.fixed.promotions.next_id();
-                    let epoch = self.fixed.log.appended().epoch.next();
-                    let (from, to) = (&parties.from.name, &parties.to.name);
-                    let promotion = Promotion::new(id, from, to, epoch, now_ms());
-                    return self.remember(promotion, order);
-                }
+            let outcome = match &before {
+                Some(before) => self.replace(group, before.clone(), &name, order).await,
+                None => self.begin(group, &name, order).await,
+            };
+            match outcome {
+                Ok(begun) => return Ok(begun),
                 Err(why) => refusal = why,
             }
         }
         Err(refusal)
     }
 
-    /// A promotion that waits for the old primary, to open it again, gives way to a forced one.
+    async fn begin(&self, group: &Group, name: &str, order: &Order) -> Result<Begun, ControlError> {
+        let parties = look(group, name, order).await?;
+        let id = self.fixed.promotions.next_id();
+        let epoch = self.fixed.log.appended().epoch.next();
+        let (from, to) = (&parties.from.name, &parties.to.name);
+        let promotion = Promotion::new(id, from, to, epoch, now_ms());
+        self.remember(promotion, order)
+    }
+
+    /// A promotion that waits for one of its nodes, to open it, gives way to a forced one: of the same node
+    /// where the old primary is waited for, of another where the new one is.
     async fn replace(
         &self,
         group: &Group,
         mut before: Promotion,
+        name: &str,
         order: &Order,
     ) -> Result<Begun, ControlError> {
-        let replacement = before
-            .replaced(now_ms())
-            .filter(|_| order.cause.is_forced());
-        let Some(promotion) = replacement else {
+        if let Some(promotion) = before.superseded(name, now_ms()) {
+            look(group, name, order).await?;
+            return self.take_over(before, promotion, order);
+        }
+        let Some(promotion) = before.replaced(now_ms()) else {
             return Err(under_way());
         };
         let to = &promotion.to;
-        if order.replica.as_ref().is_some_and(|name| name != to) {
+        if name != to {
             let what = format!("a promotion of {to} waits for {}", promotion.from);
             let advice = format!("have {to} take its place: replctl promote {to} --force");
             return Err(conflict(what, &advice));
         }
         look(group, to, order).await?;
+        self.take_over(before, promotion, order)
+    }
+
+    /// `before` has ended, and `promotion` takes its place.
+    fn take_over(
+        &self,
+        before: Promotion,
+        promotion: Promotion,
+        order: &Order,
+    ) -> Result<Begun, ControlError> {
         // Should the daemon die in between, it is added once more when it has ended.
         if let Err(error) = self.fixed.promotions.add(shown(&before, Some(now_ms()))) {
             warn!(

@@ -116,6 +116,7 @@ impl Course {
         let logged = self.durable.wait_for(|now| now.seq >= seq).await;
         logged.map_err(|_| trouble("the event log's writer has stopped"))?;
         self.arrive(seq, present, until).await?;
+        promotion.promises = present.group.modes.promises();
         let bounds = self.log.bounds();
         let source = bounds.history.map(|history| history.source);
         promotion.deposed = Some(Deposed {

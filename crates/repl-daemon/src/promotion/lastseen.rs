@@ -105,15 +105,24 @@ impl LastSeen {
         (seen.node == node && seen.epoch == epoch).then(|| seen.clone())
     }
 
-    /// A new primary holds these tables; more is not known of it yet.
+    /// A new primary holds these tables, and its commits wait from the first on where that is
+    /// `promised`; more is not known of it yet.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn inherit(&self, node: &str, epoch: u64, tables: &[TableSchema]) -> anyhow::Result<()> {
+    pub fn inherit(
+        &self,
+        node: &str,
+        epoch: u64,
+        tables: &[TableSchema],
+        promised: bool,
+    ) -> anyhow::Result<()> {
         let now = Seen {
             node: node.to_owned(),
             epoch,
             tables: tables.to_vec(),
+            at_ms: if promised { now_ms() } else { 0 },
+            promised,
             ..Seen::default()
         };
         self.note(now, &mut 0)

@@ -67,8 +67,6 @@ pub struct Course {
     state: Arc<StateFile>,
     pub(super) durable: watch::Receiver<Durable>,
     pub(super) parties: Parties,
-    /// Each commit of the old primary was promised to be on replicas.
-    promises: bool,
     /// Where the old primary's sequences stood when it was last asked, where it is not asked now.
     pub(super) sampled: Vec<Counter>,
     /// Begun by [`Step::Capture`], needed by [`Step::Commit`].
@@ -112,7 +110,6 @@ impl Course {
             state,
             durable,
             parties,
-            promises: false,
             sampled: Vec::new(),
             history: None,
         })
@@ -216,6 +213,7 @@ impl Course {
             }
         };
         self.arrive(seq, present, until).await?;
+        promotion.promises = present.group.modes.promises();
         promotion.handover = Some(self.handover(seq, &present.group)?);
         Ok(format!(
             "everything through transaction {seq} is on {}",
@@ -239,7 +237,6 @@ impl Course {
                 "{name} has not durably applied transaction {seq} within promotion.drain_timeout"
             )));
         }
-        self.promises = present.group.modes.promises();
         Ok(())
     }
 
@@ -315,15 +312,14 @@ impl Course {
                 forced: promotion.cause.is_forced(),
             }),
         });
-        self.make_commits_wait().await?;
+        if promotion.promises {
+            self.make_commits_wait().await?;
+        }
         Ok(format!("captured from {position} on"))
     }
 
     /// Where commits are promised to be on replicas, the new primary's are from the first on.
     async fn make_commits_wait(&self) -> Result<(), Trouble> {
-        if !self.promises {
-            return Ok(());
-        }
         let config = self.config.with_primary(&self.parties.to.name);
         let config = config.ok_or_else(|| trouble("the replica is not in the configuration"))?;
         let (requests, _unused) = tokio::sync::mpsc::channel(1);
