@@ -43,6 +43,8 @@ install_missing() {
     command -v openssl >/dev/null 2>&1 || packages+=(openssl)
     # Makes an fsync fail, which nothing else here can.
     command -v strace >/dev/null 2>&1 || packages+=(strace)
+    # Cuts the daemon off from a server in a network of its own.
+    command -v ip >/dev/null 2>&1 || packages+=(iproute2)
     # The bundled SQLite library is compiled from C.
     command -v cc >/dev/null 2>&1 || packages+=(build-essential)
     [ ${#packages[@]} -eq 0 ] && return

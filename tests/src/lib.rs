@@ -3,7 +3,7 @@
 //! Nothing here imitates a database or the daemon. A test boots PostgreSQL servers
 //! ([`pg`]) and MariaDB servers ([`mariadb`]), makes SQLite databases ([`sqlite`]), runs the daemon's own binary as its own
 //! process ([`daemon`]), loads them with concurrent clients ([`workload`]), breaks things
-//! ([`proxy`], [`small_disk`], SIGKILL and SIGSTOP by pid) and then compares what the two sides
+//! ([`proxy`], [`netns`], [`small_disk`], SIGKILL and SIGSTOP by pid) and then compares what the two sides
 //! hold, each side computing its own canonical form ([`content`], across engines [`canon`]).
 //!
 //! The harness is blocking: tests are threads, servers are child processes. Every child is tied
@@ -21,6 +21,7 @@ pub mod canon;
 pub mod content;
 pub mod daemon;
 pub mod mariadb;
+pub mod netns;
 pub mod pg;
 pub mod ports;
 pub mod process;

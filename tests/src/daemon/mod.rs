@@ -36,6 +36,8 @@ pub struct Daemon {
     config: DaemonConfig,
     scratch: Scratch,
     environment: Vec<(String, String)>,
+    /// The network namespace it runs in, when not in this one.
+    namespace: Option<String>,
     child: Option<Child>,
     allowed: Vec<String>,
     check_log: bool,
@@ -54,6 +56,7 @@ impl Daemon {
             config: config.set("api", "socket", socket.as_str()),
             scratch,
             environment: Vec::new(),
+            namespace: None,
             child: None,
             // Scratch directories are under /tmp, which the daemon rightly warns of.
             allowed: vec!["the event log is in a directory for temporary files".to_owned()],
@@ -109,6 +112,11 @@ impl Daemon {
         if !value.is_empty() {
             self.environment.push((name.to_owned(), value.to_owned()));
         }
+    }
+
+    /// Has it run in this network namespace from the next start on.
+    pub fn set_namespace(&mut self, name: &str) {
+        self.namespace = Some(name.to_owned());
     }
 
     /// Declares WARN and ERROR lines that contain `text` as expected in this test.
@@ -171,7 +179,16 @@ impl Daemon {
             .create(true)
             .append(true)
             .open(self.log_file())?;
-        let mut command = tied_command(&binaries::program("repl-daemon")?, "KILL", None);
+        let program = binaries::program("repl-daemon")?;
+        let mut command = match &self.namespace {
+            Some(name) => {
+                // Which becomes the program.
+                let mut command = tied_command(Path::new("ip"), "KILL", None);
+                command.args(["netns", "exec", name]).arg(program);
+                command
+            }
+            None => tied_command(&program, "KILL", None),
+        };
         command
             .arg(self.config_file())
             .env_remove("REPL_FAILPOINTS")

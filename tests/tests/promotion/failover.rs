@@ -157,16 +157,45 @@ fn what_stands_against_it_is_told_and_the_operator_can_still_order_it() -> Resul
 fn a_primary_that_only_the_daemon_cannot_reach_acknowledges_nothing_any_more() -> Result<()> {
     let rig =
         Rig::start_apart(|config| automatic(config.set("replication", "mode", "sync"), "commits"))?;
-    wait_in_force(&rig)?;
+    cut_off_and_back(&rig)
+}
+
+#[test]
+fn nor_does_one_behind_a_network_that_loses_everything() -> Result<()> {
+    let sync = |config: DaemonConfig| config.set("replication", "mode", "sync");
+    let patient = |config: DaemonConfig| config.set("failover", "dead_time", "4s");
+    let rig = Rig::start_in_network(|config| patient(automatic(sync(config), "commits")))?;
+    let Some(rig) = rig else { return Ok(()) };
+    // What is lost for a shorter time is no death.
+    let probes = Probes::start(&rig.all(), None);
+    for pause in (0..long(4, 100)).map(|n| 300 + 700 * (n as u64 % 4)) {
+        probes.wait_write("main", PATIENCE)?;
+        rig.cut_off(true)?;
+        std::thread::sleep(Duration::from_millis(pause));
+        rig.cut_off(false)?;
+    }
+    probes.wait_write("main", PATIENCE)?;
+    ensure!(
+        rig.primary()? == "main",
+        "lost packets were taken for death"
+    );
+    let writes = probes.stop()?;
+    ensure!(turns(&writes)? == ["main"]);
+    cut_off_and_back(&rig)
+}
+
+/// The daemon is cut off from the primary, whose clients are not, until another has its place.
+fn cut_off_and_back(rig: &Rig) -> Result<()> {
+    wait_in_force(rig)?;
     let probes = Probes::start(&rig.all(), None);
     probes.wait_write("main", PATIENCE)?;
     rig.wait_promised()?;
     rig.cut_off(true)?;
-    let new = wait_failover(&rig, "main")?;
+    let new = wait_failover(rig, "main")?;
     probes.wait_write(&new, PATIENCE)?;
     rig.cut_off(false)?;
     rig.wait_joined()?;
-    wait_in_force(&rig)?;
+    wait_in_force(rig)?;
     probes.wait_write(&new, PATIENCE)?;
     let writes = rig.check_all(probes)?;
     ensure!(turns(&writes)? == ["main", new.as_str()]);

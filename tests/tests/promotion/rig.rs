@@ -1,13 +1,15 @@
 //! Three PostgreSQL servers, each of which can be the primary.
 
+use std::fs::OpenOptions;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use repl_api::{Membership, PromoteRequest, PromotionInfo, PromotionState};
-use repl_tests::daemon::{Daemon, DaemonConfig};
-use repl_tests::pg::{DATABASE, PgServer, Role};
+use repl_tests::daemon::{Daemon, DaemonConfig, Toml};
+use repl_tests::netns::Netns;
+use repl_tests::pg::{DATABASE, PgServer, Role, StopMode};
 use repl_tests::ports::Port;
 use repl_tests::proxy::Proxy;
 use repl_tests::scratch::Scratch;
@@ -25,10 +27,16 @@ pub const NODES: [&str; 3] = ["main", "r1", "r2"];
 pub struct Rig {
     pub daemon: Daemon,
     servers: Vec<PgServer>,
-    /// Between the daemon and the first primary, where that is to be cut off.
-    proxy: Option<Proxy>,
+    between: Between,
     roles: Port,
     _scratch: Scratch,
+}
+
+/// What is between the daemon and the first primary.
+enum Between {
+    Nothing,
+    Proxy(Proxy),
+    Network(Netns),
 }
 
 /// A former primary was looked at, and waits for the operator.
@@ -50,6 +58,20 @@ const TABLES: &str = "
     INSERT INTO public.part SELECT n, 'p' FROM generate_series(1, 200) n;
     INSERT INTO public.keyless SELECT n % 7 FROM generate_series(1, 50) n;";
 
+/// Has the server take connections at this address as well.
+fn listen_at(server: &mut PgServer, address: &str) -> Result<()> {
+    let hba = server.data_dir().join("pg_hba.conf");
+    let mut file = OpenOptions::new().append(true).open(hba)?;
+    for kind in ["all", "replication"] {
+        writeln!(file, "host {kind} all {address}/30 scram-sha-256")?;
+    }
+    server.execute(&format!(
+        "ALTER SYSTEM SET listen_addresses = '127.0.0.1,{address}'"
+    ))?;
+    server.stop(StopMode::Fast, PATIENCE)?;
+    server.start()
+}
+
 impl Rig {
     pub fn start(adapt: impl FnOnce(DaemonConfig) -> DaemonConfig) -> Result<Rig> {
         let mut rig = Rig::prepare(adapt)?;
@@ -60,25 +82,47 @@ impl Rig {
 
     /// [`Rig::start`] with the daemon not running yet.
     pub fn prepare(adapt: impl FnOnce(DaemonConfig) -> DaemonConfig) -> Result<Rig> {
-        Rig::build(adapt, false)
+        Rig::build(adapt, |_| Ok(Between::Nothing))
     }
 
     /// [`Rig::start`] with a way between the daemon and the first primary that can be cut.
     pub fn start_apart(adapt: impl FnOnce(DaemonConfig) -> DaemonConfig) -> Result<Rig> {
-        let mut rig = Rig::build(adapt, true)?;
+        let proxy = |main: &PgServer| Ok(Between::Proxy(Proxy::start(main.port())?));
+        let mut rig = Rig::build(adapt, proxy)?;
         rig.daemon.start()?;
         rig.wait_streaming()?;
         Ok(rig)
     }
 
+    /// [`Rig::start_apart`] with the daemon in a network of its own; none where that cannot be made. The
+    /// role checks are not reached from here.
+    pub fn start_in_network(
+        adapt: impl FnOnce(DaemonConfig) -> DaemonConfig,
+    ) -> Result<Option<Rig>> {
+        if !Netns::is_possible() {
+            println!("left out: network namespaces cannot be made (they need root and iproute2)");
+            return Ok(None);
+        }
+        let mut rig = Rig::build(adapt, |_| Ok(Between::Network(Netns::new()?)))?;
+        rig.daemon.start()?;
+        rig.wait_streaming()?;
+        Ok(Some(rig))
+    }
+
     /// Whether the daemon is cut off from the first primary; its clients are not.
     pub fn cut_off(&self, on: bool) -> Result<()> {
-        let proxy = self.proxy.as_ref().context("nothing is between them")?;
-        proxy.blackhole(on);
+        match &self.between {
+            Between::Proxy(proxy) => proxy.blackhole(on),
+            Between::Network(network) => network.cut_off(on)?,
+            Between::Nothing => bail!("nothing is between them"),
+        }
         Ok(())
     }
 
-    fn build(adapt: impl FnOnce(DaemonConfig) -> DaemonConfig, apart: bool) -> Result<Rig> {
+    fn build(
+        adapt: impl FnOnce(DaemonConfig) -> DaemonConfig,
+        between: impl FnOnce(&PgServer) -> Result<Between>,
+    ) -> Result<Rig> {
         let scratch = Scratch::new()?;
         let server = |name: &&str| {
             let builder = PgServer::builder(name).durable(true);
@@ -86,7 +130,7 @@ impl Rig {
                 .setting("synchronous_commit", "remote_apply")
                 .start()
         };
-        let servers: Vec<PgServer> = NODES.iter().map(server).collect::<Result<_>>()?;
+        let mut servers: Vec<PgServer> = NODES.iter().map(server).collect::<Result<_>>()?;
         servers[0].execute(TABLES)?;
         // A partitioned table is replicated by its partitions: the other nodes have the root already.
         for server in &servers[1..] {
@@ -96,11 +140,22 @@ impl Rig {
             )?;
         }
         let roles = Port::reserve()?;
-        let url = |at: usize| servers[at].url(DATABASE, Role::Superuser);
-        let proxy = apart.then(|| Proxy::start(servers[0].port())).transpose()?;
-        let first = match &proxy {
-            Some(proxy) => servers[0].url_via(proxy.port(), DATABASE, Role::Superuser),
-            None => url(0),
+        let url = |server: &PgServer| server.url(DATABASE, Role::Superuser);
+        let between = between(&servers[0])?;
+        let first = match &between {
+            Between::Proxy(proxy) => servers[0].url_via(proxy.port(), DATABASE, Role::Superuser),
+            Between::Network(network) => {
+                listen_at(&mut servers[0], network.address())?;
+                url(&servers[0]).replace("127.0.0.1", network.address())
+            }
+            Between::Nothing => url(&servers[0]),
+        };
+        // Files reach across networks.
+        let other = |at: usize| match &between {
+            Between::Network(_) => servers[at]
+                .socket_url(DATABASE, Role::Superuser)
+                .replace("@localhost/", "@/"),
+            _ => url(&servers[at]),
         };
         let config = DaemonConfig::new("promo", &scratch.join("log"))
             .set("log", "min_free_disk", "0B")
@@ -110,16 +165,21 @@ impl Rig {
                 format!("127.0.0.1:{}", roles.number()).as_str(),
             )
             .primary(NODES[0], &first)
-            .replica(NODES[1], &url(1))
+            .replica(NODES[1], &other(1))
             .with("protect", true)
-            .replica(NODES[2], &url(2))
+            .replica(NODES[2], &other(2))
             .with("protect", true);
+        let plain = Toml::raw("{ mode = \"disable\" }");
+        let config = config.with_of(NODES[0], "tls", plain);
         let mut daemon = Daemon::new(adapt(config))?;
         daemon.ignore_log();
+        if let Between::Network(network) = &between {
+            daemon.set_namespace(network.name());
+        }
         Ok(Rig {
             daemon,
             servers,
-            proxy,
+            between,
             roles,
             _scratch: scratch,
         })
