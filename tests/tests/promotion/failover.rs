@@ -7,7 +7,7 @@ use repl_tests::daemon::DaemonConfig;
 
 use super::modes::wait_in_force;
 use super::probes::{Probes, turns};
-use super::rig::{PATIENCE, Rig};
+use super::rig::{NODES, PATIENCE, Rig};
 
 fn long(short: usize, full: usize) -> usize {
     match std::env::var_os("REPL_TEST_FULL") {
@@ -64,6 +64,37 @@ fn in_sync_mode_primaries_that_die_are_replaced_and_nothing_acknowledged_is_lost
     );
     ensure!(text.contains("nothing acknowledged is lost"), "{text}");
     Ok(())
+}
+
+/// With one replica standing still, only the other holds what was acknowledged.
+#[test]
+fn in_semi_sync_mode_the_replica_that_holds_most_takes_the_place() -> Result<()> {
+    let mut rig = Rig::start(|config| {
+        let config = config.set("replication", "mode", "semi-sync");
+        let config = config.set("replication", "min_replicas", 1);
+        automatic(config.set("replication", "on_timeout", "block"), "commits")
+    })?;
+    wait_in_force(&rig)?;
+    let probes = Probes::start(&rig.all(), None);
+    for round in 0..long(2, 50) {
+        let old = rig.primary()?;
+        let others: Vec<&str> = NODES.into_iter().filter(|node| *node != old).collect();
+        let (still, holds) = (others[round % 2], others[1 - round % 2]);
+        probes.wait_write(&old, PATIENCE)?;
+        rig.server_mut(still).freeze()?;
+        probes.wait_write(&old, PATIENCE)?;
+        rig.wait_promised()?;
+        rig.server_mut(&old).kill9()?;
+        let new = wait_failover(&rig, &old)?;
+        rig.server_mut(still).thaw()?;
+        ensure!(new == holds, "{new} took the place, {still} stood still");
+        rig.server_mut(&old).start()?;
+        rig.wait_joined()
+            .with_context(|| format!("{old} → {new}"))?;
+        wait_in_force(&rig)?;
+        probes.wait_write(&new, PATIENCE)?;
+    }
+    rig.check_all(probes).map(drop)
 }
 
 #[test]

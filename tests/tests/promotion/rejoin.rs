@@ -135,3 +135,40 @@ fn only_the_keys_it_touched_are_replaced_while_the_new_primary_works() -> Result
     );
     Ok(())
 }
+
+/// A prepared transaction goes past every fence: it is named, waited for, and what comes of it is found.
+#[test]
+fn a_prepared_transaction_at_a_returned_primary_is_waited_for() -> Result<()> {
+    let mut rig = Rig::start(|config| config)?;
+    rig.daemon.wait_caught_up(rig.server("main"), PATIENCE)?;
+    for (at, end) in ["ROLLBACK", "COMMIT"].into_iter().enumerate() {
+        let old = rig.primary()?;
+        let new = if old == "main" { "r1" } else { "main" };
+        rig.server(&old).execute(&format!(
+            "BEGIN; INSERT INTO public.item (id, name) VALUES ({}, 'prepared {at}'); \
+             PREPARE TRANSACTION 'left {at}'",
+            9000 + at
+        ))?;
+        rig.server_mut(&old).kill9()?;
+        rig.force(Some(new))?;
+        rig.server_mut(&old).start()?;
+        rig.daemon
+            .wait_status("it to be named", PATIENCE, |status| {
+                let named =
+                    |alert: &String| alert.contains(&old) && alert.contains("prepared transaction");
+                status.alerts.iter().any(named).then_some(())
+            })?;
+        ensure!(rig.role_check(&format!("/replica?node={old}"))?.0 == 503);
+        rig.server(&old)
+            .execute(&format!("{end} PREPARED 'left {at}'"))?;
+        let strays = rig.wait_joined()?;
+        ensure!(strays == (end == "COMMIT"), "after {end}: {strays}");
+        rig.check_equal()?;
+    }
+    let left = "SELECT count(*) FROM public.item WHERE name LIKE 'prepared %'";
+    ensure!(
+        rig.server("r1").query_i64(left)? == 0,
+        "a stray row is left"
+    );
+    Ok(())
+}
