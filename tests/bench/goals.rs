@@ -83,6 +83,9 @@ const GOALS: &[(&str, &str, Goal)] = &[
     ("rtt", "1 ms / local", Goal::AtLeast(0.8)),
     ("rtt", "20 ms / local", Goal::AtLeast(0.8)),
     ("rtt", "100 ms / local", Goal::AtLeast(0.8)),
+    ("failover", "kill -9 to a write", Goal::AtMost(3.0)),
+    ("failover", "kill -9 to a write, longest", Goal::AtMost(6.0)),
+    ("failover", "planned, longest", Goal::AtMost(1000.0)),
     ("memory", "peak of the daemon", Goal::AtMost(150.0)),
     ("idle", "processor share", Goal::AtMost(1.0)),
 ];

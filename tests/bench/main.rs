@@ -2,11 +2,13 @@
 
 mod baseline;
 mod catchup;
+mod client;
 mod cluster;
 mod compare;
 mod copy;
 mod engines;
 mod eventlog;
+mod failover;
 mod fanout;
 mod goals;
 mod idle;
@@ -16,6 +18,7 @@ mod machine;
 mod native;
 mod options;
 mod ours;
+mod patroni;
 mod report;
 mod rtt;
 mod run;

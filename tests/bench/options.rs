@@ -39,6 +39,8 @@ pub enum Scenario {
     Sync,
     /// The same with three replicas, and waiting for none, one, two and all of them.
     SyncThree,
+    /// From the primary's death to a write at another, here and with Patroni; and planned changes.
+    Failover,
 }
 
 impl Scenario {
@@ -61,6 +63,7 @@ impl Scenario {
             Self::Sqlite => "sqlite",
             Self::Sync => "sync",
             Self::SyncThree => "sync-three",
+            Self::Failover => "failover",
         }
     }
 }

@@ -8,7 +8,8 @@ use crate::options::{CommitClass, Options, Scenario, Transport};
 use crate::ours::Service;
 use crate::report::{Report, RunFacts};
 use crate::{
-    catchup, compare, copy, engines, eventlog, fanout, idle, latency, rtt, sqlite, sync, sync_three,
+    catchup, compare, copy, engines, eventlog, failover, fanout, idle, latency, rtt, sqlite, sync,
+    sync_three,
 };
 
 /// The daemon's peak memory, by scenario.
@@ -89,6 +90,7 @@ fn one(
         Scenario::Sqlite => sqlite::run(options, report, memory),
         Scenario::Sync => sync::run(options, report, memory),
         Scenario::SyncThree => sync_three::run(options, report, memory),
+        Scenario::Failover => failover::run(options, report, memory),
         Scenario::CatchupInserts
         | Scenario::CatchupSingle
         | Scenario::CatchupTpcb

@@ -1,5 +1,6 @@
 //! Three PostgreSQL servers, each of which can be the primary.
 
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -348,6 +349,33 @@ impl Rig {
             check_rows(&writes, server)?;
         }
         Ok(writes)
+    }
+
+    /// All nodes are equal, and every confirmed write is there or in the ledger of the node that took it;
+    /// how many of them are in a ledger.
+    pub fn check_kept(&self, writes: &[Write]) -> Result<usize> {
+        self.check_equal()?;
+        let ids = self
+            .server(&self.primary()?)
+            .query(&format!("SELECT id FROM {TABLE}"))?;
+        let ids: BTreeSet<i64> = ids.lines().map(str::parse).collect::<Result<_, _>>()?;
+        let ledgers = self
+            .daemon
+            .call(|client| async move { client.ledgers().await })?
+            .ledgers;
+        let mut strays = String::new();
+        for ledger in &ledgers {
+            let shown = self.daemon.replctl(&["ledger", "show", &ledger.id])?;
+            strays.push_str(&String::from_utf8_lossy(&shown.stdout));
+        }
+        let lost = writes.iter().filter(|write| !ids.contains(&write.id));
+        let mut count = 0;
+        for write in lost {
+            let noted = format!(r#""id":"{}","node":"{}""#, write.id, write.node);
+            ensure!(strays.contains(&noted), "{write:?} is nowhere: {strays}");
+            count += 1;
+        }
+        Ok(count)
     }
 
     /// All nodes hold the same, value by value.
