@@ -147,13 +147,14 @@ impl Patroni {
         let sockets = self.scratch.join(&format!("sockets-{name}"));
         fs::create_dir_all(&sockets)?;
         self.installation.give(&sockets)?;
-        // What is not named here is as Patroni has it: ttl 30 s, loop_wait 10 s.
+        // Its default times, which have to be named.
         let text = format!(
             r#"scope: bench
 name: {name}
 restapi: {{listen: "127.0.0.1:{rest}", connect_address: "127.0.0.1:{rest}"}}
 etcd3: {{host: "127.0.0.1:{etcd}"}}
 bootstrap:
+  dcs: {{ttl: 30, loop_wait: 10, retry_timeout: 10}}
   initdb: [{{encoding: UTF8}}, {{locale: C.UTF-8}}, {{auth: trust}}]
   pg_hba: ["local all all trust", "host all all 127.0.0.1/32 trust", "host replication all 127.0.0.1/32 trust"]
 postgresql:
