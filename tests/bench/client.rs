@@ -12,8 +12,10 @@ use repl_tests::pg::Session;
 pub const TABLE: &str =
     "CREATE TABLE IF NOT EXISTS public.beat (id bigserial PRIMARY KEY, client int NOT NULL)";
 
-/// Pause after a write, and after every server has refused one.
+/// Pause after a write.
 const PAUSE: Duration = Duration::from_millis(4);
+/// Pause before the next server is tried.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A write that was acknowledged.
 #[derive(Debug, Clone, Copy)]
@@ -65,11 +67,13 @@ impl Clients {
         bail!("no server took a write for {patience:?}")
     }
 
-    /// The last write that was acknowledged before `from`.
-    pub fn last_before(&self, from: Instant) -> Option<Write> {
+    /// The last write at `old`, and the first after `from` at another server.
+    pub fn change(&self, from: Instant, old: usize) -> Option<(Instant, Instant)> {
         let writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = writes.iter().filter(|write| write.at < from);
-        before.copied().max_by_key(|write| write.at)
+        let of = |own: bool| writes.iter().filter(move |one| (one.server == old) == own);
+        let before = of(true).map(|one| one.at).max()?;
+        let after = of(false).map(|one| one.at).filter(|at| *at > from).min()?;
+        Some((before, after))
     }
 
     /// Ends them; how many writes were acknowledged.
@@ -89,25 +93,32 @@ impl Clients {
 fn work(client: usize, urls: &[String], stop: &AtomicBool, writes: &Mutex<Vec<Write>>) {
     let insert = format!("INSERT INTO public.beat (client) VALUES ({client})");
     let mut at = 0;
-    let mut session: Option<Session> = None;
+    let mut sessions: Vec<Option<Session>> = urls.iter().map(|_| None).collect();
     while !stop.load(Ordering::Relaxed) {
-        if session.is_none() {
-            session = Session::open(&urls[at]).ok();
+        if sessions[at].is_none() {
+            sessions[at] = Session::open(&urls[at]).ok();
         }
-        let done = session
-            .as_mut()
-            .is_some_and(|open| open.execute(&insert).is_ok());
-        if done {
+        let done = sessions[at].as_mut().map(|open| open.execute(&insert));
+        if let Some(Ok(_)) = done {
             let write = Write {
                 server: at,
                 at: Instant::now(),
             };
             let mut writes = writes.lock().unwrap_or_else(PoisonError::into_inner);
             writes.push(write);
-        } else {
-            session = None;
-            at = (at + 1) % urls.len();
+            drop(writes);
+            thread::sleep(PAUSE);
+            continue;
         }
-        thread::sleep(PAUSE);
+        // A server that refuses writes is asked again over the same session.
+        let refused = |error: &sqlx::Error| {
+            let code = error.as_database_error().and_then(|refusal| refusal.code());
+            code.as_deref() == Some("25006")
+        };
+        if !matches!(&done, Some(Err(error)) if refused(error)) {
+            sessions[at] = None;
+        }
+        at = (at + 1) % urls.len();
+        thread::sleep(LOOK);
     }
 }

@@ -186,14 +186,12 @@ impl Ours {
         if !done.status.success() {
             bail!("{}", String::from_utf8_lossy(&done.stderr));
         }
-        let first = self.clients.first(begun, Some(old), PATIENCE)?;
-        let last = self
-            .clients
-            .last_before(first.at)
-            .context("no write before")?;
-        ensure!(last.server == old, "two servers took writes");
+        self.clients.first(begun, Some(old), PATIENCE)?;
         self.settle()?;
-        Ok((first.at - last.at).as_secs_f64() * 1000.0)
+        let change = self.clients.change(begun, old);
+        let (last, first) = change.context("no change was seen")?;
+        ensure!(last < first, "two servers took writes");
+        Ok((first - last).as_secs_f64() * 1000.0)
     }
 
     /// Ends it; every acknowledged write is on every node.
