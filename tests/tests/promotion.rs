@@ -3,11 +3,15 @@
 //! `REPL_TEST_FULL=1` makes the chains long.
 
 mod promotion {
+    mod across;
     mod crashes;
     mod engines;
     mod failover;
+    mod files;
     mod forced;
+    mod mixed;
     mod modes;
+    mod orders;
     mod planned;
     mod probes;
     mod refused;

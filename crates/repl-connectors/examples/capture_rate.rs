@@ -214,7 +214,7 @@ fn port(
         released: releasing.subscribe(),
         selection: Selection {
             include: vec![TablePattern::parse(TABLE, "public")?],
-            exclude: Vec::new(),
+            ..Selection::default()
         },
         limits: CaptureLimits {
             pending_bytes: 64 << 20,

@@ -16,3 +16,4 @@ pub mod postgres;
 pub mod seam;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+pub mod told;

@@ -140,6 +140,11 @@ pub trait SnapshotSource: Send + Sync {
     /// When it is no position of this engine.
     fn position_of(&self, token: &str) -> Result<SourcePosition>;
 
+    /// Whether rows of this table can be read by their keys ([`Snapshot::open_keys`]).
+    fn reads_keys(&self, _table: &TableName) -> bool {
+        false
+    }
+
     /// Whether a log that holds everything up to the position `logged` holds what was committed up
     /// to `wanted`, which [`SnapshotSource::end`] or [`SnapshotSource::position_of`] told.
     fn has_reached(&self, logged: &SourcePosition, wanted: &SourcePosition) -> bool;

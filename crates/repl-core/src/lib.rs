@@ -28,6 +28,7 @@ pub mod reselect;
 pub mod row;
 pub mod schema;
 pub mod select;
+pub mod telling;
 pub mod validate;
 
 pub use error::{Directive, ErrorKind};

@@ -71,6 +71,10 @@ pub struct Succession {
     /// copy that was read from it hold.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forced: bool,
+    /// The engine in whose words the log knows the names of tables: that of the first primary. None
+    /// where no other engine has been the primary: the span's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<String>,
 }
 
 /// A table that another primary has held before.
@@ -371,6 +375,7 @@ mod tests {
                 incarnation: "99".into(),
             }],
             forced: true,
+            home: None,
         });
         assert_eq!(history.since(), Epoch(1));
         assert_eq!(history.incarnation("7"), "99");

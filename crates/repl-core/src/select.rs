@@ -1,6 +1,7 @@
 //! Which tables take part, and under which name a replica knows them.
 
 use crate::schema::TableName;
+use crate::telling::Naming;
 
 /// A pattern over qualified table names: `*` and `?` wildcards in both parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,11 +82,14 @@ pub struct Selection {
     pub include: Vec<TablePattern>,
     /// None of these may match.
     pub exclude: Vec<TablePattern>,
+    /// What the patterns call the tables that are asked for.
+    pub naming: Naming,
 }
 
 impl Selection {
     /// Whether the table takes part.
     pub fn selects(&self, table: &TableName) -> bool {
+        let table = &self.naming.known(table);
         (self.include.is_empty() || self.include.iter().any(|p| p.matches(table)))
             && !self.exclude.iter().any(|p| p.matches(table))
     }
@@ -195,11 +199,11 @@ mod tests {
         let routing = Routing {
             group: Selection {
                 include: vec![pattern("public.*")],
-                exclude: vec![],
+                ..Selection::default()
             },
             replica: Selection {
-                include: vec![],
                 exclude: vec![pattern("public.secret")],
+                ..Selection::default()
             },
             renames: vec![
                 Rename {

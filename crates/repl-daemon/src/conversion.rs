@@ -25,6 +25,11 @@ pub struct Conversion {
 }
 
 impl Conversion {
+    /// Whether rows of this shape have to be converted; the others pass untouched.
+    pub fn converts(&self, schema: &TableSchema) -> bool {
+        schema.engine != self.target.name()
+    }
+
     /// The plan of one schema version.
     ///
     /// # Errors

@@ -122,6 +122,15 @@ impl Failover {
         for candidate in candidates.iter_mut().filter(|one| !self.is_candidate(one)) {
             candidate.hindrance = Some(format!("failover.candidates names {}", named.join(", ")));
         }
+        let nodes = &self.group.config.replicas;
+        let follows = |one: &Candidate| {
+            let node = nodes.iter().find(|node| node.name == one.name);
+            node.is_some_and(|node| node.endpoint.follows_failover())
+        };
+        for candidate in candidates.iter_mut().filter(|one| !follows(one)) {
+            let why = "the primary's applications cannot go on with it by themselves";
+            candidate.hindrance = Some(why.to_owned());
+        }
         let situation = Situation {
             health: Health::Dead {
                 since: Duration::ZERO,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use repl_connectors::seam::{ConnectorError, RoleSwitch, SourceTable};
 use repl_core::schema::TableName;
 use repl_core::select::Routing;
+use repl_core::telling::Naming;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -30,8 +31,10 @@ pub struct Guard {
     pub role: Arc<dyn RoleSwitch>,
     /// The primary's selected tables.
     pub tables: watch::Receiver<Arc<Vec<SourceTable>>>,
-    /// Their names at the replica.
+    /// Their names at the replica …
     pub routing: Routing,
+    /// … and what the log would call these.
+    pub naming: Naming,
     /// The daemon stops, or roles change.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -83,6 +86,7 @@ impl Guard {
         let names: Vec<TableName> = tables
             .iter()
             .filter_map(|table| self.routing.target(&table.name))
+            .map(|name| self.naming.known(&name))
             .collect();
         let record = self.replica.record();
         let deposed = record.filter(ReplicaRecord::is_deposed);

@@ -19,7 +19,7 @@ use crate::wiring;
 pub async fn report(config: &Config) -> anyhow::Result<(String, bool)> {
     let (requests, _unused) = mpsc::channel(1);
     let source = wiring::source(config, requests)?;
-    let selection = wiring::selection(&config.tables, config.engine())?;
+    let selection = wiring::selection(config, &config.primary)?;
     let tables = match source.snapshots.tables(&selection).await {
         Ok(tables) => tables,
         Err(error) if error.kind == ErrorKind::Connection => {
@@ -39,14 +39,13 @@ pub async fn report(config: &Config) -> anyhow::Result<(String, bool)> {
     let mut good = true;
     for node in config.enabled_replicas() {
         let routing = wiring::routing(config, node)?;
-        let Some(conversion) = wiring::conversion(config, node)? else {
-            continue;
-        };
+        let conversion = wiring::conversion(config, node)?;
         let received = |table: &&SourceTable| routing.target(&table.name).is_some();
         for schema in tables
             .iter()
             .filter(received)
             .filter_map(|table| table.schema.as_ref())
+            .filter(|schema| conversion.converts(schema))
         {
             if let Err(error) = conversion.plan(schema) {
                 good = false;

@@ -4,6 +4,7 @@
 use repl_core::log::EventLog;
 
 use crate::config::Config;
+use crate::wiring;
 
 /// The configuration with the roles nodes have now, and the name under which replicas keep their
 /// checkpoint.
@@ -18,6 +19,11 @@ pub fn present(configured: &Config, log: &dyn EventLog) -> Config {
     let mut config = moved.unwrap_or_else(|| configured.clone());
     if let Some(succession) = history.succession {
         config.origin = succession.origin;
+        // Before engines could take each other's place, all primaries were of one.
+        let home = succession.home.unwrap_or(history.source.engine);
+        if let Some(home) = wiring::engine_of(&home) {
+            config.home = home;
+        }
     }
     config
 }

@@ -14,11 +14,14 @@ use repl_connectors::postgres::snapshot::PgSnapshots;
 use repl_connectors::postgres::target::{PgHost, PgTarget, PgTls, TlsMode};
 use repl_connectors::seam::{Applier, Capture, CommitGate, RoleSwitch, Snapshot, SnapshotSource};
 use repl_connectors::sqlite::{
-    SqliteApplier, SqliteCapture, SqliteContents, SqliteSnapshots, SqliteTarget,
+    SqliteApplier, SqliteCapture, SqliteContents, SqliteRole, SqliteSnapshots, SqliteTarget,
 };
+use repl_connectors::told::{Teller, ToldRole};
 use repl_core::convert;
+use repl_core::log::EventLog;
 use repl_core::schema::TableName;
 use repl_core::select::{Rename, Routing, Selection, TablePattern, split_name};
+use repl_core::telling::{Naming, Telling};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{self, Config, Endpoint, Engine, NodeConfig, Server, TablesConfig};
@@ -90,18 +93,61 @@ fn postgres_gate(config: &Config, node: &NodeConfig, server: &Server) -> PgGate 
 
 /// What changes a node's role; none for an engine that cannot be primary and replica in turn.
 pub fn role(config: &Config, node: &NodeConfig) -> Option<Arc<dyn RoleSwitch>> {
-    let Endpoint::Server(server) = &node.endpoint else {
-        return None;
-    };
-    if server.engine != Engine::Postgres {
-        return None;
+    match &node.endpoint {
+        Endpoint::Sqlite { path } => {
+            let role = SqliteRole::new(sqlite_target(config, node, path));
+            told(config, node, role)
+        }
+        Endpoint::Server(server) if server.engine == Engine::Postgres => {
+            let role = PgRole::new(
+                postgres_capture(config, node, server, "role"),
+                postgres_gate(config, node, server),
+                &config.group.name,
+                config.replication.manage_standby_names,
+            );
+            told(config, node, role)
+        }
+        Endpoint::Server(_) => None,
     }
-    Some(Arc::new(PgRole::new(
-        postgres_capture(config, node, server, "role"),
-        postgres_gate(config, node, server),
-        &config.group.name,
-        config.replication.manage_standby_names,
-    )))
+}
+
+fn told(
+    config: &Config,
+    node: &NodeConfig,
+    role: impl RoleSwitch + 'static,
+) -> Option<Arc<dyn RoleSwitch>> {
+    // The configuration check has refused patterns that cannot be read.
+    let telling = telling(config, node).ok()?;
+    let engine = converts(node.endpoint.engine());
+    Some(Arc::new(ToldRole::new(role, engine, telling)))
+}
+
+/// What the log calls a node's tables, and how those of other engines came to be there.
+///
+/// # Errors
+/// As [`selection`].
+pub fn telling(config: &Config, node: &NodeConfig) -> anyhow::Result<Telling> {
+    Ok(Telling {
+        naming: naming(config, node),
+        options: convert_options(config, node)?,
+    })
+}
+
+/// How what the primary holds is told.
+///
+/// # Errors
+/// As [`selection`].
+pub fn teller(config: &Config, log: Arc<dyn EventLog>) -> anyhow::Result<Teller> {
+    Ok(Teller {
+        telling: telling(config, &config.primary)?,
+        engine: converts(config.engine()),
+        log,
+    })
+}
+
+/// What a node calls its ordinary schema, and what the log calls that.
+pub fn naming(config: &Config, node: &NodeConfig) -> Naming {
+    Naming::new(&node_schema(node), default_schema(config.home))
 }
 
 /// What the replication connection is called at a PostgreSQL primary: the entry in its
@@ -253,21 +299,37 @@ pub fn engine_name(engine: Engine) -> &'static str {
     }
 }
 
-/// The group's selection at the source.
+/// The engine of that name.
+pub fn engine_of(name: &str) -> Option<Engine> {
+    [Engine::Postgres, Engine::Mysql, Engine::Sqlite]
+        .into_iter()
+        .find(|engine| engine_name(*engine) == name)
+}
+
+/// The group's selection, asked for tables as `node` calls them.
 ///
 /// # Errors
 /// When a pattern cannot be read (the configuration check has refused such before).
-pub fn selection(tables: &TablesConfig, engine: Engine) -> anyhow::Result<Selection> {
+pub fn selection(config: &Config, node: &NodeConfig) -> anyhow::Result<Selection> {
+    Ok(Selection {
+        naming: naming(config, node),
+        ..known_selection(&config.tables, config.home)?
+    })
+}
+
+/// A selection among tables as the log calls them.
+fn known_selection(tables: &TablesConfig, home: Engine) -> anyhow::Result<Selection> {
     let parse = |texts: &[String]| {
         texts
             .iter()
-            .map(|text| TablePattern::parse(text, default_schema(engine)))
+            .map(|text| TablePattern::parse(text, default_schema(home)))
             .collect::<Result<Vec<_>, _>>()
             .map_err(anyhow::Error::msg)
     };
     Ok(Selection {
         include: parse(&tables.include)?,
         exclude: parse(&tables.exclude)?,
+        ..Selection::default()
     })
 }
 
@@ -276,7 +338,7 @@ pub fn selection(tables: &TablesConfig, engine: Engine) -> anyhow::Result<Select
 /// # Errors
 /// As [`selection`].
 pub fn routing(config: &Config, node: &NodeConfig) -> anyhow::Result<Routing> {
-    let engine = config.engine();
+    let engine = config.home;
     let own = &node.tables.selection;
     let mut renames = Vec::new();
     for rename in own.rename.iter().chain(&config.tables.rename) {
@@ -304,23 +366,34 @@ pub fn routing(config: &Config, node: &NodeConfig) -> anyhow::Result<Routing> {
         });
     }
     Ok(Routing {
-        group: selection(&config.tables, engine)?,
-        replica: selection(own, engine)?,
+        group: known_selection(&config.tables, engine)?,
+        replica: known_selection(own, engine)?,
         renames,
     })
 }
 
-/// How a replica's rows are converted; none for one of the primary's own engine.
+/// How a replica's rows are converted, where the log knows a table in the form of another engine.
 ///
 /// # Errors
 /// As [`selection`].
-pub fn conversion(config: &Config, node: &NodeConfig) -> anyhow::Result<Option<Arc<Conversion>>> {
-    let (source, engine) = (config.engine(), node.endpoint.engine());
-    if engine == source {
-        return Ok(None);
+pub fn conversion(config: &Config, node: &NodeConfig) -> anyhow::Result<Arc<Conversion>> {
+    Ok(Arc::new(Conversion {
+        target: converts(node.endpoint.engine()),
+        options: convert_options(config, node)?,
+    }))
+}
+
+fn converts(engine: Engine) -> convert::Engine {
+    match engine {
+        Engine::Postgres => convert::Engine::Postgres,
+        Engine::Mysql => convert::Engine::Mysql,
+        Engine::Sqlite => convert::Engine::Sqlite,
     }
+}
+
+fn convert_options(config: &Config, node: &NodeConfig) -> anyhow::Result<convert::ConvertOptions> {
     let pattern = |text: &Option<String>| {
-        let parse = |text: &String| TablePattern::parse(text, default_schema(source));
+        let parse = |text: &String| TablePattern::parse(text, default_schema(config.home));
         text.as_ref()
             .map(parse)
             .transpose()
@@ -341,14 +414,7 @@ pub fn conversion(config: &Config, node: &NodeConfig) -> anyhow::Result<Option<A
             column: exclude.column.clone(),
         });
     }
-    Ok(Some(Arc::new(Conversion {
-        target: match engine {
-            Engine::Postgres => convert::Engine::Postgres,
-            Engine::Mysql => convert::Engine::Mysql,
-            Engine::Sqlite => convert::Engine::Sqlite,
-        },
-        options,
-    })))
+    Ok(options)
 }
 
 /// The schema of tables whose name is given without one.

@@ -38,7 +38,7 @@ fn replicas_of_other_engines_follow_whoever_is_primary() -> Result<()> {
         rig.wait_streaming()?;
         rig.check_equal()?;
     }
-    let refused = rig.daemon.replctl(&["promote", "lite", "--yes"])?;
+    let refused = rig.daemon.replctl(&["promote", "maria", "--yes"])?;
     ensure!(refused.status.code() == Some(1), "{refused:?}");
     Ok(())
 }

@@ -6,8 +6,9 @@ use repl_tests::wait::wait_until;
 
 use super::crashes::FORWARD;
 use super::modes::wait_in_force;
+use super::orders::held;
 use super::probes::{Probes, turns};
-use super::rig::{NODES, PATIENCE, Rig, held};
+use super::rig::{NODES, PATIENCE, Rig};
 
 /// How many primaries die one after the other.
 fn deaths() -> usize {

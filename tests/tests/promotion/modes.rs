@@ -4,15 +4,21 @@ use anyhow::{Context, Result, ensure};
 use repl_api::{ModeState, PromotionState};
 
 use super::probes::{Probes, check_rows, turns};
+use repl_tests::daemon::Daemon;
+
 use super::rig::{PATIENCE, Rig};
 
 pub fn wait_in_force(rig: &Rig) -> Result<()> {
-    rig.daemon
-        .wait_status("the mode to be in force", PATIENCE, |status| {
-            let commits = status.commits.as_ref()?;
-            let all = commits.members.iter().all(|member| member.counts);
-            (commits.state == ModeState::InForce && all).then_some(())
-        })
+    wait_in_force_by(&rig.daemon)
+}
+
+/// Commits wait for every replica.
+pub fn wait_in_force_by(daemon: &Daemon) -> Result<()> {
+    daemon.wait_status("the mode to be in force", PATIENCE, |status| {
+        let commits = status.commits.as_ref()?;
+        let all = commits.members.iter().all(|member| member.counts);
+        (commits.state == ModeState::InForce && all).then_some(())
+    })
 }
 
 /// What commits wait for at a node.

@@ -1,6 +1,6 @@
 //! A writer on every node, that tries all the time and notes when it succeeds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use repl_tests::pg::{DATABASE, PgServer, Role, Session};
+use repl_tests::sqlite::SqliteDb;
+use rusqlite::{Connection, OpenFlags};
 
 /// How often each node is tried.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -34,14 +36,21 @@ pub struct Probes {
 impl Probes {
     /// Starts one for each node.
     pub fn start(nodes: &[(&str, &PgServer)], interval: Option<Duration>) -> Probes {
+        let attempt = |(name, server): &(&str, &PgServer)| {
+            Attempt::server(name, &server.url(DATABASE, Role::Superuser))
+        };
+        Probes::of(nodes.iter().map(attempt).collect(), interval)
+    }
+
+    /// Starts one for each of these.
+    pub fn of(attempts: Vec<Attempt>, interval: Option<Duration>) -> Probes {
         let stop = Arc::new(AtomicBool::new(false));
         let writes = Arc::default();
-        let threads = nodes
-            .iter()
-            .map(|(name, server)| {
+        let threads = attempts
+            .into_iter()
+            .map(|attempt| {
                 let probe = Probe {
-                    node: (*name).to_owned(),
-                    url: server.url(DATABASE, Role::Superuser),
+                    attempt,
                     interval: interval.unwrap_or(INTERVAL),
                     stop: Arc::clone(&stop),
                     writes: Arc::clone(&writes),
@@ -92,52 +101,91 @@ impl Drop for Probes {
     }
 }
 
-struct Probe {
+/// Tries to write one row at a node.
+pub struct Attempt {
     node: String,
-    url: String,
+    write: Box<dyn FnMut() -> Result<Option<i64>> + Send>,
+}
+
+impl Attempt {
+    /// At a server. Returns the row's number, or none where the write was not taken.
+    pub fn server(node: &str, url: &str) -> Attempt {
+        let (name, url) = (node.to_owned(), url.to_owned());
+        let insert = format!(
+            "SET default_transaction_read_only = off; \
+             INSERT INTO {TABLE} (node) VALUES ('{name}') RETURNING id::text"
+        );
+        let mut session: Option<Session> = None;
+        let write = move || {
+            let Some(open) = session.as_mut() else {
+                session = Session::open(&url).ok();
+                return Ok(None);
+            };
+            match open.scalar(&insert) {
+                Ok(id) => return Ok(Some(id.context("no id")?.parse()?)),
+                Err(sqlx::Error::Database(refusal)) => {
+                    let code = refusal.code().unwrap_or_default().into_owned();
+                    ensure!(code != "23505", "{name}: a counter collided: {refusal}");
+                    if code.starts_with("57P") || code.starts_with("08") {
+                        session = None;
+                    }
+                }
+                Err(_) => session = None,
+            }
+            Ok(None)
+        };
+        Attempt {
+            node: node.to_owned(),
+            write: Box::new(write),
+        }
+    }
+
+    /// At a file, which may not be there.
+    pub fn file(node: &str, file: &SqliteDb) -> Attempt {
+        let (name, file) = (node.to_owned(), file.clone());
+        let write = move || {
+            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let Ok(db) = Connection::open_with_flags(file.path(), flags) else {
+                return Ok(None);
+            };
+            db.busy_timeout(Duration::from_millis(200))?;
+            let insert = "INSERT INTO probe (node) VALUES (?1) RETURNING id";
+            match db.query_row(insert, [&name], |row| row.get(0)) {
+                Ok(id) => Ok(Some(id)),
+                Err(error) => {
+                    let collided = error.to_string().contains("UNIQUE");
+                    ensure!(!collided, "{name}: a counter collided: {error}");
+                    Ok(None)
+                }
+            }
+        };
+        Attempt {
+            node: node.to_owned(),
+            write: Box::new(write),
+        }
+    }
+}
+
+struct Probe {
+    attempt: Attempt,
     interval: Duration,
     stop: Arc<AtomicBool>,
     writes: Arc<Mutex<Vec<Write>>>,
 }
 
 impl Probe {
-    fn run(self) -> Result<()> {
-        let mut session: Option<Session> = None;
-        let insert = format!(
-            "SET default_transaction_read_only = off; \
-             INSERT INTO {TABLE} (node) VALUES ('{}') RETURNING id::text",
-            self.node
-        );
+    fn run(mut self) -> Result<()> {
         while !self.stop.load(Ordering::Relaxed) {
             thread::sleep(self.interval);
-            let Some(open) = session.as_mut() else {
-                session = Session::open(&self.url).ok();
-                continue;
-            };
             let begun = Instant::now();
-            match open.scalar(&insert) {
-                Ok(id) => {
-                    let id = id.context("no id")?.parse()?;
-                    let mut writes = self.writes.lock().map_err(|_| anyhow!("poisoned"))?;
-                    writes.push(Write {
-                        node: self.node.clone(),
-                        id,
-                        begun,
-                        ended: Instant::now(),
-                    });
-                }
-                Err(sqlx::Error::Database(refusal)) => {
-                    let code = refusal.code().unwrap_or_default().into_owned();
-                    ensure!(
-                        code != "23505",
-                        "{}: a counter collided: {refusal}",
-                        self.node
-                    );
-                    if code.starts_with("57P") || code.starts_with("08") {
-                        session = None;
-                    }
-                }
-                Err(_) => session = None,
+            if let Some(id) = (self.attempt.write)()? {
+                let mut writes = self.writes.lock().map_err(|_| anyhow!("poisoned"))?;
+                writes.push(Write {
+                    node: self.attempt.node.clone(),
+                    id,
+                    begun,
+                    ended: Instant::now(),
+                });
             }
         }
         Ok(())
@@ -189,4 +237,14 @@ pub fn check_rows(writes: &[Write], server: &PgServer) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The numbers of confirmed writes of `node` that are not among `ids`.
+pub fn missing(writes: &[Write], node: &str, ids: &[i64]) -> Vec<i64> {
+    let of_node = writes.iter().filter(|write| write.node == node);
+    let there: BTreeSet<i64> = ids.iter().copied().collect();
+    of_node
+        .map(|write| write.id)
+        .filter(|id| !there.contains(id))
+        .collect()
 }

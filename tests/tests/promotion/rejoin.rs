@@ -8,7 +8,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use repl_api::Membership;
 use repl_tests::pg::{DATABASE, Role, Session};
 
-use super::rig::{PATIENCE, Rig, held};
+use super::orders::held;
+use super::rig::{PATIENCE, Rig};
 
 /// Rows with a value that is stored apart, so that updates which leave it alone do not send it, and with
 /// something unique beside the key.

@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use repl_api::{Membership, PromoteRequest, PromotionInfo, PromotionState};
+use repl_api::{PromoteRequest, PromotionInfo};
 use repl_tests::daemon::{Daemon, DaemonConfig, Toml};
 use repl_tests::netns::Netns;
 use repl_tests::pg::{DATABASE, PgServer, Role, StopMode};
@@ -16,6 +16,7 @@ use repl_tests::proxy::Proxy;
 use repl_tests::scratch::Scratch;
 use repl_tests::wait::wait_for;
 
+use super::orders;
 use super::probes::{Probes, TABLE, Write, check_rows, turns};
 
 /// How long everything may take on a loaded machine.
@@ -38,12 +39,6 @@ enum Between {
     Nothing,
     Proxy(Proxy),
     Network(Netns),
-}
-
-/// A former primary was looked at, and waits for the operator.
-pub fn held(name: &str, status: &repl_api::Status) -> bool {
-    let what = format!("replctl rejoin {name}");
-    status.alerts.iter().any(|alert| alert.contains(&what))
 }
 
 /// All servers hold these tables already, or only the first one does.
@@ -208,15 +203,7 @@ impl Rig {
 
     /// Everybody follows, and no change of roles is under way.
     pub fn wait_streaming(&self) -> Result<()> {
-        self.daemon
-            .wait_status("all to stream", PATIENCE, |status| {
-                let all = status.replicas.iter().all(|one| {
-                    one.membership == Membership::Streaming
-                        && one.activity == repl_api::Activity::Idle
-                });
-                let streaming = status.primary.state == repl_api::PrimaryState::Streaming;
-                (all && streaming && status.promotion.is_none()).then_some(())
-            })?;
+        orders::wait_streaming(&self.daemon)?;
         // Protected: the guard has come round.
         for name in NODES {
             if name != self.primary()? {
@@ -236,35 +223,27 @@ impl Rig {
         Ok(self.daemon.status()?.primary.name)
     }
 
-    /// Makes `name` the primary and waits for the end.
+    /// See [`orders::promote`].
     pub fn promote(&self, name: &str) -> Result<PromotionInfo> {
-        let request = PromoteRequest {
-            replica: name.to_owned(),
-            ..PromoteRequest::default()
-        };
-        self.daemon
-            .call(|client| async move { client.promote(&request).await })?;
-        self.wait_promotion(name)
+        orders::promote(&self.daemon, name)
     }
 
-    /// Makes `name`, or the best replica, the primary without the one of now, and waits for the end.
+    /// See [`orders::force`].
     pub fn force(&self, name: Option<&str>) -> Result<PromotionInfo> {
-        let request = PromoteRequest {
-            replica: name.unwrap_or_default().to_owned(),
-            force: true,
-            overrule: false,
-        };
-        // A primary that was just killed may take a moment to be found dead.
-        let begun = wait_for("the forced promotion to begin", PATIENCE, || {
-            let request = request.clone();
-            let asked = self
-                .daemon
-                .call(|client| async move { client.promote(&request).await });
-            Ok(asked.ok())
-        })?;
-        let ended = self.wait_promotion(&begun.target)?;
-        ensure!(ended.state == PromotionState::Done, "{ended:#?}");
-        Ok(ended)
+        orders::force(&self.daemon, name)
+    }
+
+    /// See [`orders::wait_promotion`].
+    pub fn wait_promotion(&self, name: &str) -> Result<PromotionInfo> {
+        orders::wait_promotion(&self.daemon, name)
+    }
+
+    /// Waits until everybody follows; a former primary that holds what the log never saw is told to
+    /// join. Returns whether there was one.
+    pub fn wait_joined(&self) -> Result<bool> {
+        let held = orders::join_held(&self.daemon)?;
+        self.wait_streaming()?;
+        Ok(held)
     }
 
     /// Waits until the daemon has noted that commits wait as the mode says, so that the death of the
@@ -280,44 +259,6 @@ impl Rig {
                 .call(|client| async move { client.check_promotion(&request).await })?;
             let loss = report.may_lose.context("what may be lost is not said")?;
             Ok(loss.nothing.then_some(()))
-        })
-    }
-
-    /// Waits until everybody follows; a former primary that holds what the log never saw is told to
-    /// join. Returns whether there was one.
-    pub fn wait_joined(&self) -> Result<bool> {
-        let held = self
-            .daemon
-            .wait_status("all to be known", PATIENCE, |status| {
-                let known = |one: &repl_api::ReplicaStatus| match one.membership {
-                    Membership::Streaming => Some(None),
-                    Membership::Diverged if !held(one.name.as_str(), status) => None,
-                    Membership::Diverged => Some(Some(one.name.clone())),
-                    _ => None,
-                };
-                status
-                    .replicas
-                    .iter()
-                    .map(known)
-                    .collect::<Option<Vec<_>>>()
-            })?;
-        let held: Vec<String> = held.into_iter().flatten().collect();
-        for name in &held {
-            let done = self.daemon.replctl(&["rejoin", name, "--yes"])?;
-            ensure!(done.status.success(), "{done:?}");
-        }
-        self.wait_streaming()?;
-        Ok(!held.is_empty())
-    }
-
-    /// The last promotion of `name`, once it has ended.
-    pub fn wait_promotion(&self, name: &str) -> Result<PromotionInfo> {
-        wait_for("the promotion to end", PATIENCE, || {
-            let all = self
-                .daemon
-                .call(|client| async move { client.promotions().await })?;
-            let ended = all.current.is_none().then(|| all.history.first().cloned());
-            Ok(ended.flatten().filter(|last| last.to == name))
         })
     }
 

@@ -71,7 +71,11 @@ impl ServerError {
 
     /// The error for the operator; `server` names the server.
     pub fn into_connector(self, server: &str) -> ConnectorError {
-        let kind = kind_of(&self.code);
+        let kind = match self.schema.as_str() {
+            // Two sessions made the same object at the same time: it is there now.
+            "pg_catalog" if self.code == "23505" => ErrorKind::Transient,
+            _ => kind_of(&self.code),
+        };
         let mut error = ConnectorError::new(kind, self.public_message(server));
         error.advice = advice(&self, kind);
         if !self.table.is_empty() {

@@ -106,6 +106,10 @@ impl SnapshotSource for PgSnapshots {
         Ok(lsn.position())
     }
 
+    fn reads_keys(&self, _table: &TableName) -> bool {
+        true
+    }
+
     fn has_reached(&self, logged: &SourcePosition, wanted: &SourcePosition) -> bool {
         has_reached(logged, wanted)
     }

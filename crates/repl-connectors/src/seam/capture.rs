@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Result, Snapshot};
+use crate::told::Teller;
 
 /// Reads the changes of the primary into the log.
 #[async_trait]
@@ -160,10 +161,21 @@ pub struct SourceTable {
 }
 
 /// Shared view of the capture.
-#[derive(Debug)]
 pub struct CaptureBoard {
     status: Mutex<CaptureStatus>,
     tables: watch::Sender<Arc<Vec<SourceTable>>>,
+    /// How the tables are told; as they are where there is none.
+    teller: Option<Teller>,
+}
+
+impl CaptureBoard {
+    /// A board that shows the tables as the log knows them.
+    pub fn telling(teller: Teller) -> CaptureBoard {
+        CaptureBoard {
+            teller: Some(teller),
+            ..CaptureBoard::default()
+        }
+    }
 }
 
 impl Default for CaptureBoard {
@@ -171,6 +183,7 @@ impl Default for CaptureBoard {
         CaptureBoard {
             status: Mutex::new(CaptureStatus::default()),
             tables: watch::Sender::new(Arc::new(Vec::new())),
+            teller: None,
         }
     }
 }
@@ -190,7 +203,13 @@ impl CaptureBoard {
     }
 
     /// Publishes the selected tables; watchers wake only when the list changed.
-    pub fn set_tables(&self, tables: Vec<SourceTable>) {
+    pub fn set_tables(&self, mut tables: Vec<SourceTable>) {
+        if let Some(teller) = &self.teller {
+            tables = tables
+                .into_iter()
+                .map(|table| teller.table(table))
+                .collect();
+        }
         self.tables.send_if_modified(|now| {
             let changed = **now != tables;
             if changed {

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use repl_core::SourcePosition;
 use repl_core::deposed::{Deposed, Found};
 use repl_core::position::SourceIdentity;
-use repl_core::schema::TableName;
+use repl_core::schema::{TableName, TableSchema};
 use repl_core::select::Selection;
 use serde::{Deserialize, Serialize};
 
@@ -201,6 +201,15 @@ pub trait RoleSwitch: Send + Sync {
         selection: &Selection,
         patience: Duration,
     ) -> Result<CaptureStart>;
+
+    /// From when it takes writes on, these tables take only values that have a place in these shapes, which
+    /// are of another engine; as far as the engine can see to that.
+    ///
+    /// # Errors
+    /// When it cannot be done.
+    async fn keep_forms(&self, _forms: &[TableSchema]) -> Result<()> {
+        Ok(())
+    }
 
     /// Removes what capture left here: no commit waits for the daemon, no history is kept for it.
     /// Returns what was done.

@@ -1,5 +1,7 @@
 //! Prepares a primary for capture, and clears away what was installed.
 
+use std::time::Duration;
+
 use repl_core::ErrorKind;
 use repl_core::position::SourceIdentity;
 use repl_core::schema::quote_identifier;
@@ -8,7 +10,8 @@ use rusqlite::Connection;
 
 use super::error::During;
 use super::meta::{self, Installed, Place};
-use super::schema::{end_transaction, install};
+use super::role::FORM_PREFIX;
+use super::schema::{Known, end_transaction, install};
 use super::triggers::TRIGGER_PREFIX;
 use super::{ENGINE, SqliteTarget, connect};
 use crate::seam::Result;
@@ -31,6 +34,28 @@ pub(super) fn begin_history(
         .during("prepare the session")?;
     lock(&db)?;
     let outcome = begin_locked(&db, target, selection);
+    end_transaction(&db, "COMMIT", &outcome)?;
+    outcome
+}
+
+/// As [`begin_history`], with nothing left of an earlier time; also what is captured then.
+///
+/// # Errors
+/// As [`begin_history`].
+pub(super) fn begin_anew(
+    target: &SqliteTarget,
+    selection: &Selection,
+    patience: Duration,
+) -> Result<(SourceIdentity, Place, Known)> {
+    let db = connect::guard(&target.path, patience)?;
+    lock(&db)?;
+    let outcome = (|| {
+        if meta::installed(&db)? != Installed::Nothing {
+            uninstall_locked(&db, &target.group)?;
+        }
+        let (source, place) = begin_locked(&db, target, selection)?;
+        Ok((source, place, Known::stored(&db)?))
+    })();
     end_transaction(&db, "COMMIT", &outcome)?;
     outcome
 }
@@ -99,7 +124,12 @@ fn uninstall_locked(db: &Connection, group: &str) -> Result<Vec<String>> {
         .and_then(Iterator::collect)
         .during(doing)?;
     let mut done = Vec::new();
-    for name in names.iter().filter(|name| name.starts_with(TRIGGER_PREFIX)) {
+    let ours = |name: &&String| {
+        [TRIGGER_PREFIX, FORM_PREFIX]
+            .iter()
+            .any(|one| name.starts_with(one))
+    };
+    for name in names.iter().filter(ours) {
         let sql = format!("DROP TRIGGER {}", quote_identifier(name));
         db.execute_batch(&sql).during("drop a trigger")?;
         done.push(format!("dropped trigger {name}"));

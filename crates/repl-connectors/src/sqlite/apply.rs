@@ -10,6 +10,7 @@ use repl_core::ErrorKind;
 use repl_core::batch::{Route, Step};
 use repl_core::checkpoint::Checkpoint;
 use repl_core::copy::PartialCopy;
+use repl_core::promotion::Handover;
 use repl_core::schema::TableName;
 
 use super::compare::{Compare, key_names};
@@ -312,6 +313,11 @@ impl Applier for SqliteApplier {
             session.in_transaction(|db, group| registry::forget(db, group, &tables))
         })
         .await
+    }
+
+    async fn adopt(&mut self, handover: &Handover) -> Result<()> {
+        let handover = handover.clone();
+        self.with(move |session| session.adopt(&handover)).await
     }
 
     async fn close(&mut self) {

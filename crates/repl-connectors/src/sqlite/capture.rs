@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::error::located;
 use super::follow::{Command, Event, Shared, Start, follow};
-use super::meta::Place;
+use super::meta::{Place, StoredLayout};
 use super::schema::Known;
 use super::snapshot::SqliteSnapshot;
 use super::{SqliteTarget, admin};
@@ -321,22 +321,31 @@ impl Session {
     fn learn(&mut self, port: &mut CapturePort, known: &Known) -> Result<()> {
         let mut published = Vec::new();
         self.tables.clear();
+        let history = port.writer.log().bounds().history;
+        // The log's word for the table's incarnation.
+        let schema_of = |stored: &StoredLayout| {
+            let mut schema = stored.schema();
+            if let Some(history) = &history {
+                schema.incarnation = history.incarnation(&schema.incarnation);
+            }
+            schema
+        };
         self.layouts = known
             .layouts
             .values()
-            .map(|stored| (layout_number(stored.id), stored.schema()))
+            .map(|stored| (layout_number(stored.id), schema_of(stored)))
             .collect();
         for stored in known.current() {
             let id = self.schema(port, layout_number(stored.id))?;
             let schema = Arc::new(TableSchema {
                 id,
-                ..stored.schema()
+                ..schema_of(stored)
             });
             self.tables
                 .insert(schema.table.clone(), Arc::clone(&schema));
             published.push(SourceTable {
                 name: schema.table.clone(),
-                incarnation: stored.incarnation.clone(),
+                incarnation: schema.incarnation.clone(),
                 schema: Some(schema),
                 refusal: String::new(),
                 remedy: String::new(),

@@ -81,6 +81,19 @@ pub(super) fn keeper(path: &Path) -> Result<Connection> {
     Ok(db)
 }
 
+/// Opens a database for a change of its role: as any client would, waiting for locks no longer than
+/// `patience`, its commits durable.
+///
+/// # Errors
+/// As [`primary`].
+pub(super) fn guard(path: &Path, patience: Duration) -> Result<Connection> {
+    let db = primary(path)?;
+    db.busy_timeout(patience).during("set the busy timeout")?;
+    db.execute_batch("PRAGMA synchronous=FULL; PRAGMA foreign_keys=OFF;")
+        .during("prepare the session")?;
+    Ok(db)
+}
+
 /// Opens a replica for reading what it holds.
 ///
 /// # Errors

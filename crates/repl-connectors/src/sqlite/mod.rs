@@ -59,6 +59,7 @@ mod layout;
 mod meta;
 mod parts;
 mod registry;
+mod role;
 mod rows;
 mod schema;
 mod session;
@@ -69,6 +70,7 @@ mod value;
 pub use apply::SqliteApplier;
 pub use capture::SqliteCapture;
 pub use content::SqliteContents;
+pub use role::SqliteRole;
 pub use snapshot::SqliteSnapshots;
 
 /// A SQLite database file and the part it plays.

@@ -279,3 +279,12 @@ pub(super) fn forget(db: &Connection, group: &str, tables: &[TableName]) -> Resu
     }
     Ok(())
 }
+
+/// Forgets everything of the tables of the group.
+pub(super) fn clear(db: &Connection, group: &str) -> Result<()> {
+    for own in ["_repl_tables", "_repl_copies", "_repl_copy_parts"] {
+        db.execute(&format!("DELETE FROM {own} WHERE grp = ?1"), params![group])
+            .during("forget that tables were copied")?;
+    }
+    Ok(())
+}

@@ -16,6 +16,7 @@ use super::error::During;
 use super::inspect::{Inspected, Refusal, selected_tables};
 use super::layout::Layout;
 use super::meta::{self, StoredLayout};
+use super::role::{FENCE_PREFIX, FORM_PREFIX};
 use super::triggers::{TRIGGER_PREFIX, triggers};
 use crate::seam::Result;
 
@@ -32,6 +33,19 @@ pub(super) struct Known {
 }
 
 impl Known {
+    /// What is stored, whatever the tables are like now.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) fn stored(db: &Connection) -> Result<Known> {
+        Ok(Known {
+            version: version(db)?,
+            layouts: numbered(meta::layouts(db)?),
+            refused: Vec::new(),
+            width: meta::width(db)?,
+        })
+    }
+
     /// The present layout of the table with this number.
     pub(super) fn current_of(&self, tab: i64) -> Option<&Arc<StoredLayout>> {
         self.layouts
@@ -149,17 +163,37 @@ pub(super) fn install(db: &Connection, selection: &Selection, logged: i64) -> Re
 }
 
 fn known(db: &Connection, mut plan: Plan) -> Result<(Plan, Known)> {
-    let layouts = meta::layouts(db)?;
     let known = Known {
-        version: version(db)?,
-        layouts: layouts
-            .into_iter()
-            .map(|stored| (stored.id, Arc::new(stored)))
-            .collect(),
         refused: std::mem::take(&mut plan.refused),
-        width: meta::width(db)?,
+        ..Known::stored(db)?
     };
     Ok((plan, known))
+}
+
+fn numbered(layouts: Vec<StoredLayout>) -> HashMap<i64, Arc<StoredLayout>> {
+    let numbered = layouts.into_iter();
+    numbered
+        .map(|stored| (stored.id, Arc::new(stored)))
+        .collect()
+}
+
+/// A captured table whose triggers are not as they were made, if there is one: what was written to
+/// it need not be recorded.
+pub(super) fn unwatched(db: &Connection) -> Result<Option<String>> {
+    let existing = existing_triggers(db)?;
+    let stored = meta::layouts(db)?;
+    let watched = |layout: &StoredLayout| {
+        let as_made = |(name, sql): (&String, &String)| {
+            existing
+                .iter()
+                .any(|one| one.name == *name && one.sql == *sql)
+        };
+        layout.triggers.iter().all(as_made)
+    };
+    let lost = stored
+        .into_iter()
+        .find(|layout| layout.current && !watched(layout));
+    Ok(lost.map(|layout| layout.layout.table))
 }
 
 fn plan(db: &Connection, selection: &Selection) -> Result<Plan> {
@@ -257,6 +291,8 @@ fn judge(former: &StoredLayout, now: Option<&Layout>, existing: &[Trigger]) -> V
     let youngest = existing
         .iter()
         .filter(|t| t.table.eq_ignore_ascii_case(table) && !former.triggers.contains_key(&t.name))
+        // They refuse, and change nothing.
+        .filter(|t| !t.name.starts_with(FENCE_PREFIX) && !t.name.starts_with(FORM_PREFIX))
         .map(|trigger| trigger.rowid)
         .max()
         .unwrap_or(0);

@@ -7,6 +7,7 @@ use repl_core::batch::{Route, Step};
 use repl_core::checkpoint::Checkpoint;
 use repl_core::copy::PartialCopy;
 use repl_core::failpoint::sabotage;
+use repl_core::promotion::Handover;
 use repl_core::schema::{TableName, TableSchema};
 use rusqlite::Connection;
 
@@ -401,5 +402,25 @@ impl Session {
         failpoint("sqlite.load.before_commit")?;
         self.db.execute_batch("COMMIT").during("commit")?;
         failpoint("sqlite.load.after_commit")
+    }
+
+    /// See [`crate::seam::Applier::adopt`].
+    pub(super) fn adopt(&mut self, handover: &Handover) -> Result<()> {
+        let before = registry::state(&self.db, &self.group)?.checkpoint;
+        if before.as_ref() == Some(&handover.checkpoint) {
+            return Ok(());
+        }
+        self.writer.forget_shapes();
+        self.in_transaction(|db, group| {
+            registry::clear(db, group)?;
+            for schema in &handover.tables {
+                let copied = CopiedTable {
+                    incarnation: schema.incarnation.clone(),
+                    cut: None,
+                };
+                registry::copied(db, group, schema, &copied)?;
+            }
+            registry::compare_and_set(db, group, before.as_ref(), &handover.checkpoint)
+        })
     }
 }

@@ -81,21 +81,8 @@ impl SnapshotSource for SqliteSnapshots {
 
     async fn end(&self) -> Result<SourcePosition> {
         let path = self.target.path.clone();
-        let read = blocking(move || {
-            let db = connect::primary(&path)?;
-            let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '_repl_changes')";
-            let doing = "read the last recorded change";
-            let begun: bool = db.query_row(sql, [], |row| row.get(0)).during(doing)?;
-            if !begun {
-                return Err(not_begun());
-            }
-            db.query_row("SELECT max(id) FROM _repl_changes", [], |row| row.get(0))
-                .during(doing)
-        })
-        .await;
-        let last: Option<i64> = located(read, &self.target)?;
-        // Changes that are not there any more are in the log.
-        Ok(last.map_or_else(SourcePosition::default, place_of))
+        let read = blocking(move || last_change(&connect::primary(&path)?)).await;
+        located(read, &self.target)
     }
 
     fn position_of(&self, token: &str) -> Result<SourcePosition> {
@@ -114,6 +101,20 @@ impl SnapshotSource for SqliteSnapshots {
     fn has_reached(&self, logged: &SourcePosition, wanted: &SourcePosition) -> bool {
         has_reached(logged, wanted)
     }
+}
+
+/// A position behind everything that is committed.
+pub(super) fn last_change(db: &Connection) -> Result<SourcePosition> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '_repl_changes')";
+    let doing = "read the last recorded change";
+    let begun: bool = db.query_row(sql, [], |row| row.get(0)).during(doing)?;
+    if !begun {
+        return Err(not_begun());
+    }
+    let sql = "SELECT max(id) FROM _repl_changes";
+    let last: Option<i64> = db.query_row(sql, [], |row| row.get(0)).during(doing)?;
+    // Changes that are not there any more are in the log.
+    Ok(last.map_or_else(SourcePosition::default, place_of))
 }
 
 /// The position of a change whose own token is not known.

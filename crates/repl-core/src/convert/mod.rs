@@ -16,6 +16,7 @@
 //!
 //! [`ddl`] makes the tables for the same plan.
 
+pub mod back;
 pub mod ddl;
 mod draft;
 mod encode;
@@ -25,6 +26,7 @@ mod mapping;
 mod options;
 mod plan;
 mod postgres;
+pub mod shape;
 mod sqlite;
 #[cfg(test)]
 mod tests;

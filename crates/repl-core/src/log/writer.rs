@@ -1,12 +1,18 @@
 //! Builds transactions for the log fragment by fragment, numbering them densely.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::{Appender, EventLog, LogError, LogOffset};
-use crate::change::ChangeWriter;
+use crate::change::{Change, ChangeWriter, Changes};
+use crate::codec::Malformed;
+use crate::convert::back::Back;
 use crate::position::{Seq, SourcePosition};
 use crate::record::{Body, History, RecordKind, Succession, TxHeader, encode_fragment};
 use crate::schema::{SchemaId, TableSchema};
+use crate::telling::{Telling, Told};
 
 /// Size at which an open transaction's changes are pushed as a fragment, bytes. A single change
 /// larger than this makes a larger fragment.
@@ -19,6 +25,11 @@ pub struct TxWriter {
     open: Option<Open>,
     changes: Vec<u8>,
     payload: Vec<u8>,
+    telling: Telling,
+    /// How rows of a schema number get the form that the log knows them in.
+    backs: HashMap<SchemaId, Back>,
+    /// Up to here the open changes have it.
+    told: usize,
 }
 
 struct Open {
@@ -40,7 +51,17 @@ impl TxWriter {
             open: None,
             changes: Vec::new(),
             payload: Vec::new(),
+            telling: Telling::default(),
+            backs: HashMap::new(),
+            told: 0,
         })
+    }
+
+    /// Has what is written told as the log knows it: see [`crate::telling`].
+    #[must_use]
+    pub fn telling(mut self, telling: Telling) -> TxWriter {
+        self.telling = telling;
+        self
     }
 
     /// The log written to.
@@ -63,6 +84,7 @@ impl TxWriter {
                 origin: before.origin,
                 tables: Vec::new(),
                 forced: false,
+                home: before.home,
             });
         }
         self.push_body(&Body::History(history))
@@ -81,7 +103,25 @@ impl TxWriter {
     ///
     /// # Errors
     /// As [`Appender::push`].
-    pub fn schema(&mut self, mut schema: TableSchema) -> Result<SchemaId, LogError> {
+    pub fn schema(&mut self, schema: TableSchema) -> Result<SchemaId, LogError> {
+        // A table that was made anew is another one, of the primary's own form.
+        let known = self.telling.naming.known(&schema.table);
+        let latest = self.log.latest_schema(&known);
+        if latest.is_none_or(|latest| latest.incarnation != schema.incarnation) {
+            return self.record(TableSchema {
+                table: known,
+                ..schema
+            });
+        }
+        let Told { schema, back } = self.telling.tell(self.log.as_ref(), &schema);
+        let id = self.record(schema)?;
+        if let Some(back) = back {
+            self.backs.insert(id, back);
+        }
+        Ok(id)
+    }
+
+    fn record(&mut self, mut schema: TableSchema) -> Result<SchemaId, LogError> {
         if let Some(latest) = self.log.latest_schema(&schema.table)
             && latest.same_shape(&schema)
         {
@@ -102,7 +142,7 @@ impl TxWriter {
         if self.open.is_some() {
             return Err(LogError::Misuse("a transaction is already open"));
         }
-        self.changes.clear();
+        self.clear();
         self.open = Some(Open {
             seq: self.appender.last_seq().next(),
             header: Some(header),
@@ -127,6 +167,9 @@ impl TxWriter {
     /// As [`Appender::push`]; [`LogError::Misuse`] when no transaction is open.
     #[inline]
     pub fn changed(&mut self) -> Result<(), LogError> {
+        if !self.backs.is_empty() {
+            self.tell()?;
+        }
         if self.changes.len() >= FRAGMENT_BYTES {
             self.push_fragment(None).map(drop)
         } else {
@@ -149,7 +192,7 @@ impl TxWriter {
     /// # Errors
     /// When the log cannot cut it off.
     pub fn abandon(&mut self) -> Result<(), LogError> {
-        self.changes.clear();
+        self.clear();
         if self.open.take().is_some() {
             self.appender.abandon()?;
         }
@@ -159,6 +202,38 @@ impl TxWriter {
     /// Bytes appended and not yet durable.
     pub fn pending_bytes(&self) -> u64 {
         self.appender.pending_bytes()
+    }
+
+    fn clear(&mut self) {
+        self.changes.clear();
+        self.told = 0;
+    }
+
+    /// Gives the changes written since the last call the form the log knows them in.
+    fn tell(&mut self) -> Result<(), LogError> {
+        let fresh = Bytes::copy_from_slice(&self.changes[self.told..]);
+        let damaged = |error: Malformed| LogError::Damaged {
+            place: "a captured change".to_owned(),
+            what: error.to_string(),
+        };
+        let mut told = Vec::with_capacity(fresh.len());
+        for change in Changes::new(fresh) {
+            let mut change = change.map_err(damaged)?;
+            let schema = match &change {
+                Change::Insert { schema, .. }
+                | Change::Update { schema, .. }
+                | Change::Delete { schema, .. } => Some(*schema),
+                Change::Truncate { .. } | Change::Message { .. } => None,
+            };
+            if let Some(back) = schema.and_then(|schema| self.backs.get(&schema)) {
+                change = back.change(change).map_err(damaged)?;
+            }
+            ChangeWriter::new(&mut told).change(&change);
+        }
+        self.changes.truncate(self.told);
+        self.changes.append(&mut told);
+        self.told = self.changes.len();
+        Ok(())
     }
 
     fn push_fragment(&mut self, position: Option<&SourcePosition>) -> Result<LogOffset, LogError> {
@@ -178,7 +253,7 @@ impl TxWriter {
             .appender
             .push(RecordKind::Fragment, open.seq, ends, &self.payload)?;
         open.header = None;
-        self.changes.clear();
+        self.clear();
         Ok(offset)
     }
 

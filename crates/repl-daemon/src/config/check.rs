@@ -24,7 +24,7 @@ pub(super) fn run(findings: &Findings, draft: &ConfigDraft) {
     check_log_dir(findings, draft);
     if let Some(engine) = group_engine(&draft.nodes) {
         check_engines(findings, &draft.nodes, engine);
-        check_capture(findings, engine);
+        check_capture(findings, draft, engine);
         replication::check(findings, draft, engine);
         failover::check(findings, draft, engine);
         check_tables(findings, draft, engine);
@@ -326,24 +326,31 @@ fn check_log_dir(findings: &Findings, draft: &ConfigDraft) {
     }
 }
 
-fn check_capture(findings: &Findings, engine: Engine) {
-    let (without_effect, why): (&[&str], &str) = match engine {
-        Engine::Sqlite => (
+fn check_capture(findings: &Findings, draft: &ConfigDraft, engine: Engine) {
+    // Any node that can be the primary may become it.
+    let effects: [(&[&str], Engine, &str); 2] = [
+        (
             &["slot_name", "publication_name", "manage_publication"],
+            Engine::Postgres,
             "SQLite is captured by triggers, without slot or publication",
         ),
-        // Refused as a primary.
-        Engine::Mysql => return,
-        Engine::Postgres => (
+        (
             &["poll_interval_max"],
+            Engine::Sqlite,
             "PostgreSQL streams its changes and is not polled",
         ),
-    };
-    for key in without_effect {
-        let key = format!("capture.{key}");
-        if findings.is_set(&key) {
-            let what = format!("it has no effect with a {engine} primary");
-            findings.warning(&key, complaint(what, why, "remove it"));
+    ];
+    for (keys, of, why) in effects {
+        // Refused as a primary.
+        if engine == Engine::Mysql || draft.has_engine(of) {
+            continue;
+        }
+        for key in keys {
+            let key = format!("capture.{key}");
+            if findings.is_set(&key) {
+                let what = format!("it has no effect with a {engine} primary");
+                findings.warning(&key, complaint(what, why, "remove it"));
+            }
         }
     }
 }

@@ -4,9 +4,9 @@
 use toml::de::DeTable;
 
 use super::model::{
-    ApiConfig, CaptureConfig, Config, CopyConfig, FailoverConfig, GroupConfig, LimitsConfig,
-    LogConfig, LoggingConfig, NodeRole, PromotionConfig, ReplicationConfig, RetryConfig,
-    TablesConfig, ValidateConfig,
+    ApiConfig, CaptureConfig, Config, CopyConfig, Endpoint, Engine, FailoverConfig, GroupConfig,
+    LimitsConfig, LogConfig, LoggingConfig, NodeRole, PromotionConfig, ReplicationConfig,
+    RetryConfig, TablesConfig, ValidateConfig,
 };
 use super::node::{self, NodeDraft, Surroundings};
 use super::problem::{Findings, Problem};
@@ -77,6 +77,12 @@ impl ConfigDraft {
         }
     }
 
+    /// Whether a node is of this engine.
+    pub fn has_engine(&self, engine: Engine) -> bool {
+        let engines = self.nodes.iter().filter_map(|node| node.endpoint.as_ref());
+        engines.map(Endpoint::engine).any(|one| one == engine)
+    }
+
     /// The finished configuration; none when something required is missing.
     pub fn finish(self, warnings: Vec<Problem>) -> Option<Config> {
         let nodes: Option<Vec<_>> = self.nodes.into_iter().map(NodeDraft::finish).collect();
@@ -86,6 +92,7 @@ impl ConfigDraft {
         let primary = primaries.pop()?;
         Some(Config {
             origin: primary.name.clone(),
+            home: primary.endpoint.engine(),
             group: self.group,
             log: self.log,
             api: self.api,

@@ -106,7 +106,9 @@ pub(super) fn check(findings: &Findings, draft: &ConfigDraft, engine: Engine) {
     });
     if engine != Engine::Postgres || !able {
         let what = "automatic failover without two PostgreSQL nodes".to_owned();
-        let why = "only a PostgreSQL replica can take the place of a PostgreSQL primary";
+        let why = "commits to a SQLite file wait for nobody and its applications follow nothing, so one that \
+                   the daemon cannot reach may be written to on and on; by hand it can be replaced: replctl \
+                   promote --force";
         error("automatic", what, why, "set automatic = false");
     }
 }
@@ -120,10 +122,18 @@ fn check_candidates(findings: &Findings, draft: &ConfigDraft) {
         let why = match node {
             None => "there is no node of this name",
             Some(node) if !node.enabled => "it is disabled",
+            Some(node)
+                if node
+                    .endpoint
+                    .as_ref()
+                    .is_some_and(|one| !one.follows_failover()) =>
+            {
+                "applications of a PostgreSQL primary cannot go on with it by themselves"
+            }
             Some(_) => continue,
         };
         let what = format!("`{name}` cannot be a candidate");
-        let fix = "name nodes of this file that are enabled";
+        let fix = "name PostgreSQL nodes of this file that are enabled";
         findings.error("failover.candidates", complaint(what, why, fix));
     }
 }

@@ -46,6 +46,8 @@ pub struct Config {
     pub replicas: Vec<NodeConfig>,
     /// Under which name replicas keep their checkpoint: that of the first primary, whoever it is now.
     pub origin: String,
+    /// The engine in whose words tables are named, here and in the log: that of the first primary.
+    pub home: Engine,
     /// What is accepted but worth a look; already checked configurations may still have some.
     pub warnings: Vec<Problem>,
 }
@@ -441,6 +443,12 @@ pub struct Server {
 }
 
 impl Endpoint {
+    /// Whether the daemon may replace a primary here, or by one here, without being told to: commits
+    /// or the applications' way to it can keep a node that is cut off from taking writes.
+    pub fn follows_failover(&self) -> bool {
+        self.engine() == Engine::Postgres
+    }
+
     /// The engine behind it.
     pub fn engine(&self) -> Engine {
         match self {

@@ -245,9 +245,10 @@ fn read_commit(
 fn read_protect(section: &mut Section<'_>, endpoint: Option<&Endpoint>) -> bool {
     let protect = section.boolean("protect", false);
     let engine = endpoint.map(Endpoint::engine);
-    if let (true, Some(engine)) = (protect, engine.filter(|one| *one != Engine::Postgres)) {
+    if let (true, Some(engine @ Engine::Mysql)) = (protect, engine) {
         let what = format!("{engine} replicas cannot be protected");
-        let why = "writes of others than the daemon are refused by PostgreSQL nodes only";
+        let why =
+            "writes of others than the daemon are refused by PostgreSQL and SQLite nodes only";
         section.fail("protect", complaint(what, why, "remove the key"));
     }
     protect

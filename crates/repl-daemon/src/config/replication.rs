@@ -69,17 +69,24 @@ pub(super) fn check(findings: &Findings, draft: &ConfigDraft, engine: Engine) {
         let key = format!("replication.{}", found.key);
         findings.error(&key, complaint(found.what, found.why, found.fix));
     }
-    let without_effect = match engine {
-        Engine::Sqlite => "replication.manage_standby_names",
-        Engine::Postgres | Engine::Mysql => "replication.client_wait",
-    };
-    if findings.is_set(without_effect) {
-        let what = format!("it has no effect with a {engine} primary");
-        let why = match engine {
-            Engine::Sqlite => "no SQLite commit waits for another process",
-            Engine::Postgres | Engine::Mysql => "its commits wait by themselves",
-        };
-        findings.warning(without_effect, complaint(what, why, "remove it"));
+    let effects = [
+        (
+            "replication.manage_standby_names",
+            Engine::Postgres,
+            "no SQLite commit waits for another process",
+        ),
+        (
+            "replication.client_wait",
+            Engine::Sqlite,
+            "its commits wait by themselves",
+        ),
+    ];
+    for (key, of, why) in effects {
+        // Another node may become the primary.
+        if findings.is_set(key) && !draft.has_engine(of) {
+            let what = format!("it has no effect with a {engine} primary");
+            findings.warning(key, complaint(what, why, "remove it"));
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use repl_connectors::seam::{CaptureBoard, CaptureLimits, CapturePort, SnapshotSource};
+use repl_connectors::told::ToldSnapshots;
 use repl_core::backoff::BackoffPolicy;
 use repl_core::log::{Durable, TxWriter, Visibility};
 use tokio::sync::{mpsc, watch};
@@ -72,7 +73,10 @@ impl Generation {
             seen: Arc::clone(&fixed.seen),
             failover: Arc::default(),
             configured_primary: fixed.config.primary.name.clone(),
-            board: Arc::new(CaptureBoard::default()),
+            board: Arc::new(CaptureBoard::telling(wiring::teller(
+                &config,
+                Arc::clone(&fixed.log),
+            )?)),
             capture_errors: Arc::new(CaptureErrors::default()),
             capture_meter: Arc::new(Mutex::new(Meter::default())),
             replicas,
@@ -183,16 +187,19 @@ impl Parts {
         let config = &group.config;
         let (requests, snapshots) = mpsc::channel(1);
         let source = wiring::source(config, requests)?;
+        let teller = wiring::teller(config, Arc::clone(&group.log))?;
         let visibility = if source.capture.repeats_exactly() {
             Visibility::Appended
         } else {
             Visibility::Durable
         };
         let port = CapturePort {
-            writer: TxWriter::new(Arc::clone(&group.log)).context("cannot write the event log")?,
+            writer: TxWriter::new(Arc::clone(&group.log))
+                .context("cannot write the event log")?
+                .telling(teller.telling.clone()),
             durable: self.durable.clone(),
             released: group.modes.released(),
-            selection: wiring::selection(&config.tables, config.engine())?,
+            selection: wiring::selection(config, &config.primary)?,
             limits: CaptureLimits {
                 pending_bytes: config.limits.pending_bytes,
                 max_row_bytes: config.limits.max_row_bytes,
@@ -238,7 +245,7 @@ impl Parts {
         self.tasks.spawn(retention.run());
         self.tasks.spawn(keeper.run());
         Ok(Source {
-            snapshots: source.snapshots,
+            snapshots: Arc::new(ToldSnapshots::new(source.snapshots, teller)),
             uninstall: uninstall_sender,
             follow: fixed.follow(visibility),
             task,
@@ -277,7 +284,7 @@ impl Parts {
                 .map(member)
                 .collect::<Result<_, _>>()?,
             tables: group.board.tables(),
-            default_schema: wiring::default_schema(config.engine()).to_owned(),
+            default_schema: wiring::default_schema(config.home).to_owned(),
             verified: Arc::clone(&group.verified),
             stop: self.stop.clone(),
         }))
@@ -357,7 +364,8 @@ impl Parts {
     fn start_failover(&mut self, fixed: &Fixed) {
         let config = &self.group.config;
         let role = wiring::role(config, &config.primary);
-        let Some(role) = role.filter(|_| config.failover.automatic) else {
+        let watched = config.failover.automatic && config.primary.endpoint.follows_failover();
+        let Some(role) = role.filter(|_| watched) else {
             return;
         };
         let failover = Failover {
@@ -384,6 +392,7 @@ impl Parts {
                 role,
                 tables: group.board.tables(),
                 routing: wiring::routing(&group.config, &replica.node)?,
+                naming: wiring::naming(&group.config, &replica.node),
                 shutdown: self.stop.clone(),
             };
             self.tasks.spawn(guard.run());

@@ -8,7 +8,7 @@ use repl_core::deposed::{Deposed, Loss};
 use repl_core::promotion::{Cause, Promotion};
 use tokio::time::{Instant, timeout};
 
-use super::steps::{Course, Present, Trouble, noted, trouble};
+use super::steps::{COUNTERS_WAIT, Course, Present, Trouble, noted, trouble, unread_note};
 use crate::clock::now_ms;
 use crate::status::Group;
 
@@ -51,9 +51,6 @@ pub fn say(loss: &Loss, primary: &str) -> String {
         }
     }
 }
-
-/// Longest time for reading which values the columns that sequences serve hold.
-const COUNTERS_WAIT: Duration = Duration::from_secs(5);
 
 impl Course {
     /// One that answers after all is not replaced, unless that was ordered.
@@ -146,11 +143,7 @@ impl Course {
         counters.extend(used);
         let margin = self.config.promotion.sequence_margin;
         let mut notes = to.advance(&counters, margin).await?;
-        notes.extend(
-            unread
-                .iter()
-                .map(|column| format!("{column} was not read in time")),
-        );
+        notes.extend(unread.iter().map(|column| unread_note(column)));
         let used = counters.iter().filter(|one| one.last.is_some());
         let names: BTreeSet<_> = used.map(|one| &one.name).collect();
         Ok(format!(

@@ -22,7 +22,7 @@ pub use forced::loss;
 pub use steps::{Course, Present, Trouble, stays_closed};
 
 use crate::admin::ControlError;
-use crate::config::{Config, NodeConfig};
+use crate::config::{Config, Engine, NodeConfig};
 use crate::replica::Replica;
 use crate::status::Group;
 use crate::wiring;
@@ -100,15 +100,22 @@ pub fn candidates(group: &Group) -> Vec<Candidate> {
 }
 
 /// The replicas that a promotion is to be tried with, in this order: the one that is named, or all that
-/// could, the most advanced first.
+/// could, the most advanced first. Those of the primary's own engine come before, where its applications
+/// can go on: what the log holds is drained into whichever it is.
 pub fn in_question(group: &Group, named: Option<&str>) -> Vec<String> {
-    match named {
-        Some(name) => vec![name.to_owned()],
-        None => ranked(&candidates(group))
-            .into_iter()
-            .map(|one| one.name.clone())
-            .collect(),
+    if let Some(name) = named {
+        return vec![name.to_owned()];
     }
+    let engine = group.config.engine();
+    let replicas = &group.config.replicas;
+    let other = |one: &&Candidate| {
+        let node = replicas.iter().find(|node| node.name == one.name);
+        node.is_some_and(|node| node.endpoint.engine() != engine)
+    };
+    let candidates = candidates(group);
+    let mut order = ranked(&candidates);
+    order.sort_by_key(other);
+    order.into_iter().map(|one| one.name.clone()).collect()
 }
 
 /// The answer where no replica is in question.
@@ -122,6 +129,8 @@ pub fn no_candidate() -> ControlError {
 pub struct Party {
     /// Its name.
     pub name: String,
+    /// Its engine.
+    pub engine: Engine,
     /// What changes its role.
     pub role: Arc<dyn RoleSwitch>,
 }
@@ -170,10 +179,14 @@ fn party(config: &Config, node: &NodeConfig) -> Result<Party, ControlError> {
         ControlError::new(
             ErrorCode::Conflict,
             format!("{name} is a node of {engine}, which cannot change its role"),
-            "promote a PostgreSQL replica of a PostgreSQL primary",
+            "promote a PostgreSQL or SQLite replica",
         )
     })?;
-    Ok(Party { name, role })
+    Ok(Party {
+        name,
+        engine: node.endpoint.engine(),
+        role,
+    })
 }
 
 fn no_replica(group: &Group, name: &str) -> ControlError {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use repl_api::{Activity, ErrorCode, Readiness, ReadinessFinding};
 use repl_connectors::seam::{CaptureState, ConnectorError, Finding, Part, SourceTable};
 use repl_core::membership::Membership;
+use repl_core::mode::Mode;
 use repl_core::promotion::Cause;
 use repl_core::schema::TableSchema;
 use tokio::time::timeout;
@@ -15,6 +16,7 @@ use super::Parties;
 use super::forced::loss;
 use super::record::wire;
 use crate::admin::ControlError;
+use crate::config::{Engine, impossible};
 use crate::replica::Replica;
 use crate::status::Group;
 
@@ -75,6 +77,7 @@ async fn with_primary(group: &Group, parties: &Parties) -> Result<Readiness, Con
     add(&mut report, &from.name, of_the_group(group, &tables));
     add(&mut report, &from.name, handing);
     add(&mut report, &to.name, of_the_replica(group, replica));
+    add(&mut report, &to.name, of_the_mode(group, replica));
     add(&mut report, &to.name, late(group, replica));
     add(&mut report, &to.name, taking);
     let missing: Vec<_> = there.difference(&here).collect();
@@ -121,6 +124,7 @@ async fn without_primary(
     }
     add(&mut report, &from.name, of_the_group(group, &[]));
     add(&mut report, &to.name, of_the_replica(group, replica));
+    add(&mut report, &to.name, of_the_mode(group, replica));
     add(&mut report, &to.name, taking);
     for other in group.replicas.iter().filter(|one| one.node.name != to.name) {
         let found = of_another(other)
@@ -252,6 +256,28 @@ fn of_the_replica(group: &Group, replica: &Replica) -> Vec<Finding> {
         findings.push(Finding::note(what, why));
     }
     findings
+}
+
+/// Whether what commits are promised can be promised there, and what it means there.
+fn of_the_mode(group: &Group, replica: &Replica) -> Vec<Finding> {
+    let config = &group.config;
+    let engine = replica.node.endpoint.engine();
+    let asked = group.modes.settings();
+    let stays = config.nodes().filter(|node| node.name != replica.node.name);
+    let counting = stays.filter(|node| node.enabled && node.counts).count();
+    if let Some(found) = impossible(&config.replication, &asked, counting, engine) {
+        let what = format!("{} is not possible: {}", found.what, found.why);
+        return vec![Finding::blocker(what, found.fix)];
+    }
+    if asked.mode == Mode::Async || engine != Engine::Sqlite || config.engine() == engine {
+        return Vec::new();
+    }
+    let what = format!(
+        "its commits wait for nothing by themselves: {} is promised to a client once replctl wait, or \
+         POST /v1/wait, has returned",
+        asked.mode.name()
+    );
+    vec![Finding::note(what, "")]
 }
 
 /// What a planned promotion is not begun for: writes would be refused for as long.

@@ -22,6 +22,9 @@ use crate::state::StateFile;
 use crate::status::Group;
 use crate::wiring;
 
+/// Longest time for reading which values the columns that counters serve hold.
+pub(super) const COUNTERS_WAIT: Duration = Duration::from_secs(5);
+
 /// How long a new primary may take to make its commits wait.
 const GATE_WAIT: Duration = Duration::from_secs(5);
 const GATE_POLL: Duration = Duration::from_millis(20);
@@ -97,6 +100,7 @@ impl Course {
             };
             Ok(Party {
                 name: name.to_owned(),
+                engine: node.with_context(gone)?.endpoint.engine(),
                 role: role.with_context(gone)?,
             })
         };
@@ -144,7 +148,7 @@ impl Course {
             (Action::Do(Step::Drain), Some(present)) => self.drain(promotion, present).await,
             (Action::Do(Step::Counters), _) => self.counters(promotion).await,
             (Action::Do(Step::Capture), _) => self.capture(promotion).await,
-            (Action::Do(Step::Commit), _) => self.commit().await,
+            (Action::Do(Step::Commit), _) => self.commit(promotion).await,
             (Action::Do(Step::Open), _) => self.open().await,
             (Action::Undo(Undo::StopCapture), _) => self.stop_capture().await,
             (Action::Undo(Undo::OpenOld), _) => self.open_old().await,
@@ -258,9 +262,18 @@ impl Course {
     /// From here on nothing of the old roles runs any more.
     async fn counters(&self, promotion: &Promotion) -> Result<String, Trouble> {
         self.nothing_came(promotion)?;
-        let counters = self.parties.from.role.counters().await?;
+        let mut counters = self.parties.from.role.counters().await?;
+        let to = &self.parties.to;
+        let mut unread = Vec::new();
+        if to.engine != self.parties.from.engine {
+            // What counts here need not be what counted there: the rows tell as well.
+            let (used, left) = to.role.used(COUNTERS_WAIT).await?;
+            counters.extend(used);
+            unread = left;
+        }
         let margin = self.config.promotion.sequence_margin;
-        let notes = self.parties.to.role.advance(&counters, margin).await?;
+        let mut notes = to.role.advance(&counters, margin).await?;
+        notes.extend(unread.iter().map(|column| unread_note(column)));
         let used = counters.iter().filter(|one| one.last.is_some()).count();
         Ok(format!(
             "{used} sequences advanced, verified{}",
@@ -310,8 +323,10 @@ impl Course {
                 origin: self.config.origin.clone(),
                 tables,
                 forced: promotion.cause.is_forced(),
+                home: Some(wiring::engine_name(self.config.home).to_owned()),
             }),
         });
+        to.role.keep_forms(&handover.tables).await?;
         if promotion.promises {
             self.make_commits_wait().await?;
         }
@@ -346,12 +361,20 @@ impl Course {
     }
 
     /// The point of no return. Once the record was appended there is no giving up waiting for it.
-    async fn commit(&mut self) -> Result<String, Trouble> {
+    async fn commit(&mut self, promotion: &Promotion) -> Result<String, Trouble> {
         let history = self.history.take();
         let history = history.ok_or_else(|| trouble("where capture begins is not known"))?;
         let epoch = history.epoch;
         let refused = |error: repl_core::log::LogError| trouble(format!("event log: {error}"));
         let mut writer = TxWriter::new(Arc::clone(&self.log)).map_err(refused)?;
+        // A table that nobody has written to has no form in the log yet: it is that of now, whoever
+        // writes to it first.
+        for schema in &handed_over(promotion)?.tables {
+            let known = self.log.latest_schema(&schema.table);
+            if known.is_none_or(|known| known.incarnation != schema.incarnation) {
+                writer.schema(schema.clone()).map_err(refused)?;
+            }
+        }
         writer.history(history).map_err(refused)?;
         // Dies here, or waits; an error would lead back, past what may become durable.
         let _ = failpoint::hit("promotion.commit.appended");
@@ -393,7 +416,10 @@ impl Course {
     }
 
     fn selection(&self) -> Result<repl_core::select::Selection, Trouble> {
-        let selection = wiring::selection(&self.config.tables, self.config.engine());
+        let to = &self.parties.to.name;
+        let node = self.config.nodes().find(|node| node.name == *to);
+        let node = node.ok_or_else(|| trouble(format!("{to} is not in the configuration")))?;
+        let selection = wiring::selection(&self.config, node);
         selection.map_err(|error| trouble(format!("{error:#}")))
     }
 }
@@ -406,6 +432,11 @@ pub fn stays_closed(node: &NodeConfig, state: &StateFile) -> bool {
 fn target<'a>(group: &'a Group, name: &str) -> Result<&'a Arc<Replica>, Trouble> {
     let found = group.replicas.iter().find(|one| one.node.name == name);
     found.ok_or_else(|| trouble(format!("{name} is no replica")))
+}
+
+/// What is said of a column whose values were not read.
+pub(super) fn unread_note(column: &str) -> String {
+    format!("{column} was not read in time")
 }
 
 /// Notes as the end of a sentence.

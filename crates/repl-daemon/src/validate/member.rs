@@ -26,8 +26,8 @@ pub struct Member {
     pub contents: Arc<dyn ContentSource>,
     /// Names there.
     pub routing: Routing,
-    /// How rows are converted for it; none when they pass untouched.
-    pub conversion: Option<Arc<Conversion>>,
+    /// How rows of other engines' tables are converted for it.
+    pub conversion: Arc<Conversion>,
 }
 
 /// Why a table was not compared.
@@ -62,8 +62,8 @@ pub struct Subject {
 }
 
 impl Form {
-    fn new(schema: &TableSchema, conversion: Option<&Conversion>) -> Result<Form, String> {
-        let plan = conversion.map(|conversion| conversion.plan(schema));
+    fn new(schema: &TableSchema, conversion: &Conversion) -> Result<Form, String> {
+        let plan = conversion.converts(schema).then(|| conversion.plan(schema));
         let plan = plan.transpose().map_err(|error| error.message)?;
         let target = plan.as_ref().map_or(schema, TablePlan::schema);
         Ok(Form {
@@ -134,7 +134,7 @@ impl Subject {
             again,
         };
         held(view.content.as_ref(), table).map_err(|(again, reason)| stop(again, reason))?;
-        let form = Form::new(schema, member.conversion.as_deref());
+        let form = Form::new(schema, &member.conversion);
         let form = form.map_err(|reason| stop(false, reason))?;
         let columns = view.content.columns(&target).await;
         let columns = columns.map_err(|error| stop(true, error.message))?;

@@ -242,7 +242,7 @@ impl Validator {
         let include: Result<Vec<_>, _> = patterns.iter().map(parse).collect();
         let selection = Selection {
             include: include.map_err(bad)?,
-            exclude: Vec::new(),
+            ..Selection::default()
         };
         let all = self.shared.tables.borrow().clone();
         if all.is_empty() && !patterns.is_empty() {

@@ -381,7 +381,10 @@ impl Run<'_> {
         }
         let sides = compared.len() as u64 + 1;
         let progress = &self.task.progress;
-        progress.table(&table.name.to_string(), estimate.map(|rows| rows * sides));
+        progress.table(
+            &table.name.to_string(),
+            estimate.map(|rows| rows.saturating_mul(sides)),
+        );
         let scan = Scan {
             table: &table.name,
             hasher: self.hasher,

@@ -106,8 +106,8 @@ pub struct Plan {
     pub epoch: Epoch,
     /// Names at the replica.
     pub routing: Routing,
-    /// How rows are converted; none when they pass untouched.
-    pub conversion: Option<Arc<Conversion>>,
+    /// How rows of other engines' tables are converted.
+    pub conversion: Arc<Conversion>,
     /// Tables whose rows the replica holds, with what their copy already contains.
     pub tables: HashMap<TableName, CopiedTable>,
     /// Leave this transaction's changes out.

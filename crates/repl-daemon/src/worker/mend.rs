@@ -96,7 +96,7 @@ impl Worker {
     fn tables_to_mend(&self, mend: &Mend, checkpoint: &Checkpoint) -> Vec<(SourceTable, Route)> {
         // What the primary's snapshot shows is told by its own transactions.
         let there = checkpoint.epoch == self.parts.log.bounds().durable.epoch;
-        let able = self.parts.applier.can_recut() && self.parts.conversion.is_none();
+        let able = self.parts.applier.can_recut();
         if !there || !able {
             return Vec::new();
         }
@@ -109,6 +109,9 @@ impl Worker {
             let same = same && held.incarnation == source.incarnation;
             let target = self.parts.routing.target(&source.name)?;
             let keyed = !schema.key_columns().is_empty();
+            let conversion = &self.parts.conversion;
+            let readable = self.parts.snapshots.reads_keys(&source.name);
+            let same = same && readable && !conversion.converts(&schema);
             (same && keyed).then(|| (source.clone(), Route { schema, target }))
         };
         mend.tables.iter().filter_map(of).collect()

@@ -65,8 +65,8 @@ pub struct WorkerParts {
     pub tables: watch::Receiver<Arc<Vec<SourceTable>>>,
     /// Names at this replica.
     pub routing: Routing,
-    /// How rows are converted for it; none when they pass untouched.
-    pub conversion: Option<Arc<Conversion>>,
+    /// How rows of other engines' tables are converted for it.
+    pub conversion: Arc<Conversion>,
     /// A former primary with nothing of its own joins without being told to.
     pub auto_rejoin: bool,
     /// Where it is written down what such a one had committed that the log never saw.
@@ -238,10 +238,8 @@ impl Worker {
     async fn open(&mut self) -> Result<(), Failure> {
         self.state = self.parts.applier.open().await?;
         self.note_forgetful()?;
-        if let Some(conversion) = &mut self.parts.conversion {
-            let options = &mut Arc::make_mut(conversion).options;
-            self.parts.applier.complete_conversion(options);
-        }
+        let options = &mut Arc::make_mut(&mut self.parts.conversion).options;
+        self.parts.applier.complete_conversion(options);
         Ok(())
     }
 

@@ -118,13 +118,13 @@ fn make(plan: &Plan, schema: SchemaId) -> Result<Option<Routed>, ConnectorError>
     let Some(target) = plan.routing.target(&schema.table).filter(|_| same) else {
         return Ok(None);
     };
-    let Some(conversion) = &plan.conversion else {
+    if !plan.conversion.converts(&schema) {
         return Ok(Some(Routed {
             route: Arc::new(Route { schema, target }),
             plan: None,
         }));
-    };
-    let plan = conversion.plan(&schema)?;
+    }
+    let plan = plan.conversion.plan(&schema)?;
     let schema = Arc::new(plan.schema().clone());
     Ok(Some(Routed {
         route: Arc::new(Route { schema, target }),

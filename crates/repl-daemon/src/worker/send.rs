@@ -206,7 +206,8 @@ impl Worker {
     }
 
     async fn alterations(&mut self, route: &Route) -> Result<TableDdl, ConnectorError> {
-        if self.parts.conversion.is_some() {
+        let form = self.parts.log.latest_schema(&route.schema.table);
+        if form.is_some_and(|form| self.parts.conversion.converts(&form)) {
             // The source's own statements are not the replica's language.
             return Ok(TableDdl::default());
         }

@@ -205,7 +205,7 @@ impl Worker {
             after: checkpoint.seq,
             epoch: checkpoint.epoch,
             routing: self.parts.routing.clone(),
-            conversion: self.parts.conversion.clone(),
+            conversion: Arc::clone(&self.parts.conversion),
             tables: self.state.tables.clone(),
             skip: self
                 .orders

@@ -67,7 +67,7 @@ fn literally(tables: &[SourceTable]) -> Selection {
     let pattern = |table: &SourceTable| TablePattern::parse(&table.name.quoted(), "public").ok();
     Selection {
         include: tables.iter().filter_map(pattern).collect(),
-        exclude: Vec::new(),
+        ..Selection::default()
     }
 }
 

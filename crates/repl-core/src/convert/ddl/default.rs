@@ -38,8 +38,9 @@ fn constant(literal: &Expr, target: Engine, column: &ColumnPlan) -> Option<Strin
     let text;
     let value = match column.kind {
         Some(Kind::Lite(lite)) => lite_value(literal, lite)?,
-        _ => {
-            text = postgres_text(literal)?;
+        kind => {
+            let kind = kind.filter(|_| target == Engine::Sqlite);
+            text = printed(postgres_text(literal)?, kind);
             Value::Text(text.as_bytes())
         }
     };
@@ -47,6 +48,25 @@ fn constant(literal: &Expr, target: Engine, column: &ColumnPlan) -> Option<Strin
     let row = Row::from_encoded(row.into());
     let values = row.to_vec().ok()?;
     sql_literal(*values.first()?, target, &column.target_type)
+}
+
+/// The text as PostgreSQL prints the column's values: with the digits behind the point that it declares.
+fn printed(mut text: String, kind: Option<Kind>) -> String {
+    let Some(Kind::Decimal(Some((_, scale)))) = kind else {
+        return text;
+    };
+    let scale = usize::try_from(scale).unwrap_or(0);
+    let behind = text.split_once('.').map(|(_, digits)| digits.len());
+    let plain = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.' || byte == b'-');
+    if plain && behind.unwrap_or(0) < scale {
+        if behind.is_none() {
+            text.push('.');
+        }
+        text.push_str(&"0".repeat(scale - behind.unwrap_or(0)));
+    }
+    text
 }
 
 fn postgres_text(literal: &Expr) -> Option<String> {
@@ -135,10 +155,13 @@ fn now(target: Engine, column: &ColumnPlan) -> Option<String> {
     let sql = match (column.kind?, target) {
         (Kind::TimestampTz(digits), Engine::Mysql) => format!("(UTC_TIMESTAMP({digits}))"),
         (Kind::Timestamp(digits), Engine::Mysql) => format!("CURRENT_TIMESTAMP({digits})"),
+        // Without zeros at the end of the fraction, as PostgreSQL prints it.
         (Kind::TimestampTz(_), Engine::Sqlite) => {
-            "(strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'))".into()
+            "(rtrim(rtrim(strftime('%Y-%m-%d %H:%M:%f', 'now'), '0'), '.') || '+00:00')".into()
         }
-        (Kind::Timestamp(_), Engine::Sqlite) => "(strftime('%Y-%m-%d %H:%M:%f', 'now'))".into(),
+        (Kind::Timestamp(_), Engine::Sqlite) => {
+            "(rtrim(rtrim(strftime('%Y-%m-%d %H:%M:%f', 'now'), '0'), '.'))".into()
+        }
         (Kind::Date, _) => return today(target, column),
         // SQLite's CURRENT_TIMESTAMP is text in UTC, whole seconds.
         (Kind::Lite(Lite::Other | Lite::Text), Engine::Postgres) => {

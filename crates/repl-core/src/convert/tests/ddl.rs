@@ -193,9 +193,9 @@ fn a_table_of_postgres_at_sqlite() {
     assert_eq!(
         ddl.create,
         [
-            "CREATE TABLE \"main\".\"t\" (\"id\" INTEGER NOT NULL PRIMARY KEY, \"status\" TEXT NOT \
-             NULL DEFAULT 'new', \"total\" TEXT DEFAULT '0.00', \"at\" TEXT DEFAULT \
-             (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')), \"Parent\" INTEGER, CHECK (\"status\" \
+            "CREATE TABLE \"main\".\"t\" (\"id\" INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, \"status\" \
+             TEXT NOT NULL DEFAULT 'new', \"total\" TEXT DEFAULT '0.00', \"at\" TEXT DEFAULT \
+             (rtrim(rtrim(strftime('%Y-%m-%d %H:%M:%f', 'now'), '0'), '.') || '+00:00'), \"Parent\" INTEGER, CHECK (\"status\" \
              IN ('new', 'it''s')), FOREIGN KEY (\"Parent\") REFERENCES \"x_p\" (\"id\") ON DELETE \
              CASCADE DEFERRABLE INITIALLY DEFERRED)"
         ]
@@ -392,8 +392,8 @@ numeric | 'NaN'::numeric | - | 'NaN'
 date | '2024-01-01'::date | '2024-01-01' | '2024-01-01'
 date | 'infinity'::date | - | 'infinity'
 date | CURRENT_DATE | (curdate()) | CURRENT_DATE
-timestamp(3) without time zone | now() | CURRENT_TIMESTAMP(3) | (strftime('%Y-%m-%d %H:%M:%f', 'now'))
-timestamp with time zone | CURRENT_TIMESTAMP | (UTC_TIMESTAMP(6)) | (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'))
+timestamp(3) without time zone | now() | CURRENT_TIMESTAMP(3) | (rtrim(rtrim(strftime('%Y-%m-%d %H:%M:%f', 'now'), '0'), '.'))
+timestamp with time zone | CURRENT_TIMESTAMP | (UTC_TIMESTAMP(6)) | (rtrim(rtrim(strftime('%Y-%m-%d %H:%M:%f', 'now'), '0'), '.') || '+00:00')
 double precision | random() | - | -
 bit(8) | '10000001'::"bit" | X'81' | '10000001'
 interval | '1 day'::interval | '1 day' | '1 day'

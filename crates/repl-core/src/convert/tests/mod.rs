@@ -1,5 +1,6 @@
 //! The value layer against tables of boundary values, properties and noise.
 
+mod back;
 mod cells;
 mod ddl;
 mod document;

@@ -65,13 +65,14 @@ impl Worker {
             // Not selected any more, or refused.
             return Ok(Vec::new());
         };
-        let ddl = match self.parts.conversion.as_deref() {
-            Some(conversion) => {
+        let conversion = self.parts.conversion.as_ref();
+        let ddl = match conversion.converts(&schema) {
+            true => {
                 Converted::new(snapshot, conversion, &self.parts.routing, schema)
                     .ddl(table, &target)
                     .await?
             }
-            None => snapshot.ddl(table, &target).await?,
+            false => snapshot.ddl(table, &target).await?,
         };
         Ok(ddl.foreign_keys)
     }

@@ -121,9 +121,9 @@ impl Worker {
         target: &TableName,
         snapshot: &mut dyn Snapshot,
     ) -> Result<(TableDdl, Option<TablePlan>), Failure> {
-        let (Some(conversion), Some(schema)) =
-            (self.parts.conversion.as_deref(), table.schema.clone())
-        else {
+        let conversion = self.parts.conversion.as_ref();
+        let schema = table.schema.clone();
+        let Some(schema) = schema.filter(|schema| conversion.converts(schema)) else {
             return Ok((snapshot.ddl(&table.name, target).await?, None));
         };
         let mut converted = Converted::new(snapshot, conversion, &self.parts.routing, schema);
