@@ -69,6 +69,45 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// This change with each of its row images as `map` makes it.
+    ///
+    /// # Errors
+    /// The first one of `map`.
+    pub fn map_rows<E>(self, map: impl Fn(&Row) -> Result<Row, E>) -> Result<Change, E> {
+        let before = |before: Before| {
+            Ok(match before {
+                Before::Absent => Before::Absent,
+                Before::Key(row) => Before::Key(map(&row)?),
+                Before::Full(row) => Before::Full(map(&row)?),
+            })
+        };
+        Ok(match self {
+            Change::Insert { schema, new } => Change::Insert {
+                schema,
+                new: map(&new)?,
+            },
+            Change::Update {
+                schema,
+                before: old,
+                new,
+            } => Change::Update {
+                schema,
+                before: before(old)?,
+                new: map(&new)?,
+            },
+            Change::Delete {
+                schema,
+                before: old,
+            } => Change::Delete {
+                schema,
+                before: before(old)?,
+            },
+            other => other,
+        })
+    }
+}
+
 const OP_INSERT: u8 = 1;
 const OP_UPDATE: u8 = 2;
 const OP_UPDATE_KEY: u8 = 3;

@@ -87,6 +87,18 @@ pub struct Selection {
 }
 
 impl Selection {
+    /// These tables, by the names that they are asked for under; every one where there are none.
+    pub fn of<'a>(tables: impl Iterator<Item = &'a TableName>) -> Selection {
+        let pattern = |table: &TableName| TablePattern {
+            schema: table.schema.clone(),
+            table: table.name.clone(),
+        };
+        Selection {
+            include: tables.map(pattern).collect(),
+            ..Selection::default()
+        }
+    }
+
     /// Whether the table takes part.
     pub fn selects(&self, table: &TableName) -> bool {
         let table = &self.naming.known(table);

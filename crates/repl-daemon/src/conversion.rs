@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use repl_connectors::seam::{ConnectorError, ForeignKeyDdl, Result, Snapshot, TableDdl};
 use repl_core::ErrorKind;
-use repl_core::change::{Before, Change};
+use repl_core::change::Change;
 use repl_core::convert::ddl::TableDescription;
 use repl_core::convert::{ConvertError, ConvertOptions, Engine, Refusal, TablePlan, ddl};
 use repl_core::cut::Cut;
@@ -89,36 +89,7 @@ pub fn failed(table: &TableName, error: &ConvertError) -> ConnectorError {
 /// # Errors
 /// The first value the replica cannot represent.
 pub fn change(plan: &TablePlan, change: Change) -> Result<Change, ConvertError> {
-    let before = |before: Before| {
-        Ok(match before {
-            Before::Absent => Before::Absent,
-            Before::Key(row) => Before::Key(plan.row(&row)?),
-            Before::Full(row) => Before::Full(plan.row(&row)?),
-        })
-    };
-    Ok(match change {
-        Change::Insert { schema, new } => Change::Insert {
-            schema,
-            new: plan.row(&new)?,
-        },
-        Change::Update {
-            schema,
-            before: old,
-            new,
-        } => Change::Update {
-            schema,
-            before: before(old)?,
-            new: plan.row(&new)?,
-        },
-        Change::Delete {
-            schema,
-            before: old,
-        } => Change::Delete {
-            schema,
-            before: before(old)?,
-        },
-        other => other,
-    })
+    change.map_rows(|row| plan.row(row))
 }
 
 /// The rows converted.

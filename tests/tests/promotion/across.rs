@@ -1,7 +1,7 @@
 //! A server takes the place of a file, and a file that of a server.
 
 use anyhow::{Context, Result, ensure};
-use repl_api::{ClientError, PromoteRequest};
+use repl_api::PromoteRequest;
 use repl_tests::mariadb::MariaDb;
 use repl_tests::pg::DATABASE;
 use repl_tests::wait::wait_until;
@@ -299,27 +299,32 @@ fn the_daemon_may_die_at_every_step_between_a_server_and_a_file() -> Result<()> 
     for place in places.filter(|place| all || some.iter().any(|one| place.ends_with(one))) {
         let before = group.primary()?;
         let next = if before == "main" { "r1" } else { "main" };
-        group.daemon.terminate()?;
-        group.daemon.set_failpoints(&format!("{place}=kill"));
-        group.daemon.start()?;
-        group.settle()?;
-        probes.wait_write(&before, PATIENCE)?;
-        let request = PromoteRequest {
-            replica: next.to_owned(),
-            ..PromoteRequest::default()
-        };
-        // The answer may be lost with the daemon.
-        let _: Result<_, ClientError> = group
-            .daemon
-            .call(|client| async move { client.promote(&request).await });
-        let killed = group.daemon.wait_killed(PATIENCE);
-        killed.with_context(|| format!("{place} was not reached"))?;
-        group.daemon.set_failpoints("");
-        group.daemon.start()?;
-        group.settle().with_context(|| format!("after {place}"))?;
-        let after = group.primary()?;
-        println!("{place}: {before} → {next}: {after} is the primary");
-        probes.wait_write(&after, PATIENCE)?;
+        group.die_at(&format!("{place}=kill"), next, &probes)?;
     }
     group.check_all(probes).map(drop)
+}
+
+#[test]
+fn and_at_every_step_back() -> Result<()> {
+    let all = std::env::var_os("REPL_TEST_FULL").is_some();
+    for (at, nodes) in [
+        [("main", Kind::Pg), ("r1", Kind::Lite)],
+        [("main", Kind::Lite), ("r1", Kind::Pg)],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let tables = [OF_SERVER, OF_FILE][at];
+        let mut group = Mixed::start(&nodes, tables, |config, _| config)?;
+        let probes = group.probes(None);
+        let places = super::crashes::BACK.iter().enumerate();
+        for (_, place) in places.filter(|(n, _)| all || n % 3 == at) {
+            let failpoints = format!("promotion.capture.begun=error;{place}=kill");
+            group.die_at(&failpoints, "r1", &probes)?;
+            ensure!(group.primary()? == "main", "after {place}");
+        }
+        let turns = group.check_all(probes)?;
+        ensure!(turns == ["main"], "{turns:?}");
+    }
+    Ok(())
 }

@@ -33,7 +33,7 @@ pub const FORWARD: [&str; 19] = [
 ];
 
 /// … and on the way back.
-const BACK: [&str; 6] = [
+pub const BACK: [&str; 6] = [
     "promotion.reopen.begun",
     "promotion.reopen.done",
     "promotion.undo-capture.begun",

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use repl_api::{PromoteRequest, PromotionState};
+use repl_api::PromotionState;
 use repl_tests::wait::wait_until;
 
 use super::mixed::{Kind, Mixed};
@@ -117,28 +117,7 @@ fn killed_at_every_step_between_files() -> Result<()> {
             .map(|(name, _)| *name)
             .find(|name| *name != before);
         let next = next.context("no other node")?;
-        group.daemon.terminate()?;
-        group.daemon.set_failpoints(&format!("{place}=kill"));
-        group.daemon.start()?;
-        group.settle()?;
-        probes.wait_write(&before, PATIENCE)?;
-        let request = PromoteRequest {
-            replica: next.to_owned(),
-            ..PromoteRequest::default()
-        };
-        // The answer may be lost with the daemon.
-        let _ = group
-            .daemon
-            .call(|client| async move { client.promote(&request).await });
-        let killed = group.daemon.wait_killed(PATIENCE);
-        killed.with_context(|| format!("{place} was not reached"))?;
-        group.daemon.set_failpoints("");
-        group.daemon.start()?;
-        group.settle().with_context(|| format!("after {place}"))?;
-        let after = group.primary()?;
-        println!("{place}: {before} → {next}: {after} is the primary");
-        ensure!(after == before || after == next, "{after} after {place}");
-        probes.wait_write(&after, PATIENCE)?;
+        group.die_at(&format!("{place}=kill"), next, &probes)?;
     }
     group.check_all(probes).map(drop)
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use repl_api::PromoteRequest;
 use repl_tests::daemon::{Daemon, DaemonConfig};
 use repl_tests::pg::{DATABASE, PgServer, Role};
 use repl_tests::scratch::Scratch;
@@ -193,6 +194,37 @@ impl Mixed {
         Ok(())
     }
 
+    /// Has the daemon die as `failpoints` say while it makes `next` the primary, and starts it again.
+    pub fn die_at(&mut self, failpoints: &str, next: &str, probes: &Probes) -> Result<()> {
+        let before = self.primary()?;
+        self.daemon.terminate()?;
+        self.daemon.set_failpoints(failpoints);
+        self.daemon.start()?;
+        self.settle()?;
+        probes.wait_write(&before, PATIENCE)?;
+        let request = PromoteRequest {
+            replica: next.to_owned(),
+            ..PromoteRequest::default()
+        };
+        // The answer may be lost with the daemon.
+        let _ = self
+            .daemon
+            .call(|client| async move { client.promote(&request).await });
+        let killed = self.daemon.wait_killed(PATIENCE);
+        killed.with_context(|| format!("{failpoints} was not reached"))?;
+        self.daemon.set_failpoints("");
+        self.daemon.start()?;
+        self.settle()
+            .with_context(|| format!("after {failpoints}"))?;
+        let after = self.primary()?;
+        println!("{failpoints}: {before} → {next}: {after} is the primary");
+        ensure!(
+            after == before || after == next,
+            "{after} after {failpoints}"
+        );
+        probes.wait_write(&after, PATIENCE)
+    }
+
     pub fn probes(&self, interval: Option<Duration>) -> Probes {
         let attempts = self.nodes.iter().map(|(name, place)| place.attempt(name));
         Probes::of(attempts.collect(), interval)
@@ -221,14 +253,7 @@ impl Mixed {
     /// All nodes hold the same, value by value.
     pub fn check_equal(&self) -> Result<()> {
         self.caught_up()?;
-        let compared = self.daemon.replctl(&["validate", "--deep", "--json"])?;
-        ensure!(
-            compared.status.success(),
-            "not all nodes are equal: {}{}",
-            String::from_utf8_lossy(&compared.stdout),
-            String::from_utf8_lossy(&compared.stderr)
-        );
-        Ok(())
+        orders::check_equal(&self.daemon)
     }
 
     /// What the primary has committed has arrived everywhere.

@@ -7,6 +7,18 @@ use repl_tests::wait::wait_for;
 
 use super::rig::PATIENCE;
 
+/// All nodes hold the same, value by value.
+pub fn check_equal(daemon: &Daemon) -> Result<()> {
+    let compared = daemon.replctl(&["validate", "--deep", "--json"])?;
+    ensure!(
+        compared.status.success(),
+        "not all nodes are equal: {}{}",
+        String::from_utf8_lossy(&compared.stdout),
+        String::from_utf8_lossy(&compared.stderr)
+    );
+    Ok(())
+}
+
 /// Makes `name` the primary and waits for the end.
 pub fn promote(daemon: &Daemon, name: &str) -> Result<PromotionInfo> {
     let request = PromoteRequest {

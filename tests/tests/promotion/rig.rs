@@ -324,13 +324,6 @@ impl Rig {
         let primary = self.primary()?;
         self.daemon
             .wait_caught_up(self.server(&primary), PATIENCE)?;
-        let compared = self.daemon.replctl(&["validate", "--deep", "--json"])?;
-        ensure!(
-            compared.status.success(),
-            "not all nodes are equal: {}{}",
-            String::from_utf8_lossy(&compared.stdout),
-            String::from_utf8_lossy(&compared.stderr)
-        );
-        Ok(())
+        orders::check_equal(&self.daemon)
     }
 }

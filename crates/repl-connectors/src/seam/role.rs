@@ -43,6 +43,12 @@ impl Finding {
         }
     }
 
+    /// A table that is to be there.
+    pub fn missing(name: &TableName) -> Finding {
+        let remedy = format!("copy it there: replctl resync, or exclude {name} from the selection");
+        Finding::blocker(format!("table {name} is not there"), remedy)
+    }
+
     /// Something worth knowing.
     pub fn note(what: impl Into<String>, remedy: impl Into<String>) -> Finding {
         Finding {

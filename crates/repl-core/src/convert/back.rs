@@ -12,7 +12,7 @@ use super::kind::{Kind, Lite};
 use super::mapping::Fidelity;
 use super::options::{Allowance, ConvertOptions, Rule};
 use super::plan::TablePlan;
-use crate::change::{Before, Change};
+use crate::change::Change;
 use crate::codec::{Malformed, put_u64};
 use crate::row::{Row, Value, put_value};
 use crate::schema::{Column, Identity, TableSchema};
@@ -140,36 +140,7 @@ impl Back {
     /// # Errors
     /// As [`Back::row`].
     pub fn change(&self, change: Change) -> Result<Change, Malformed> {
-        let before = |before: Before| {
-            Ok::<_, Malformed>(match before {
-                Before::Absent => Before::Absent,
-                Before::Key(row) => Before::Key(self.row(&row)?),
-                Before::Full(row) => Before::Full(self.row(&row)?),
-            })
-        };
-        Ok(match change {
-            Change::Insert { schema, new } => Change::Insert {
-                schema,
-                new: self.row(&new)?,
-            },
-            Change::Update {
-                schema,
-                before: old,
-                new,
-            } => Change::Update {
-                schema,
-                before: before(old)?,
-                new: self.row(&new)?,
-            },
-            Change::Delete {
-                schema,
-                before: old,
-            } => Change::Delete {
-                schema,
-                before: before(old)?,
-            },
-            other => other,
-        })
+        change.map_rows(|row| self.row(row))
     }
 }
 

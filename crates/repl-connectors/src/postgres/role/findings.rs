@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use repl_core::schema::{TableName, TableSchema, quote_identifier};
-use repl_core::select::{Selection, TablePattern};
+use repl_core::select::Selection;
 use sqlx::{Executor, PgConnection, Row};
 
 use super::PgRole;
@@ -53,7 +53,12 @@ impl PgRole {
             findings.push(Finding::blocker(error.message, error.advice));
         }
         findings.extend(slots(&mut admin.connection, &self.capture.options.slot).await?);
-        let here = catalog::tables(&mut admin.connection, &literally(tables), None).await?;
+        let here = catalog::tables(
+            &mut admin.connection,
+            &Selection::of(tables.iter().map(|table| &table.name)),
+            None,
+        )
+        .await?;
         for wanted in tables.iter().filter_map(|table| table.schema.as_ref()) {
             let found = here.iter().find(|one| one.schema.table == wanted.table);
             findings.extend(unlike(wanted, found));
@@ -62,24 +67,11 @@ impl PgRole {
     }
 }
 
-/// A selection of exactly these tables.
-fn literally(tables: &[SourceTable]) -> Selection {
-    let pattern = |table: &SourceTable| TablePattern::parse(&table.name.quoted(), "public").ok();
-    Selection {
-        include: tables.iter().filter_map(pattern).collect(),
-        ..Selection::default()
-    }
-}
-
 /// How a table differs from the one it is to stand for.
 fn unlike(wanted: &TableSchema, found: Option<&CatalogTable>) -> Option<Finding> {
     let name = &wanted.table;
     let Some(found) = found else {
-        let remedy = format!("copy it there: replctl resync, or exclude {name} from the selection");
-        return Some(Finding::blocker(
-            format!("table {name} is not there"),
-            remedy,
-        ));
+        return Some(Finding::missing(name));
     };
     if !found.refusal.is_empty() {
         return Some(Finding::blocker(

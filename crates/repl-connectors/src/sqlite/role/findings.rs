@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use repl_core::ErrorKind;
 use repl_core::schema::TableSchema;
-use repl_core::select::{Selection, TablePattern};
+use repl_core::select::Selection;
 use rusqlite::Connection;
 
 use super::fence::lock;
@@ -41,7 +41,8 @@ pub(super) fn look(
         {
             findings.push(Finding::blocker(error.message, error.advice));
         }
-        let here = inspect::selected_tables(&db, &literally(tables))?;
+        let here =
+            inspect::selected_tables(&db, &Selection::of(tables.iter().map(|table| &table.name)))?;
         for wanted in tables.iter().filter_map(|table| table.schema.as_ref()) {
             let name = &wanted.table.name;
             let found = here.iter().find(|one| one.name.eq_ignore_ascii_case(name));
@@ -51,24 +52,11 @@ pub(super) fn look(
     Ok(findings)
 }
 
-/// A selection of exactly these tables.
-fn literally(tables: &[SourceTable]) -> Selection {
-    let pattern = |table: &SourceTable| TablePattern::parse(&table.name.quoted(), MAIN).ok();
-    Selection {
-        include: tables.iter().filter_map(pattern).collect(),
-        ..Selection::default()
-    }
-}
-
 /// How a table differs from the one it is to stand for.
 fn unlike(wanted: &TableSchema, found: Option<&Inspected>) -> Option<Finding> {
     let name = &wanted.table;
     let Some(found) = found else {
-        let remedy = format!("copy it there: replctl resync, or exclude {name} from the selection");
-        return Some(Finding::blocker(
-            format!("table {name} is not there"),
-            remedy,
-        ));
+        return Some(Finding::missing(name));
     };
     let here = match &found.layout {
         Ok(layout) => layout.schema(""),
