@@ -251,7 +251,7 @@ fn only_what_had_begun_before_may_be_confirmed_late() {
     };
     let names = |names: &[&str]| Some(names.iter().map(ToString::to_string).collect::<Vec<_>>());
     assert_eq!(told(write("a", 5, 15)), names(&["a", "b"]));
-    assert_eq!(told(write("a", 12, 15)), None);
+    assert_eq!(told(write("a", 11, 15)), None);
     assert_eq!(told(write("c", 5, 15)), None);
     assert_eq!(told(write("a", 22, 23)), names(&["a", "b", "a"]));
 }
