@@ -74,7 +74,21 @@ fn what_cannot_be_promised_is_refused_and_who_counts_is_explicit() -> Result<()>
 
 #[test]
 fn a_table_that_appears_is_copied_and_the_mode_returns() -> Result<()> {
-    let rig = Rig::start(false, |config| mode(config, "sync"))?;
+    a_table_appears(Rig::start(false, |config| mode(config, "sync"))?)
+}
+
+/// What the replica has applied is not let go yet when it ceases to count for the copy.
+#[test]
+fn so_it_is_where_the_log_is_slower_than_the_replica() -> Result<()> {
+    let mut rig = Rig::prepare(false, |config| mode(config, "sync"))?;
+    rig.daemon
+        .set_failpoints("log.flush.before_sync=sleep(150)");
+    rig.daemon.start()?;
+    rig.wait_in_force()?;
+    a_table_appears(rig)
+}
+
+fn a_table_appears(rig: Rig) -> Result<()> {
     let clients = rig.clients(2)?;
     rig.wait_progress(&clients, 20)?;
     rig.primary.execute(

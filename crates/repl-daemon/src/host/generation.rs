@@ -322,6 +322,7 @@ impl Parts {
                 log: Arc::clone(&self.group.log),
                 durable: self.durable.clone(),
                 follow: follow.clone(),
+                released: self.group.modes.released(),
                 snapshots: Arc::clone(snapshots),
                 tables: self.group.board.tables(),
                 routing: wiring::routing(config, &replica.node)?,

@@ -24,7 +24,8 @@ use std::time::Duration;
 
 use repl_api::Activity;
 use repl_connectors::seam::{
-    Applier, Commit, ConnectorError, ReplicaState, RoleSwitch, SnapshotSource, SourceTable,
+    Applier, Commit, ConnectorError, Released, ReplicaState, RoleSwitch, SnapshotSource,
+    SourceTable,
 };
 use repl_core::backoff::{Backoff, BackoffPolicy};
 use repl_core::checkpoint::Checkpoint;
@@ -59,6 +60,8 @@ pub struct WorkerParts {
     pub durable: watch::Receiver<Durable>,
     /// How it is followed.
     pub follow: Follow,
+    /// Through where commits of the primary need not wait any more.
+    pub released: watch::Receiver<Released>,
     /// Takes cuts of the primary.
     pub snapshots: Arc<dyn SnapshotSource>,
     /// The primary's selected tables.

@@ -15,6 +15,7 @@ mod progress;
 mod rate;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use repl_api::Activity;
@@ -76,6 +77,7 @@ impl Worker {
         if missing.is_empty() {
             return Ok(());
         }
+        self.wait_for_release(checkpoint).await;
         self.enter_copying()?;
         self.replica().show(Activity::Copying);
         let started = Instant::now();
@@ -223,6 +225,26 @@ impl Worker {
         let arguments = json!({"replica": replica, "tables": tables});
         if let Err(error) = self.parts.audit.report("replica.resync", &arguments).await {
             warn!(%error, "what a resync wrote cannot be recorded in the audit log");
+        }
+    }
+
+    /// While it still counts, what the replica has applied is let go. A commit that went on waiting when
+    /// this replica does not count any more would be in no snapshot, and the copy needs one that holds all
+    /// that was applied: each would wait for the other.
+    async fn wait_for_release(&mut self, checkpoint: &Checkpoint) {
+        let waited = |worker: &Worker| {
+            let replica = worker.replica();
+            replica.counted() && replica.waited.load(Ordering::Relaxed)
+        };
+        while waited(self)
+            && self.parts.released.borrow_and_update().seq < checkpoint.seq
+            && self.interrupted().is_none()
+        {
+            tokio::select! {
+                changed = self.parts.released.changed() => if changed.is_err() { return },
+                _ = self.parts.shutdown.changed() => {}
+                _ = self.orders.changed() => self.orders.mark_changed(),
+            }
         }
     }
 
