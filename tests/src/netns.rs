@@ -24,7 +24,9 @@ impl Netns {
     #[must_use]
     pub fn is_possible() -> bool {
         let name = format!("repl-trial-{}", std::process::id());
-        let peers = ["link", "add", "a", "type", "veth", "peer", "name", "b"];
+        let peers = [
+            "link", "add", "trial0", "type", "veth", "peer", "name", "trial1",
+        ];
         let made = ip(&["netns", "add", &name]);
         let made = made.and_then(|()| ip(&[&["-n", &name][..], &peers].concat()));
         // Fails where nothing was made.
