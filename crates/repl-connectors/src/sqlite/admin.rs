@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use super::error::During;
 use super::meta::{self, Installed, Place};
 use super::role::FORM_PREFIX;
-use super::schema::{Known, end_transaction, install};
+use super::schema::{Known, end_transaction, install, trigger_names};
 use super::triggers::TRIGGER_PREFIX;
 use super::{ENGINE, SqliteTarget, connect};
 use crate::seam::Result;
@@ -115,14 +115,7 @@ fn uninstall_locked(db: &Connection, group: &str) -> Result<Vec<String>> {
     if meta::installed(db)? == Installed::Completely {
         meta::check_owner(db, group)?;
     }
-    let doing = "read the capture's triggers";
-    let mut statement = db
-        .prepare("SELECT name FROM sqlite_schema WHERE type = 'trigger'")
-        .during(doing)?;
-    let names: Vec<String> = statement
-        .query_map([], |row| row.get(0))
-        .and_then(Iterator::collect)
-        .during(doing)?;
+    let names = trigger_names(db).during("read the capture's triggers")?;
     let mut done = Vec::new();
     let ours = |name: &&String| {
         [TRIGGER_PREFIX, FORM_PREFIX]

@@ -134,6 +134,13 @@ pub(super) fn reconcile(db: &Connection, selection: &Selection, logged: i64) -> 
     outcome
 }
 
+/// The names of all triggers of the database.
+pub(super) fn trigger_names(db: &Connection) -> rusqlite::Result<Vec<String>> {
+    db.prepare_cached("SELECT name FROM main.sqlite_schema WHERE type = 'trigger'")?
+        .query_map([], |row| row.get(0))?
+        .collect()
+}
+
 /// Ends a transaction: as asked after success, by a rollback otherwise.
 pub(super) fn end_transaction<T>(
     db: &Connection,

@@ -17,7 +17,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use crate::seam::{ConnectorError, Result};
 use crate::sqlite::error::During;
 use crate::sqlite::fit::{TargetTable, target_table};
-use crate::sqlite::schema::end_transaction;
+use crate::sqlite::schema::{end_transaction, trigger_names};
 use crate::sqlite::{MAIN, connect};
 
 /// What the name of every trigger of a fence begins with; group, table and event follow.
@@ -126,14 +126,7 @@ impl Fence<'_> {
     }
 
     fn existing(&self, db: &Connection) -> Result<Vec<String>> {
-        let doing = "look for the fence's triggers";
-        let mut statement = db
-            .prepare("SELECT name FROM main.sqlite_schema WHERE type = 'trigger'")
-            .during(doing)?;
-        let names: Vec<String> = statement
-            .query_map([], |row| row.get(0))
-            .and_then(Iterator::collect)
-            .during(doing)?;
+        let names = trigger_names(db).during("look for the fence's triggers")?;
         let prefix = self.prefix();
         Ok(names
             .into_iter()
