@@ -5,7 +5,6 @@ use std::sync::Arc;
 use repl_api::Activity;
 use repl_connectors::seam::{ConnectorError, CopiedTable};
 use repl_core::checkpoint::Checkpoint;
-use repl_core::failpoint;
 use repl_core::log::{Appended, Bounds, EventLog, LogError, Visibility};
 use repl_core::membership::Membership;
 use repl_core::record::History;
@@ -13,7 +12,7 @@ use repl_core::schema::TableName;
 use repl_core::{Epoch, ErrorKind, LogId, Seq, SourcePosition};
 use tracing::info;
 
-use super::{Ended, Failure, Worker};
+use super::{Ended, Failure, Worker, pass};
 use crate::errors;
 use crate::state::ReplicaRecord;
 
@@ -156,8 +155,7 @@ impl Worker {
         }
         self.open().await?;
         self.parts.applier.adopt(&handover).await?;
-        failpoint::hit("worker.handover.adopted")
-            .map_err(|error| ConnectorError::new(ErrorKind::Connection, error.to_string()))?;
+        pass("worker.handover.adopted")?;
         self.replica()
             .change(|record| record.handover = None)
             .map_err(errors::state)?;
@@ -193,8 +191,7 @@ impl Worker {
             .set_checkpoint(before.as_ref(), &next)
             .await?;
         self.state.checkpoint = Some(next.clone());
-        failpoint::hit("worker.copy.started")
-            .map_err(|error| ConnectorError::new(ErrorKind::Connection, error.to_string()))?;
+        pass("worker.copy.started")?;
         self.replica()
             .change(|record: &mut ReplicaRecord| {
                 record.restart = false;

@@ -16,11 +16,11 @@ use repl_core::reselect::Keys;
 use repl_core::row::{Row, Value};
 use repl_core::schema::{TableName, TableSchema};
 use repl_core::validate::changes::{Changes, Span};
-use repl_core::{Epoch, ErrorKind, Seq, change::Change, failpoint};
+use repl_core::{Epoch, ErrorKind, Seq, change::Change};
 use serde_json::{Map, json};
 use tracing::{info, warn};
 
-use super::{Failure, Worker};
+use super::{Failure, Worker, pass};
 use crate::errors;
 use crate::ledger;
 use crate::state::Mend;
@@ -62,14 +62,17 @@ impl Worker {
         let id = mend.ledger.clone();
         let read = tokio::task::spawn_blocking(move || keys(&log_dir, &id, sources)).await;
         let read = read.map_err(anyhow::Error::from).and_then(|read| read);
-        let mut keys = read.map_err(errors::state)?;
+        let keys = read.map_err(errors::state)?;
+        if keys.iter().all(|(_, keys)| keys.is_none()) {
+            return self.compare_others(&mend, &[]);
+        }
         let bounds = self.parts.log.bounds();
         let (before, epoch) = (bounds.durable.seq, bounds.durable.epoch);
         let mut snapshot = self.joinable_snapshot(checkpoint).await?;
         let withheld = snapshot.withheld().await?;
         let mut tables = Vec::new();
         let mut room = ROWS_BYTES;
-        for (source, keys) in keys.drain(..) {
+        for (source, keys) in keys {
             let Some(keys) = keys else { continue };
             if let Some(rows) = rows_under(snapshot.as_mut(), &keys, &mut room).await? {
                 tables.push((source, keys, rows));
@@ -89,7 +92,7 @@ impl Worker {
             epoch,
             withheld,
         });
-        pass("worker.mend.removed")
+        Ok(pass("worker.mend.removed")?)
     }
 
     /// The tables as the primary has them, where single rows of them can be put in place.
@@ -334,9 +337,4 @@ async fn rows_under(
 fn again(why: String) -> ConnectorError {
     let what = format!("rows that the log never saw could not be replaced yet: {why}");
     ConnectorError::new(ErrorKind::Transient, what)
-}
-
-fn pass(name: &str) -> Result<(), Failure> {
-    failpoint::hit(name)
-        .map_err(|error| ConnectorError::new(ErrorKind::Connection, error.to_string()).into())
 }

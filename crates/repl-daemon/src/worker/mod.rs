@@ -29,6 +29,7 @@ use repl_connectors::seam::{
 };
 use repl_core::backoff::{Backoff, BackoffPolicy};
 use repl_core::checkpoint::Checkpoint;
+use repl_core::failpoint;
 use repl_core::log::{Durable, EventLog};
 use repl_core::membership::Membership;
 use repl_core::schema::TableName;
@@ -421,4 +422,10 @@ impl Worker {
         info!(standing = next.name(), "replica changed its standing");
         Ok(())
     }
+}
+
+/// A failpoint of the tests: dies here, or fails as a lost connection does.
+fn pass(name: &str) -> Result<(), ConnectorError> {
+    failpoint::hit(name)
+        .map_err(|error| ConnectorError::new(ErrorKind::Connection, error.to_string()))
 }

@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 
 use repl_connectors::seam::ConnectorError;
+use repl_core::ErrorKind;
 use repl_core::deposed::{Deposed, Found, Verdict, judge};
 use repl_core::membership::Membership;
 use repl_core::schema::{TableName, TableSchema};
-use repl_core::{ErrorKind, failpoint};
 use tracing::{info, warn};
 
-use super::{Ended, Failure, Worker};
+use super::{Ended, Failure, Worker, pass};
 use crate::errors;
 use crate::ledger::LedgerWriter;
 use crate::state::Mend;
@@ -150,9 +150,4 @@ fn say(found: &Found) -> String {
         }
         Found::Unknown { why } => format!("cannot be compared with the log: {why}"),
     }
-}
-
-fn pass(name: &str) -> Result<(), Failure> {
-    failpoint::hit(name)
-        .map_err(|error| ConnectorError::new(ErrorKind::Connection, error.to_string()).into())
 }

@@ -27,7 +27,7 @@ use repl_core::log::{EventLog, LogError, Visibility};
 use repl_core::membership::Membership;
 use repl_core::record::Body;
 use repl_core::schema::TableName;
-use repl_core::{ErrorKind, Seq, failpoint};
+use repl_core::{ErrorKind, Seq};
 use serde_json::json;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -35,7 +35,7 @@ use tracing::{info, warn};
 use self::lanes::Round;
 use self::pace::Pace;
 use self::progress::Shown;
-use super::{Failure, Worker};
+use super::{Failure, Worker, pass};
 use crate::errors;
 
 /// Wait before another snapshot when one lacked a transaction that the log already holds.
@@ -154,8 +154,7 @@ impl Worker {
                 stored.copy = None;
             }
         }
-        failpoint::hit("worker.resync.begun")
-            .map_err(|error| ConnectorError::new(ErrorKind::Connection, error.to_string()))?;
+        pass("worker.resync.begun")?;
         self.replica()
             .change(|record| record.resync.clear())
             .map_err(errors::state)?;
