@@ -1,10 +1,8 @@
 //! A server takes the place of a file, and a file that of a server.
 
 use anyhow::{Context, Result, ensure};
-use repl_api::PromoteRequest;
 use repl_tests::mariadb::MariaDb;
 use repl_tests::pg::DATABASE;
-use repl_tests::wait::wait_until;
 
 use super::mixed::{Kind, Mixed, Place};
 use super::orders;
@@ -204,16 +202,7 @@ fn in_sync_mode_a_file_that_counts_loses_nothing_when_the_server_dies() -> Resul
     group.wait_in_force()?;
     let probes = group.probes(None);
     probes.wait_write("main", PATIENCE)?;
-    wait_until("the promise to be noted", PATIENCE, || {
-        let request = PromoteRequest {
-            force: true,
-            ..PromoteRequest::default()
-        };
-        let asked = group
-            .daemon
-            .call(|client| async move { client.check_promotion(&request).await });
-        Ok(asked?.may_lose.is_some_and(|loss| loss.nothing))
-    })?;
+    orders::wait_promised(&group.daemon)?;
     group.server_mut("main")?.kill9()?;
     let ended = orders::force(&group.daemon, None)?;
     let loss = ended.may_lose.context("what may be lost is not said")?;

@@ -1,7 +1,7 @@
 //! A primary that is dead or cut off is replaced without being asked, and what becomes of it.
 
 use anyhow::{Context, Result, ensure};
-use repl_api::{ClientError, Membership, PromoteRequest};
+use repl_api::{ClientError, PromoteRequest};
 use repl_tests::wait::wait_until;
 
 use super::crashes::FORWARD;
@@ -89,11 +89,7 @@ fn an_old_primary_with_commits_of_its_own_waits_for_the_operator() -> Result<()>
          INSERT INTO public.item (id, name) VALUES (7001, 'another')",
     )?;
     rig.server_mut("main").start()?;
-    rig.daemon
-        .wait_status("it to be held", PATIENCE, |status| {
-            let main = status.replica("main")?;
-            (main.membership == Membership::Diverged && held("main", status)).then_some(())
-        })?;
+    rig.wait_held("main")?;
     let refused = rig
         .server("main")
         .execute("SET default_transaction_read_only = off; DELETE FROM public.item WHERE id = 1");

@@ -1,6 +1,6 @@
 //! What is asked of the daemon, whatever the nodes are.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use repl_api::{Activity, Membership, PrimaryState, PromoteRequest, PromotionInfo, PromotionState};
 use repl_tests::daemon::Daemon;
 use repl_tests::wait::wait_for;
@@ -17,6 +17,20 @@ pub fn check_equal(daemon: &Daemon) -> Result<()> {
         String::from_utf8_lossy(&compared.stderr)
     );
     Ok(())
+}
+
+/// Waits until the daemon has noted that commits wait as the mode says, so that the death of the
+/// primary from now on loses nothing.
+pub fn wait_promised(daemon: &Daemon) -> Result<()> {
+    wait_for("the promise to be noted", PATIENCE, || {
+        let request = PromoteRequest {
+            force: true,
+            ..PromoteRequest::default()
+        };
+        let report = daemon.call(|client| async move { client.check_promotion(&request).await })?;
+        let loss = report.may_lose.context("what may be lost is not said")?;
+        Ok(loss.nothing.then_some(()))
+    })
 }
 
 /// Makes `name` the primary and waits for the end.

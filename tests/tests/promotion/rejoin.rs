@@ -5,10 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use repl_api::Membership;
 use repl_tests::pg::{DATABASE, Role, Session};
 
-use super::orders::held;
 use super::rig::{PATIENCE, Rig};
 
 /// Rows with a value that is stored apart, so that updates which leave it alone do not send it, and with
@@ -94,11 +92,7 @@ fn only_the_keys_it_touched_are_replaced_while_the_new_primary_works() -> Result
         Ok(done)
     });
     rig.server_mut("main").start()?;
-    rig.daemon
-        .wait_status("it to be held", PATIENCE, |status| {
-            let main = status.replica("main")?;
-            (main.membership == Membership::Diverged && held("main", status)).then_some(())
-        })?;
+    rig.wait_held("main")?;
     let places = ["worker.mend.removed=kill", "worker.mend.written=kill"];
     rig.daemon.terminate()?;
     for (at, place) in places.into_iter().enumerate() {

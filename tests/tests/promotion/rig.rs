@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use repl_api::{PromoteRequest, PromotionInfo};
+use repl_api::{Membership, PromotionInfo};
 use repl_tests::daemon::{Daemon, DaemonConfig, Toml};
 use repl_tests::netns::Netns;
 use repl_tests::pg::{DATABASE, PgServer, Role, StopMode};
@@ -249,17 +249,16 @@ impl Rig {
     /// Waits until the daemon has noted that commits wait as the mode says, so that the death of the
     /// primary from now on loses nothing.
     pub fn wait_promised(&self) -> Result<()> {
-        wait_for("the promise to be noted", PATIENCE, || {
-            let request = PromoteRequest {
-                force: true,
-                ..PromoteRequest::default()
-            };
-            let report = self
-                .daemon
-                .call(|client| async move { client.check_promotion(&request).await })?;
-            let loss = report.may_lose.context("what may be lost is not said")?;
-            Ok(loss.nothing.then_some(()))
-        })
+        orders::wait_promised(&self.daemon)
+    }
+
+    /// Waits until the former primary `name` is diverged, and held for the operator.
+    pub fn wait_held(&self, name: &str) -> Result<()> {
+        self.daemon
+            .wait_status("it to be held", PATIENCE, |status| {
+                let diverged = status.replica(name)?.membership == Membership::Diverged;
+                (diverged && orders::held(name, status)).then_some(())
+            })
     }
 
     /// The HTTP status of a role check, and its body.
