@@ -381,10 +381,7 @@ impl Control for GroupControl {
                 record.skipped = 0;
                 record.reason.clear();
             } else {
-                // What is known to differ in other tables still does.
-                if record.standing == Membership::Streaming {
-                    record.standing = Membership::Resyncing;
-                }
+                // It counts until the worker begins: what it has applied may be withheld.
                 let fresh = |table: &TableName| !record.resync.contains(table);
                 let more: Vec<_> = tables
                     .iter()

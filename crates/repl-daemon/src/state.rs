@@ -40,7 +40,7 @@ pub struct ReplicaRecord {
     /// They are removed first, rather than compared.
     #[serde(default)]
     pub full: bool,
-    /// Tables whose resync begins with the next session.
+    /// Tables whose resync begins with the next session. Until then the replica is what it was.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resync: Vec<TableName>,
     /// Rows to be replaced before it is what the log says.
@@ -110,7 +110,7 @@ impl ReplicaRecord {
             .as_ref()
             .is_some_and(|pause| pause.error.is_none());
         let joined = self.handover.is_none() && !self.is_deposed();
-        let follows = self.resync.is_empty() && self.mend.is_none() && joined;
+        let follows = self.mend.is_none() && joined;
         self.standing == Membership::Streaming && follows && !paused_by_the_operator
     }
 
@@ -121,10 +121,10 @@ impl ReplicaRecord {
 
     /// The membership state to show.
     pub fn membership(&self) -> Membership {
-        if self.pause.is_some() {
-            Membership::Paused
-        } else {
-            self.standing
+        match self.standing {
+            _ if self.pause.is_some() => Membership::Paused,
+            Membership::Streaming if !self.resync.is_empty() => Membership::Resyncing,
+            standing => standing,
         }
     }
 }

@@ -58,7 +58,7 @@ pub enum Command {
     Retry(ReplicaArgs),
     /// Leave the failed transaction out; the replica becomes diverged
     Skip(commands::skip::SkipArgs),
-    /// Empty a replica's tables and copy them again
+    /// Make a replica, or single tables of it, equal to the primary again
     Resync(commands::resync::ResyncArgs),
     /// Show the copies under way: tables, rows, rate, time left
     Copy(commands::copy::CopyArgs),

@@ -80,12 +80,34 @@ fn a_table_that_appears_is_copied_and_the_mode_returns() -> Result<()> {
 /// What the replica has applied is not let go yet when it ceases to count for the copy.
 #[test]
 fn so_it_is_where_the_log_is_slower_than_the_replica() -> Result<()> {
+    a_table_appears(start_with_a_slow_log()?)
+}
+
+#[test]
+fn so_it_is_where_a_table_is_resynced() -> Result<()> {
+    let rig = start_with_a_slow_log()?;
+    let clients = rig.clients(2)?;
+    rig.wait_progress(&clients, 20)?;
+    let ordered = rig.replctl(&[
+        "resync",
+        super::rig::PG,
+        "--tables",
+        "public.history",
+        "--yes",
+    ])?;
+    ensure!(ordered.status.success(), "{ordered:?}");
+    rig.wait_in_force()?;
+    rig.wait_progress(&clients, 20)?;
+    rig.check_end(clients)
+}
+
+fn start_with_a_slow_log() -> Result<Rig> {
     let mut rig = Rig::prepare(false, |config| mode(config, "sync"))?;
     rig.daemon
         .set_failpoints("log.flush.before_sync=sleep(150)");
     rig.daemon.start()?;
     rig.wait_in_force()?;
-    a_table_appears(rig)
+    Ok(rig)
 }
 
 fn a_table_appears(rig: Rig) -> Result<()> {

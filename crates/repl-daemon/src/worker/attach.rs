@@ -120,7 +120,7 @@ impl Worker {
         self.state.checkpoint = Some(checkpoint.clone());
         info!(%epoch, "following another primary from here on");
         // What is in doubt begins anew at once.
-        self.begin_resync().await
+        self.begin_resync(checkpoint).await
     }
 
     /// Remembers that these tables, and those whose copy has not settled, may hold what no log does.

@@ -218,7 +218,7 @@ impl Worker {
         let mut checkpoint = self.attach().await?;
         self.note_committed(&checkpoint, Commit::Durable);
         self.begin_mend(&checkpoint).await?;
-        self.begin_resync().await?;
+        self.begin_resync(&checkpoint).await?;
         if let Some(ended) = self.repair(&checkpoint).await {
             return Ok(ended);
         }

@@ -139,13 +139,24 @@ impl Worker {
         }
     }
 
-    /// Begins the resync of single tables that was ordered: the replica forgets that it holds them, and
-    /// they are copied like new ones.
-    pub(super) async fn begin_resync(&mut self) -> Result<(), Failure> {
-        let record = self.replica().record();
-        let tables = record.map(|record| record.resync).unwrap_or_default();
+    /// Begins the resync of single tables that was ordered: the replica ceases to count, forgets that it
+    /// holds them, and they are copied like new ones. Where an order comes first, the next session begins it.
+    pub(super) async fn begin_resync(&mut self, checkpoint: &Checkpoint) -> Result<(), Failure> {
+        let Some(record) = self.replica().record() else {
+            return Ok(());
+        };
+        let tables = record.resync;
         if tables.is_empty() {
             return Ok(());
+        }
+        if record.standing == Membership::Streaming {
+            self.wait_for_release(checkpoint).await;
+            if self.interrupted().is_some() {
+                return Ok(());
+            }
+            self.replica()
+                .change(|record| record.standing = Membership::Resyncing)
+                .map_err(errors::state)?;
         }
         self.parts.applier.forget_tables(&tables).await?;
         for table in &tables {
