@@ -225,6 +225,7 @@ fn port(
             poll_interval_max: Duration::from_millis(100),
         },
         board: Arc::new(CaptureBoard::default()),
+        demand: Arc::default(),
         shutdown: stop.subscribe(),
         ingest_allowed: watch::channel(true).1,
         snapshots: mpsc::channel(1).1,

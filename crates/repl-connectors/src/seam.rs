@@ -2,6 +2,7 @@
 
 mod bulk;
 mod capture;
+mod demand;
 mod gate;
 mod load;
 mod role;
@@ -13,6 +14,7 @@ pub use capture::{
     Capture, CaptureBoard, CaptureLimits, CapturePort, CaptureState, CaptureStatus, Released,
     SourceTable,
 };
+pub use demand::Demand;
 pub use gate::{CommitGate, GateProblem, GateReport};
 pub use role::{CaptureStart, Counter, Finding, Part, RoleSwitch, Sample};
 pub use snapshot::{Division, ForeignKeyDdl, PartSize, Snapshot, SnapshotSource, TableDdl};

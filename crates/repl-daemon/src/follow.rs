@@ -1,8 +1,8 @@
 //! What all workers follow the log by: how much of it they may see, and what wakes them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use repl_connectors::seam::Demand;
 use repl_core::log::{EventLog, Visibility};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -18,7 +18,7 @@ pub struct Follow {
 #[derive(Default)]
 struct End {
     /// Nobody is woken while nobody waits: the end moves with every transaction that is captured.
-    waiting: AtomicUsize,
+    demand: Arc<Demand>,
     moved: Notify,
 }
 
@@ -39,9 +39,14 @@ impl Follow {
         self.visibility
     }
 
+    /// Whether any of those who follow waits.
+    pub fn demand(&self) -> Arc<Demand> {
+        Arc::clone(&self.end.demand)
+    }
+
     /// Begins a wait; to be called before looking at the log, so that nothing is missed in between.
     pub fn watch(&self) -> Watch<'_> {
-        self.end.waiting.fetch_add(1, Ordering::SeqCst);
+        self.end.demand.add();
         Watch(&self.end)
     }
 }
@@ -50,7 +55,7 @@ impl End {
     fn has_moved(&self) {
         // The log's lock orders this behind the append, and a waiter's look behind its own count: a
         // waiter that did not see the transaction is counted here.
-        if self.waiting.load(Ordering::SeqCst) > 0 {
+        if self.demand.is_there() {
             self.moved.notify_waiters();
         }
     }
@@ -68,6 +73,6 @@ impl Watch<'_> {
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.0.demand.remove();
     }
 }

@@ -1,28 +1,27 @@
 //! The replication stream of one connection: messages in, log records and acknowledgements out.
 
 mod acknowledge;
+mod gather;
+mod messages;
 mod pace;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use repl_core::change::RowOp;
-use repl_core::failpoint;
 use repl_core::log::LogOffset;
-use repl_core::record::{History, TxHeader};
-use repl_core::schema::{SchemaId, TableName};
+use repl_core::record::History;
 use repl_core::{ErrorKind, Seq};
 use tokio::time::{Instant, Interval, sleep_until};
 
 use self::acknowledge::Unreleased;
+use self::gather::GATHER;
+use self::messages::{Table, Transaction};
 use self::pace::Pace;
 use super::admin::Admin;
-use super::capture::{PgCapture, within};
-use super::catalog;
+use super::capture::PgCapture;
 use super::house::Housekeeping;
-use super::images::{announced, put_tuple, same_columns};
 use super::lsn::Lsn;
-use super::pgoutput::{self, Frame, Message, OldTuple, Relation, Tuple};
+use super::pgoutput::{self, Frame};
 use super::verify::Overlap;
 use super::wire::{CopyBoth, PgClient};
 use crate::seam::{CapturePort, CaptureState, ConnectorError, Result};
@@ -72,30 +71,14 @@ pub(super) struct Stream {
     /// When it is looked next for what became durable, where that is not told at once.
     next_look: Instant,
     answer_wanted: bool,
+    /// Whatever had arrived was read.
+    emptied: bool,
     last_heard: Instant,
     pace: Pace,
     counters: (u64, u64),
     max_row_bytes: usize,
     /// The span that is written to.
     history: Option<History>,
-}
-
-/// A table the stream has announced.
-struct Table {
-    schema: SchemaId,
-    columns: usize,
-    name: TableName,
-}
-
-#[derive(Default)]
-struct Transaction {
-    open: bool,
-    xid: u32,
-    committed_us: i64,
-    header: Option<TxHeader>,
-    /// Already in the log: only compared.
-    known: bool,
-    rows: u64,
 }
 
 impl Stream {
@@ -153,6 +136,7 @@ impl Stream {
             last_ack: now,
             next_look: now,
             answer_wanted: true,
+            emptied: false,
             last_heard: now,
             pace: Pace::default(),
             counters: (0, 0),
@@ -205,8 +189,11 @@ impl Stream {
             // The rule is still to move for what is in the log, which wakes us: one message then tells
             // the server both, and its sender is not woken twice for a commit.
             let together = self.last > port.released.borrow().seq;
+            let gathers = self.gathers(port);
             tokio::select! {
-                received = self.connection.recv() => {
+                () = port.demand.wait(), if gathers => {}
+                () = tokio::time::sleep(GATHER), if gathers => self.emptied = false,
+                received = self.connection.recv(), if !gathers => {
                     let Some(bytes) = received? else {
                         return Err(ConnectorError::new(
                             ErrorKind::Connection,
@@ -257,6 +244,7 @@ impl Stream {
             self.handle(&bytes, admin, port).await?;
             left -= 1;
         }
+        self.emptied = left > 0;
         self.pace.looked(left > 0);
         while port.writer.pending_bytes() > port.limits.pending_bytes {
             self.wait_for_log(port).await?;
@@ -344,197 +332,6 @@ impl Stream {
         Ok(())
     }
 
-    async fn message(
-        &mut self,
-        message: Message<'_>,
-        admin: &mut Admin,
-        port: &mut CapturePort,
-    ) -> Result<()> {
-        match message {
-            Message::Insert { relation, new } => {
-                self.row_change(port, relation, RowOp::Insert, None, Some(new))
-            }
-            Message::Update { relation, old, new } => {
-                let (op, old) = match old {
-                    None => (RowOp::Update, None),
-                    Some(OldTuple::Key(old)) => (RowOp::UpdateWithKey, Some(old)),
-                    Some(OldTuple::Full(old)) => (RowOp::UpdateWithFull, Some(old)),
-                };
-                self.row_change(port, relation, op, old, Some(new))
-            }
-            Message::Delete { relation, old } => match old {
-                OldTuple::Key(old) => {
-                    self.row_change(port, relation, RowOp::DeleteByKey, Some(old), None)
-                }
-                OldTuple::Full(old) => {
-                    self.row_change(port, relation, RowOp::DeleteByFull, Some(old), None)
-                }
-            },
-            Message::Begin {
-                commit,
-                time_us,
-                xid,
-            } => {
-                // A commit record that starts at or past the log's end is news.
-                self.overlap.passed(commit)?;
-                let header = TxHeader {
-                    txid: u64::from(xid),
-                    commit_time_us: time_us,
-                    origin: String::new(),
-                };
-                self.transaction = Transaction {
-                    open: true,
-                    xid,
-                    committed_us: time_us,
-                    header: Some(header),
-                    known: self.overlap.is_open(),
-                    rows: 0,
-                };
-                Ok(())
-            }
-            Message::Commit { end } => self.commit(end, port),
-            Message::Origin(name) => {
-                if let Some(header) = &mut self.transaction.header {
-                    header.origin = name.to_owned();
-                }
-                Ok(())
-            }
-            Message::Relation(relation) => self.relation(&relation, admin, port).await,
-            Message::Truncate {
-                relations,
-                restart_identity,
-            } => self.truncate(port, &relations, restart_identity),
-            Message::Logical { .. } | Message::Type => Ok(()),
-        }
-    }
-
-    /// Begins the log's transaction with its first change: one without changes leaves no trace.
-    fn ensure_begun(&mut self, port: &mut CapturePort) -> Result<bool> {
-        if !self.transaction.open {
-            return Err(protocol("a change outside a transaction"));
-        }
-        self.transaction.rows += 1;
-        if self.transaction.known {
-            return Ok(false);
-        }
-        if let Some(header) = self.transaction.header.take() {
-            port.writer.begin(header)?;
-        }
-        Ok(true)
-    }
-
-    fn row_change(
-        &mut self,
-        port: &mut CapturePort,
-        relation: u32,
-        op: RowOp,
-        old: Option<Tuple<'_>>,
-        new: Option<Tuple<'_>>,
-    ) -> Result<()> {
-        if !self.ensure_begun(port)? {
-            return Ok(());
-        }
-        let table = self
-            .tables
-            .get(&relation)
-            .ok_or_else(|| protocol("a change of a table that was not announced"))?;
-        let mut change = port.writer.change();
-        change.row_op(op, table.schema);
-        for tuple in [old, new].into_iter().flatten() {
-            if tuple.size() > self.max_row_bytes {
-                return Err(too_large(&table.name, tuple.size(), self.max_row_bytes));
-            }
-            if tuple.columns() != table.columns {
-                return Err(protocol("a row image of another width than announced"));
-            }
-            put_tuple(&mut change, tuple);
-        }
-        port.writer.changed()?;
-        Ok(())
-    }
-
-    fn truncate(
-        &mut self,
-        port: &mut CapturePort,
-        relations: &[u32],
-        restart_identity: bool,
-    ) -> Result<()> {
-        if !self.ensure_begun(port)? {
-            return Ok(());
-        }
-        let schemas = relations
-            .iter()
-            .map(|oid| self.tables.get(oid).map(|table| table.schema))
-            .collect::<Option<Vec<_>>>()
-            .ok_or_else(|| protocol("a truncation of a table that was not announced"))?;
-        port.writer.change().truncate(&schemas, restart_identity);
-        port.writer.changed()?;
-        Ok(())
-    }
-
-    fn commit(&mut self, end: Lsn, port: &mut CapturePort) -> Result<()> {
-        let transaction = std::mem::take(&mut self.transaction);
-        // PostgreSQL 14 also sends transactions without changes; they are never logged, but their
-        // commits may wait for us.
-        if transaction.rows == 0 {
-            return self.keepalive(end, false, port);
-        }
-        if transaction.known {
-            let committed_us = transaction.committed_us;
-            return self.overlap.matches(transaction.xid, committed_us, end);
-        }
-        failpoint::hit("pg.capture.before_append").map_err(injected)?;
-        if self.pending.is_empty() {
-            self.next_look = Instant::now() + FLUSH_INTERVAL;
-        }
-        let (seq, offset) = port.writer.commit(&end.position())?;
-        self.logged = end;
-        self.last = seq;
-        self.pending.push_back((offset, end, seq));
-        self.counters.0 += 1;
-        self.counters.1 += transaction.rows;
-        Ok(())
-    }
-
-    /// A table's shape: the catalog's if it is the same, so that types carry their names.
-    async fn relation(
-        &mut self,
-        relation: &Relation<'_>,
-        admin: &mut Admin,
-        port: &mut CapturePort,
-    ) -> Result<()> {
-        let described = catalog::tables(&mut admin.connection, &port.selection, Some(relation.oid));
-        let found = within(port.limits.idle_timeout, "describing a table", described).await?;
-        let mut schema = match found.into_iter().next() {
-            Some(table) if same_columns(&table, relation) => table.schema,
-            // Altered again (or dropped) since: what the stream says is what its rows look like.
-            altered => {
-                let types: Vec<(u32, i32)> = relation
-                    .columns
-                    .iter()
-                    .map(|column| (column.type_id, column.type_mod))
-                    .collect();
-                let types = catalog::announced_types(&mut admin.connection, &types).await?;
-                announced(relation, types, altered.as_ref())
-            }
-        };
-        if let Some(history) = &self.history {
-            schema.incarnation = history.incarnation(&schema.incarnation);
-        }
-        let name = schema.table.clone();
-        let columns = schema.columns.len();
-        let schema = port.writer.schema(schema)?;
-        self.tables.insert(
-            relation.oid,
-            Table {
-                schema,
-                columns,
-                name,
-            },
-        );
-        Ok(())
-    }
-
     fn check_silence(&self, port: &CapturePort) -> Result<()> {
         if self.last_heard.elapsed() <= port.limits.idle_timeout {
             return Ok(());
@@ -569,15 +366,6 @@ pub(super) const SESSION_OPTIONS: &str = "-c TimeZone=UTC -c DateStyle=ISO -c \
 /// A publication name as an element of the option's comma-separated list of identifiers.
 fn quote_publication(name: &str) -> String {
     postgres_protocol::escape::escape_literal(&repl_core::schema::quote_identifier(name))
-}
-
-fn too_large(table: &TableName, size: usize, limit: usize) -> ConnectorError {
-    ConnectorError::new(
-        ErrorKind::Configuration,
-        format!("a row of {size} bytes exceeds limits.max_row_bytes = {limit}"),
-    )
-    .table(table.to_string())
-    .advice("raise limits.max_row_bytes (and the memory of the daemon) and restart it")
 }
 
 fn protocol(what: &str) -> ConnectorError {

@@ -11,7 +11,7 @@ use repl_core::{Seq, SourcePosition};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Result, Snapshot};
+use super::{Demand, Result, Snapshot};
 use crate::told::Teller;
 
 /// Reads the changes of the primary into the log.
@@ -73,6 +73,8 @@ pub struct CapturePort {
     pub limits: CaptureLimits,
     /// Where the capture shows what it does.
     pub board: Arc<CaptureBoard>,
+    /// Whether somebody waits for what is captured.
+    pub demand: Arc<Demand>,
     /// Turns true when the daemon stops.
     pub shutdown: watch::Receiver<bool>,
     /// False while ingest must pause (log disk full): capture then disconnects, so that the
@@ -89,6 +91,8 @@ pub struct Released {
     pub seq: Seq,
     /// Commits of the source wait for acknowledgements, which are then sent without delay.
     pub waited: bool,
+    /// They are acknowledged by what replicas commit, one group of them after the other.
+    pub grouped: bool,
 }
 
 /// Limits of capture.

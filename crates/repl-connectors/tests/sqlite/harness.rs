@@ -110,6 +110,7 @@ pub fn port(log: &Log, path: &Path, selection: Selection) -> (CapturePort, Ends)
         limits: limits(),
         board: Arc::clone(&board),
         shutdown: stopped,
+        demand: Arc::default(),
         ingest_allowed: allowed,
         snapshots: asked,
     };

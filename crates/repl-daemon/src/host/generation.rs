@@ -209,6 +209,7 @@ impl Parts {
                 poll_interval_max: config.capture.poll_interval_max,
             },
             board: Arc::clone(&group.board),
+            demand: fixed.follow(visibility).demand(),
             shutdown: stop_capture.subscribe(),
             ingest_allowed: group.ingest.allowed(),
             snapshots,

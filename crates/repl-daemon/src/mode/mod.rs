@@ -141,6 +141,7 @@ impl Modes {
         let released = Released {
             seq: rule.released(),
             waited: rule.settings().mode != Mode::Async || self.hastened.load(Ordering::Acquire),
+            grouped: *rule.phase() == Phase::InForce && rule.settings().counts_replicas(),
         };
         // Still under the lock: a later step must not be overtaken by this one.
         self.released.send_if_modified(|now| {
