@@ -307,26 +307,20 @@ impl Each<'_> {
         Ok(())
     }
 
-    /// Net changes of a table that is settling: what is there gives way, what is not is not missed.
+    /// Net changes of a table that is settling: what is there gives way, what is not is not missed. All
+    /// rows go before any is put back, since unique values may pass from one to another.
     fn settle(&self, net: &NetTable) -> Result<()> {
-        self.all(
-            &self.statements.delete,
-            &net.deletes,
-            Columns::Key,
-            Expect::Any,
-        )?;
         let (complete, partial) = net.complete_and_partial()?;
+        let mut there = Vec::new();
         for row in &partial {
-            if self.read(row)?.is_some() {
-                self.update_partly(row)?;
+            if let Some(stored) = self.read(row)? {
+                there.push(Row::from_values(merge(&stored, row)?.into_iter()));
             }
         }
-        self.all(
-            &self.statements.delete,
-            &complete,
-            Columns::Key,
-            Expect::Any,
-        )?;
+        for rows in [&net.deletes, &partial, &complete] {
+            self.all(&self.statements.delete, rows, Columns::Key, Expect::Any)?;
+        }
+        self.put_back(&there)?;
         self.all(
             &self.statements.insert,
             &complete,
@@ -352,6 +346,11 @@ impl Each<'_> {
             merged.push(Row::from_values(merge(&stored, row)?.into_iter()));
         }
         self.all(&self.statements.delete, rows, Columns::Key, Expect::Row)?;
+        self.put_back(&merged)
+    }
+
+    /// Inserts rows in the columns of [`Each::columns`].
+    fn put_back(&self, rows: &[Row]) -> Result<()> {
         let names: Vec<String> = self
             .columns()
             .iter()
@@ -364,12 +363,7 @@ impl Each<'_> {
             names.join(", "),
             parameters.join(", ")
         );
-        let mut statement = self.db.prepare_cached(&sql).during(self.doing())?;
-        for (stored, row) in merged.iter().zip(rows) {
-            self.bind(&mut statement, stored, Columns::All)?;
-            statement.raw_execute().during_row(self, row)?;
-        }
-        Ok(())
+        self.all(&sql, rows, Columns::All, Expect::New)
     }
 
     /// Changes a row found by its old key or image, key included.

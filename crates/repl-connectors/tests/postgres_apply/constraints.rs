@@ -2,7 +2,7 @@
 
 use repl_connectors::seam::Style;
 use repl_core::ErrorKind;
-use repl_core::batch::Step;
+use repl_core::batch::{NetTable, Step};
 
 use crate::fixture::*;
 
@@ -44,6 +44,50 @@ async fn swaps_and_cycles_of_unique_values() {
             .rows("SELECT u FROM t WHERE id < 3 ORDER BY id")
             .await,
         ["b", "c"]
+    );
+}
+
+#[tokio::test]
+async fn unique_values_pass_between_rows_of_a_table_that_settles() {
+    let mut replica =
+        Replica::new("CREATE TABLE t (id int PRIMARY KEY, u text UNIQUE, big text)").await;
+    let t = route("t", &["*id integer", "u text", "big text"]);
+    let start: [&[&str]; 4] = [
+        &["1", "a", "B1"],
+        &["2", "b", "B2"],
+        &["3", "c", "B3"],
+        &["4", "d", "B4"],
+    ];
+    replica.net(net(&t, &[], &[], &start)).await.unwrap();
+    let settling = |deletes: &[&[&str]], updates: &[&[&str]], inserts: &[&[&str]]| NetTable {
+        settling: true,
+        ..net(&t, deletes, updates, inserts)
+    };
+    // A whole row takes what one that is sent in part lets go, and the other way round; those that are not there
+    // are not missed.
+    let updates: [&[&str]; 4] = [
+        &["1", "b", "?"],
+        &["2", "c", "whole"],
+        &["3", "e", "?"],
+        &["8", "x", "?"],
+    ];
+    let gone: [&[&str]; 2] = [&["4", "~", "~"], &["9", "~", "~"]];
+    let change = settling(&gone, &updates, &[&["5", "d", "B5"]]);
+    replica.net(change).await.unwrap();
+    let all = "SELECT * FROM t ORDER BY id";
+    assert_eq!(
+        replica.rows(all).await,
+        ["1|b|B1", "2|c|whole", "3|e|B3", "5|d|B5"]
+    );
+    // Among rows that are sent in part.
+    let cycle: [&[&str]; 3] = [&["1", "e", "?"], &["3", "b", "?"], &["8", "x", "?"]];
+    let error = replica.net(settling(&[], &cycle, &[])).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Constraint);
+    replica.reopen().await;
+    replica.rewrite(settling(&[], &cycle, &[])).await.unwrap();
+    assert_eq!(
+        replica.rows(all).await,
+        ["1|e|B1", "2|c|whole", "3|b|B3", "5|d|B5"]
     );
 }
 

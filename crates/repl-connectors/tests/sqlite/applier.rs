@@ -183,6 +183,43 @@ async fn swapped_unique_values_and_columns_that_were_not_sent() {
 }
 
 #[tokio::test]
+async fn unique_values_pass_between_rows_of_a_table_that_settles() {
+    let mut r = replica(
+        "CREATE TABLE t (k INTEGER PRIMARY KEY, u UNIQUE, big, own DEFAULT 'own');
+         INSERT INTO t VALUES (1, 'a', 'big1', 'x'), (2, 'b', 'big2', 'y'), (3, 'c', 'big3', 'z'), (4, 'd', '', '')",
+    )
+    .await;
+    let keyed = route(&["k", "u", "big"], Identity::Key(vec![0]));
+    let image = |k, u, big| row(&[Value::Integer(k), Value::Text(u), big]);
+    let net = NetTable {
+        settling: true,
+        // One that is not there is not missed.
+        deletes: vec![image(4, b"", Value::Null), image(9, b"", Value::Null)],
+        updates: vec![
+            image(1, b"b", Value::Unchanged),
+            image(2, b"c", Value::Text(b"new")),
+            image(3, b"a", Value::Unchanged),
+            image(7, b"e", Value::Unchanged),
+            image(8, b"f", Value::Text(b"whole")),
+        ],
+        inserts: vec![image(5, b"d", Value::Null)],
+        ..NetTable::new(keyed)
+    };
+    let step = Step::Net(vec![net]);
+    r.apply(0, step, Style::SetWise).await.unwrap();
+    assert_eq!(
+        content(&open(&r.path))["t"],
+        [
+            ["i1", "tb", "tbig1", "tx"],
+            ["i2", "tc", "tnew", "town"],
+            ["i3", "ta", "tbig3", "tz"],
+            ["i5", "td", "~", "town"],
+            ["i8", "tf", "twhole", "town"],
+        ]
+    );
+}
+
+#[tokio::test]
 async fn equal_rows_are_counted() {
     let mut r = replica("CREATE TABLE t (a, b); INSERT INTO t VALUES (1, 'x'), (1, 'x'), (1.0, 'x'), ('1', 'x'), (NULL, 'X')").await;
     let keyless = route(&["a", "b"], Identity::FullRow);

@@ -48,8 +48,9 @@ impl Worker {
 
     async fn send(&mut self, course: &mut Course<'_>, batch: Batch) -> Result<(), ConnectorError> {
         let style = match course.mode {
-            Mode::Rewritten(_) => Style::Rewrite,
-            Mode::Combined | Mode::OneByOne(_) => Style::SetWise,
+            // One by one only tables that settle have net changes.
+            Mode::Rewritten(_) | Mode::OneByOne(_) => Style::Rewrite,
+            Mode::Combined => Style::SetWise,
         };
         // What is left out on the operator's word is left out for good.
         let skip = self.orders.borrow().skip;

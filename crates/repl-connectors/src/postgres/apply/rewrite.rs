@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use repl_core::batch::NetTable;
+use repl_core::row::Row;
 
 use super::metadata::Target;
 use super::queue::Label;
@@ -16,20 +17,31 @@ impl Session {
     pub(super) async fn rewrite(&mut self, target: &Arc<Target>, net: &NetTable) -> Result<()> {
         self.delete_keys(target, &net.deletes).await?;
         if !net.updates.is_empty() {
-            self.push(&target.create_stage(), &[], Label::Other)?;
-            let updates = Groups::new(target, &net.updates)?;
-            for (written, rows) in &updates.0 {
-                let sql = target.statement(Kind::Stage, written);
-                let arrays = target.written_then_key(&written_list(written));
-                self.in_chunks(target, "update", &sql, &arrays, rows)
-                    .await?;
-            }
-            for sql in target.unstage() {
-                let label = Label::Rows("update", Arc::clone(target), None);
-                self.push(&sql, &[], label)?;
-            }
+            self.stage_and_back(target, &net.updates, Kind::Stage)
+                .await?;
         }
         self.insert_rows(target, &net.inserts).await?;
         self.multiset(target, &net.multiset).await
+    }
+
+    /// Moves rows with their new values to the staging table by statements of the kind `stage`, and puts them back.
+    pub(super) async fn stage_and_back(
+        &mut self,
+        target: &Arc<Target>,
+        updates: &[Row],
+        stage: Kind,
+    ) -> Result<()> {
+        self.push(&target.create_stage(), &[], Label::Other)?;
+        for (written, rows) in &Groups::new(target, updates)?.0 {
+            let sql = target.statement(stage, written);
+            let arrays = target.written_then_key(&written_list(written));
+            self.in_chunks(target, "update", &sql, &arrays, rows)
+                .await?;
+        }
+        for sql in target.unstage() {
+            let label = Label::Rows("update", Arc::clone(target), None);
+            self.push(&sql, &[], label)?;
+        }
+        Ok(())
     }
 }

@@ -221,7 +221,7 @@ impl Session {
                 for table in tables {
                     let target = self.target(&table.route).await?;
                     if table.settling {
-                        self.settle_rows(&target, table).await?;
+                        self.settle_rows(&target, table, style).await?;
                         continue;
                     }
                     self.touch(&target, table);

@@ -9,22 +9,37 @@ use super::metadata::Target;
 use super::session::Session;
 use super::setwise::{Groups, written_list};
 use super::sql::Kind;
-use crate::seam::Result;
+use crate::seam::{Result, Style};
 
 impl Session {
-    pub(super) async fn settle_rows(&mut self, target: &Arc<Target>, net: &NetTable) -> Result<()> {
+    /// What has to go does so before anything is changed or inserted: unique values may pass from one row to
+    /// another. Among rows that are changed in part they may as well, for which these are rewritten.
+    pub(super) async fn settle_rows(
+        &mut self,
+        target: &Arc<Target>,
+        net: &NetTable,
+        style: Style,
+    ) -> Result<()> {
         let (complete, partial) = net.complete_and_partial()?;
         let gone: Vec<&Row> = net.deletes.iter().chain(&complete).collect();
         let delete = target.statement(Kind::DeleteAny, &[]);
         self.in_chunks(target, "delete", &delete, &target.key, &gone)
             .await?;
-        self.insert_rows(target, &complete).await?;
-        for (written, rows) in &Groups::new(target, &partial)?.0 {
-            let update = target.statement(Kind::UpdateAny, written);
-            let arrays = target.written_then_key(&written_list(written));
-            self.in_chunks(target, "update", &update, &arrays, rows)
-                .await?;
+        let rewrite = style == Style::Rewrite || target.rewrite_updates;
+        match rewrite && !partial.is_empty() {
+            true => {
+                self.stage_and_back(target, &partial, Kind::StageAny)
+                    .await?
+            }
+            false => {
+                for (written, rows) in &Groups::new(target, &partial)?.0 {
+                    let update = target.statement(Kind::UpdateAny, written);
+                    let arrays = target.written_then_key(&written_list(written));
+                    self.in_chunks(target, "update", &update, &arrays, rows)
+                        .await?;
+                }
+            }
         }
-        Ok(())
+        self.insert_rows(target, &complete).await
     }
 }

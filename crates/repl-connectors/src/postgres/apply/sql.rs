@@ -47,6 +47,8 @@ pub(super) enum Kind {
     ReplaceRow,
     /// Moves rows with new values to the staging table.
     Stage,
+    /// As `Stage`, whatever is found.
+    StageAny,
     DeleteCopies,
     DeleteCopy,
     UpdateCopy,
@@ -109,7 +111,8 @@ impl Target {
             Kind::UpdateAny => self.update_set(&written, any),
             Kind::UpdateRow | Kind::UpdateKeyRow => self.update_row(&written),
             Kind::ReplaceRow => self.replace_row(&written),
-            Kind::Stage => self.stage_rows(&written),
+            Kind::Stage => self.stage_rows(&written, counted),
+            Kind::StageAny => self.stage_rows(&written, any),
             Kind::DeleteCopies => self.delete_copies(),
             Kind::DeleteCopy => self.delete_copy(),
             Kind::UpdateCopy => self.update_copy(&written),
@@ -314,7 +317,7 @@ impl Target {
 
     /// Parameters as of `update_set`. Rows leave the table before any is inserted again, so that
     /// swaps and cycles of unique values never meet.
-    fn stage_rows(&self, written: &[usize]) -> String {
+    fn stage_rows(&self, written: &[usize], end: fn(&str, &str) -> String) -> String {
         let arrays = self.written_then_key(written);
         let key = self.key_is(|at, column| self.element(written.len() + at, column));
         let merged = self.merged(written, |at, column| self.element(at, column));
@@ -325,7 +328,7 @@ impl Target {
             self.unnest(&arrays),
             self.stage(),
             self.writable_columns(),
-            counted("done", &format!("${}::int8", arrays.len() + 1))
+            end("done", &format!("${}::int8", arrays.len() + 1))
         )
     }
 
