@@ -17,4 +17,5 @@ mod promotion {
     mod refused;
     mod rejoin;
     mod rig;
+    mod touched;
 }

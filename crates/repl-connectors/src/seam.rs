@@ -18,7 +18,7 @@ pub use demand::Demand;
 pub use gate::{CommitGate, GateProblem, GateReport};
 pub use role::{CaptureStart, Counter, Finding, Part, RoleSwitch, Sample};
 pub use snapshot::{Division, ForeignKeyDdl, PartSize, Snapshot, SnapshotSource, TableDdl};
-pub use strays::{Stray, StrayOp, StraySink};
+pub use strays::{Stray, StrayKey, StrayOp, StraySink, stray_key};
 
 pub use load::{Existing, Load, LoadPart, Loaded, Making, Written};
 

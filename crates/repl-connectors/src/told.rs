@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use repl_core::codec::Malformed;
 use repl_core::convert::back::{Back, objections, spelled};
 use repl_core::convert::ddl::{ColumnDescription, TableDescription};
+use repl_core::convert::keys::one_spelling;
 use repl_core::convert::{Engine, TablePlan};
 use repl_core::copy::KeyRange;
 use repl_core::cut::Cut;
@@ -129,7 +130,9 @@ impl SnapshotSource for ToldSnapshots {
     }
 
     fn reads_keys(&self, table: &TableName) -> bool {
-        self.teller.foreign(table).is_none() && self.inner.reads_keys(table)
+        let form = self.teller.foreign(table);
+        let found = form.is_none_or(|form| one_spelling(&form));
+        found && self.inner.reads_keys(&self.teller.own(table))
     }
 
     fn has_reached(&self, logged: &SourcePosition, wanted: &SourcePosition) -> bool {
@@ -142,6 +145,11 @@ struct ToldSnapshot {
     teller: Teller,
     /// Of the opened table.
     back: Option<Back>,
+}
+
+fn altered(table: &TableName) -> ConnectorError {
+    let what = format!("table {table} was altered while it was to be copied");
+    ConnectorError::new(ErrorKind::Transient, what)
 }
 
 fn damaged(error: Malformed) -> ConnectorError {
@@ -239,11 +247,7 @@ impl Snapshot for ToldSnapshot {
             {
                 return Ok(());
             }
-            let what = format!(
-                "table {} was altered while it was to be copied",
-                schema.table
-            );
-            return Err(ConnectorError::new(ErrorKind::Transient, what));
+            return Err(altered(&schema.table));
         }
         self.back = None;
         let own = TableSchema {
@@ -253,13 +257,31 @@ impl Snapshot for ToldSnapshot {
         self.inner.open_range(&own, range).await
     }
 
-    async fn open_keys(&mut self, schema: &TableSchema, keys: &[Row]) -> Result<()> {
-        self.back = None;
-        let own = TableSchema {
-            table: self.teller.own(&schema.table),
-            ..schema.clone()
+    async fn open_keys(&mut self, schema: &TableSchema, keys: &[Row]) -> Result<bool> {
+        let table = &schema.table;
+        if self.teller.foreign(table).is_none() {
+            self.back = None;
+            let own = TableSchema {
+                table: self.teller.own(table),
+                ..schema.clone()
+            };
+            return self.inner.open_keys(&own, keys).await;
+        }
+        let (own, _) = self.inner.open(&self.teller.own(table)).await?;
+        let told = self.teller.tell(&own);
+        let back = told.back.filter(|_| told.schema.columns == schema.columns);
+        let Some(back) = back else {
+            return Err(altered(table));
         };
-        self.inner.open_keys(&own, keys).await
+        let mut there = Vec::with_capacity(keys.len());
+        for key in keys {
+            let Some(key) = back.key_there(key)? else {
+                return Ok(false);
+            };
+            there.push(key);
+        }
+        self.back = Some(back);
+        self.inner.open_keys(&own, &there).await
     }
 
     async fn enter(&mut self) -> Result<()> {

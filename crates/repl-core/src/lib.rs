@@ -28,6 +28,7 @@ pub mod reselect;
 pub mod row;
 pub mod schema;
 pub mod select;
+pub mod spelling;
 pub mod telling;
 pub mod validate;
 

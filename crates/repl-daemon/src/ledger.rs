@@ -325,6 +325,7 @@ mod tests {
             op: StrayOp::Insert,
             old: None,
             new: Some(serde_json::json!({"id": "1"}).as_object().unwrap().clone()),
+            keys: Vec::new(),
         };
         let empty = LedgerWriter::new(dir.path(), "main", &deposed);
         assert!(empty.finish().unwrap().is_empty());

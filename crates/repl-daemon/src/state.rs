@@ -71,6 +71,9 @@ pub struct Mend {
     pub ledger: String,
     /// The tables, as the log knew them when its place was taken.
     pub tables: Vec<TableSchema>,
+    /// The rows that were there have been removed, durably: since then the stream may have brought others.
+    #[serde(default)]
+    pub removed: bool,
 }
 
 /// Why and since when a replica is paused.

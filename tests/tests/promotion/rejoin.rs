@@ -19,7 +19,11 @@ const TABLE: &str = "
     INSERT INTO public.mended (region, id, mail, big)
         SELECT 'o''e' || n % 3, n, 'm' || n, repeat(md5(n::text), 100) FROM generate_series(1, 40) n;
     CREATE TABLE public.emptied (id int PRIMARY KEY);
-    INSERT INTO public.emptied SELECT generate_series(1, 10);";
+    INSERT INTO public.emptied SELECT generate_series(1, 10);
+    CREATE TABLE public.widened (id int PRIMARY KEY, v int);
+    INSERT INTO public.widened SELECT n, n FROM generate_series(1, 10) n;
+    CREATE TABLE public.altered (id int PRIMARY KEY, v int);
+    INSERT INTO public.altered SELECT n, n FROM generate_series(1, 10) n;";
 
 /// Changed, gone, moved, new; under keys and with values that the new primary uses as well.
 const STRAYS: &str = "
@@ -29,7 +33,11 @@ const STRAYS: &str = "
     UPDATE public.mended SET id = id + 100 WHERE id BETWEEN 15 AND 18;
     INSERT INTO public.mended (region, id, mail) VALUES ('o''e1', 200, 'm8'), ('x', 7, 'm9'), ('o''e0', 201, 'm300');
     TRUNCATE public.emptied;
-    INSERT INTO public.emptied VALUES (99);";
+    INSERT INTO public.emptied VALUES (99);
+    ALTER TABLE public.widened ADD COLUMN more int;
+    UPDATE public.widened SET more = id WHERE id = 3;
+    ALTER TABLE public.altered ALTER COLUMN v TYPE text;
+    UPDATE public.altered SET v = 'text' WHERE id = 3;";
 
 /// What the new primary goes on with, `k` being one of its keys.
 fn work(n: u64) -> String {
@@ -93,7 +101,7 @@ fn only_the_keys_it_touched_are_replaced_while_the_new_primary_works() -> Result
     });
     rig.server_mut("main").start()?;
     rig.wait_held("main")?;
-    let places = ["worker.mend.removed=kill", "worker.mend.written=kill"];
+    let places = super::touched::PLACES;
     rig.daemon.terminate()?;
     for (at, place) in places.into_iter().enumerate() {
         rig.daemon.set_failpoints(place);
@@ -124,9 +132,18 @@ fn only_the_keys_it_touched_are_replaced_while_the_new_primary_works() -> Result
         !audit.contains("public.mended"),
         "the whole table was compared: {audit}"
     );
+    for (table, why) in [("emptied", "emptied"), ("widened", "altered")] {
+        ensure!(
+            audit.contains(&format!("public.{table}")),
+            "the table {table}, which was {why}, was not compared: {audit}"
+        );
+    }
+    // One of another shape is made anew.
+    let kind = "SELECT count(*) FROM public.altered WHERE pg_typeof(v)::text = 'integer'";
+    ensure!(rig.server("main").query_i64(kind)? == 10);
     ensure!(
-        audit.contains("public.emptied"),
-        "the table that was emptied was not compared: {audit}"
+        audit.contains("\"keys\":25"),
+        "other keys were replaced: {audit}"
     );
     Ok(())
 }

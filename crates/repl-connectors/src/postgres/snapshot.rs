@@ -206,9 +206,10 @@ impl Snapshot for PgSnapshot {
         self.select(schema, &divide::condition(schema, range)).await
     }
 
-    async fn open_keys(&mut self, schema: &TableSchema, keys: &[Row]) -> Result<()> {
+    async fn open_keys(&mut self, schema: &TableSchema, keys: &[Row]) -> Result<bool> {
         let condition = divide::keys_condition(schema, keys)?;
-        self.select(schema, &condition).await
+        self.select(schema, &condition).await?;
+        Ok(true)
     }
 
     async fn begin_bulk(&mut self, into: &BulkInto<'_>) -> Result<Option<BulkForm>> {

@@ -139,11 +139,12 @@ pub trait Snapshot: Send {
     }
 
     /// Starts reading the rows under these keys, as far as there are any: images in the shape of `schema`,
-    /// the table's present one, of which the key's columns count.
+    /// the table's present one, of which the key's columns count. Rows under keys that the source takes for the same
+    /// may come too. False, with nothing opened, where one of the keys cannot be told to the source exactly.
     ///
     /// # Errors
     /// When the table is gone, was altered, or was emptied after the snapshot was taken.
-    async fn open_keys(&mut self, schema: &TableSchema, _keys: &[Row]) -> Result<()> {
+    async fn open_keys(&mut self, schema: &TableSchema, _keys: &[Row]) -> Result<bool> {
         let what = format!("table {} cannot be read by keys", schema.table);
         Err(ConnectorError::new(ErrorKind::Internal, what))
     }

@@ -1,7 +1,11 @@
 //! What a deposed primary has committed beyond the log, row by row.
 
+use std::collections::BTreeMap;
+
 use repl_core::SourcePosition;
+use repl_core::row;
 use repl_core::schema::TableName;
+use repl_core::spelling::spell;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -41,6 +45,20 @@ pub struct Stray {
     /// The row after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub new: Option<Map<String, Value>>,
+    /// The key of each of them, exactly; one that is not wholly known is missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<StrayKey>,
+}
+
+/// The values of a key by their columns' names, as [`repl_core::spelling`] writes them: what people read of a
+/// row does not tell every value apart.
+pub type StrayKey = BTreeMap<String, String>;
+
+/// The key of these columns; none without one, and where a value is NULL or was not sent.
+pub fn stray_key<'a>(columns: impl Iterator<Item = (&'a str, row::Value<'a>)>) -> Option<StrayKey> {
+    let spelled = columns.map(|(name, value)| Some((name.to_owned(), spell(value)?)));
+    let key: Option<StrayKey> = spelled.collect();
+    key.filter(|key| !key.is_empty())
 }
 
 /// Takes them, in order.

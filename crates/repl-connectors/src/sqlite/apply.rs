@@ -10,6 +10,7 @@ use repl_core::ErrorKind;
 use repl_core::batch::{Route, Step};
 use repl_core::checkpoint::Checkpoint;
 use repl_core::copy::PartialCopy;
+use repl_core::cut::Cut;
 use repl_core::promotion::Handover;
 use repl_core::schema::TableName;
 
@@ -318,6 +319,20 @@ impl Applier for SqliteApplier {
     async fn adopt(&mut self, handover: &Handover) -> Result<()> {
         let handover = handover.clone();
         self.with(move |session| session.adopt(&handover)).await
+    }
+
+    fn can_recut(&self) -> bool {
+        true
+    }
+
+    async fn recut(&mut self, tables: &[TableName], cut: &Cut) -> Result<()> {
+        let steps = self.take_kept();
+        let (tables, cut) = (tables.to_vec(), cut.clone());
+        self.with(move |session| {
+            session.apply(&steps)?;
+            registry::recut(&session.db, &session.group, &tables, &cut)
+        })
+        .await
     }
 
     async fn close(&mut self) {

@@ -1,20 +1,21 @@
 //! Dividing a table into ranges of its key.
 
+use repl_core::codec::Malformed;
 use repl_core::copy::{KeyBound, KeyRange};
-use repl_core::row::Value;
+use repl_core::row::Row;
 use repl_core::schema::{TableName, TableSchema, quote_identifier};
-use rusqlite::types::Value as SqlValue;
-use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
+use repl_core::spelling::{Spelt, spell};
+use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params_from_iter};
 
 use super::error::During;
-use super::value::from_sqlite;
+use super::value::{Owned, from_sqlite};
 use crate::seam::{PartSize, Result};
 
 /// Most parts of one table.
 const MOST_PARTS: u64 = 1_000;
 
 /// Where the parts of a table meet; empty when it is not larger than a part, or its key may be
-/// NULL or holds text that cannot be recorded.
+/// NULL.
 pub(super) fn bounds(
     db: &Connection,
     schema: &TableSchema,
@@ -48,7 +49,7 @@ pub(super) fn bounds(
 }
 
 /// The condition that selects a range, with its parameters; empty for all rows.
-pub(super) fn condition(schema: &TableSchema, range: &KeyRange) -> (String, Vec<SqlValue>) {
+pub(super) fn condition(schema: &TableSchema, range: &KeyRange) -> (String, Vec<Owned>) {
     let key = format!("({})", key_names(schema).join(", "));
     let (mut conditions, mut params) = (Vec::new(), Vec::new());
     for (operator, bound) in [(">=", &range.from), ("<", &range.to)] {
@@ -58,7 +59,7 @@ pub(super) fn condition(schema: &TableSchema, range: &KeyRange) -> (String, Vec<
         let places: Vec<String> = values
             .iter()
             .map(|value| {
-                params.push(parse(value));
+                params.push(Owned(Spelt::read(value)));
                 format!("?{}", params.len())
             })
             .collect();
@@ -68,6 +69,27 @@ pub(super) fn condition(schema: &TableSchema, range: &KeyRange) -> (String, Vec<
         return (String::new(), params);
     }
     (format!(" WHERE {}", conditions.join(" AND ")), params)
+}
+
+/// The condition that selects the rows under these keys, and those whose keys the columns' collations take for
+/// the same, with its parameters.
+pub(super) fn keys_condition(
+    schema: &TableSchema,
+    keys: &[Row],
+) -> std::result::Result<(String, Vec<Owned>), Malformed> {
+    let columns = schema.key_columns();
+    let mut params = Vec::with_capacity(keys.len() * columns.len());
+    for key in keys {
+        let values = key.to_vec()?;
+        for &column in columns {
+            let value = values.get(column).ok_or(Malformed("key column missing"))?;
+            params.push(Owned(Spelt::of(*value)));
+        }
+    }
+    let places = vec!["?"; columns.len()].join(", ");
+    let list = vec![format!("({places})"); keys.len()].join(", ");
+    let names = key_names(schema).join(", ");
+    Ok((format!(" WHERE ({names}) IN (VALUES {list})"), params))
 }
 
 fn key_names(schema: &TableSchema) -> Vec<String> {
@@ -130,8 +152,8 @@ fn key_beyond(
     from: &KeyBound,
     step: u64,
 ) -> Result<Option<KeyBound>> {
-    let number = match from.0.first().map(|value| parse(value)) {
-        Some(SqlValue::Integer(number)) => number,
+    let number = match from.0.first().and_then(|value| Spelt::read(value)) {
+        Some(Spelt::Integer(number)) => number,
         _ => return Ok(None),
     };
     let step = i64::try_from(step).unwrap_or(i64::MAX);
@@ -143,14 +165,14 @@ fn key_beyond(
         "SELECT {name} FROM {} WHERE {name} >= ?1 ORDER BY {name} LIMIT 1",
         schema.table.quoted()
     );
-    one(db, schema, &sql, vec![SqlValue::Integer(number)])
+    one(db, schema, &sql, vec![Owned(Some(Spelt::Integer(number)))])
 }
 
 fn one(
     db: &Connection,
     schema: &TableSchema,
     sql: &str,
-    params: Vec<SqlValue>,
+    params: Vec<Owned>,
 ) -> Result<Option<KeyBound>> {
     let width = schema.key_columns().len();
     db.prepare_cached(sql)
@@ -163,10 +185,10 @@ fn one(
         .during(reading(&schema.table))
 }
 
-fn key(row: &Row<'_>, width: usize) -> rusqlite::Result<Option<KeyBound>> {
+fn key(row: &SqlRow<'_>, width: usize) -> rusqlite::Result<Option<KeyBound>> {
     let mut values = Vec::with_capacity(width);
     for at in 0..width {
-        let Some(text) = text(from_sqlite(row.get_ref(at)?)) else {
+        let Some(text) = spell(from_sqlite(row.get_ref(at)?)) else {
             return Ok(None);
         };
         values.push(text);
@@ -178,42 +200,10 @@ fn reading(table: &TableName) -> String {
     format!("divide the table {table}")
 }
 
-/// A value with its storage class; none where it cannot be text.
-fn text(value: Value<'_>) -> Option<String> {
-    Some(match value {
-        Value::Integer(integer) => format!("i{integer}"),
-        Value::Real(real) => format!("r{:016x}", real.to_bits()),
-        Value::Text(text) => format!("t{}", std::str::from_utf8(text).ok()?),
-        Value::Blob(blob) => {
-            let hex: String = blob.iter().map(|byte| format!("{byte:02x}")).collect();
-            format!("x{hex}")
-        }
-        Value::Null | Value::Unchanged => return None,
-    })
-}
-
-/// The value again; NULL, which no key equals, for what [`text`] never writes.
-fn parse(text: &str) -> SqlValue {
-    let read = || {
-        let rest = text.get(1..)?;
-        Some(match text.as_bytes()[0] {
-            b'i' => SqlValue::Integer(rest.parse().ok()?),
-            b'r' => SqlValue::Real(f64::from_bits(u64::from_str_radix(rest, 16).ok()?)),
-            b't' => SqlValue::Text(rest.to_owned()),
-            b'x' => SqlValue::Blob(
-                (0..rest.len() / 2)
-                    .map(|at| u8::from_str_radix(rest.get(2 * at..2 * at + 2)?, 16).ok())
-                    .collect::<Option<_>>()?,
-            ),
-            _ => return None,
-        })
-    };
-    read().unwrap_or(SqlValue::Null)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use repl_core::row::Value;
     use repl_core::schema::{Column, Identity, SchemaId};
 
     fn schema(keys: &[&str]) -> TableSchema {
@@ -294,22 +284,41 @@ mod tests {
     }
 
     #[test]
-    fn values_keep_their_class() {
-        for value in [
-            SqlValue::Integer(-5),
-            SqlValue::Real(-0.5),
-            SqlValue::Text("ä'".into()),
-            SqlValue::Blob(vec![0, 255]),
-        ] {
-            let borrowed = match &value {
-                SqlValue::Integer(i) => Value::Integer(*i),
-                SqlValue::Real(r) => Value::Real(*r),
-                SqlValue::Text(t) => Value::Text(t.as_bytes()),
-                SqlValue::Blob(b) => Value::Blob(b),
-                SqlValue::Null => Value::Null,
-            };
-            assert_eq!(parse(&text(borrowed).unwrap()), value);
-        }
-        assert_eq!(parse("é"), SqlValue::Null);
+    fn rows_are_found_by_their_keys_through_the_index() {
+        let db = Connection::open_in_memory().unwrap();
+        db.execute_batch(
+            "CREATE TABLE n (id INTEGER PRIMARY KEY);
+             INSERT INTO n VALUES (1), (2), (9223372036854775807);
+             CREATE TABLE t (a TEXT COLLATE NOCASE NOT NULL, b NOT NULL, PRIMARY KEY (a, b)) WITHOUT ROWID;
+             INSERT INTO t VALUES ('x', 1), ('X', '1'), ('x', x'01'), (CAST(x'80' AS TEXT), 0.5), ('y', 1)",
+        )
+        .unwrap();
+        let row = |values: &[Value<'_>]| Row::from_values(values.iter().copied());
+        let count = |table: &str, keys: &[Row], names: &[&str]| {
+            let (condition, params) = keys_condition(&schema(names), keys).unwrap();
+            let plan = format!("EXPLAIN QUERY PLAN SELECT 1 FROM {table}{condition}");
+            let mut statement = db.prepare(&plan).unwrap();
+            let steps = statement.query_map(params_from_iter(&params), |row| row.get(3));
+            let steps: Vec<String> = steps.unwrap().map(Result::unwrap).collect();
+            let searched = format!("SEARCH {table} USING");
+            assert!(
+                steps.iter().any(|step| step.starts_with(&searched)),
+                "{steps:?}"
+            );
+            let sql = format!("SELECT count(*) FROM {table}{condition}");
+            db.query_row(&sql, params_from_iter(params), |row| row.get::<_, i64>(0))
+                .unwrap()
+        };
+        let numbers = [1, 3, i64::MAX].map(|id| row(&[Value::Integer(id)]));
+        assert_eq!(count("n", &numbers, &["id"]), 2);
+        let keys = [
+            row(&[Value::Text(b"x"), Value::Integer(1)]),
+            row(&[Value::Text(b"x"), Value::Blob(b"\x01")]),
+            row(&[Value::Text(b"\x80"), Value::Real(0.5)]),
+            row(&[Value::Text(b"y"), Value::Integer(2)]),
+        ];
+        assert_eq!(count("t", &keys, &["a", "b"]), 3);
+        let all = [row(&[Value::Text(b"X"), Value::Text(b"1")])];
+        assert_eq!(count("t", &all, &["a", "b"]), 1, "as the columns compare");
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use repl_core::checkpoint::Checkpoint;
+use repl_core::cut::Cut;
 use repl_core::schema::{TableName, TableSchema};
 use repl_core::{Epoch, ErrorKind, LogId, Seq, SourcePosition};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -192,12 +193,27 @@ pub(super) fn compare_and_set(
 
 /// Clears the cut of tables that the stream has passed.
 pub(super) fn joined(db: &Connection, group: &str, tables: &[TableName]) -> Result<()> {
+    let doing = "note that a copied table has joined the stream";
+    set_cut(db, group, tables, None).during(doing)
+}
+
+/// Notes what tables contain of the stream.
+pub(super) fn recut(db: &Connection, group: &str, tables: &[TableName], cut: &Cut) -> Result<()> {
+    let cut = to_json(cut)?;
+    set_cut(db, group, tables, Some(&cut)).during("note what tables contain of the stream")
+}
+
+fn set_cut(
+    db: &Connection,
+    group: &str,
+    tables: &[TableName],
+    cut: Option<&str>,
+) -> rusqlite::Result<()> {
     for table in tables {
         db.prepare_cached(
-            "UPDATE _repl_tables SET cut = NULL WHERE grp = ?1 AND tab_schema = ?2 AND tab_name = ?3",
-        )
-        .and_then(|mut statement| statement.execute(params![group, table.schema, table.name]))
-        .during("note that a copied table has joined the stream")?;
+            "UPDATE _repl_tables SET cut = ?4 WHERE grp = ?1 AND tab_schema = ?2 AND tab_name = ?3",
+        )?
+        .execute(params![group, table.schema, table.name, cut])?;
     }
     Ok(())
 }

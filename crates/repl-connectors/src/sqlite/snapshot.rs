@@ -25,7 +25,7 @@ use super::capture::blocking;
 use super::describe::describe;
 use super::error::{During, located};
 use super::meta::Place;
-use super::value::from_sqlite;
+use super::value::{Owned, from_sqlite};
 use super::{SqliteTarget, connect, content, ddl, divide, inspect, meta};
 use crate::seam::{
     ConnectorError, Division, PartSize, Result, Snapshot, SnapshotSource, SourceTable, TableDdl,
@@ -96,6 +96,10 @@ impl SnapshotSource for SqliteSnapshots {
                  give none",
             )
         })
+    }
+
+    fn reads_keys(&self, _table: &TableName) -> bool {
+        true
     }
 
     fn has_reached(&self, logged: &SourcePosition, wanted: &SourcePosition) -> bool {
@@ -200,12 +204,28 @@ pub(super) fn definition(db: &Connection, table: &TableName) -> Result<String> {
 /// An estimate of a table's rows, and where its parts meet.
 type Divided = (Option<u64>, Vec<KeyBound>);
 
+/// Which rows of a table are read.
+enum Wanted {
+    Range(KeyRange),
+    Keys(Vec<Row>),
+}
+
+impl Wanted {
+    /// The condition that selects them, with its parameters.
+    fn condition(&self, schema: &TableSchema) -> Result<(String, Vec<Owned>)> {
+        match self {
+            Wanted::Range(range) => Ok(divide::condition(schema, range)),
+            Wanted::Keys(keys) => Ok(divide::keys_condition(schema, keys)?),
+        }
+    }
+}
+
 /// A question to the thread that owns the connection.
 enum Ask {
     Ddl(TableName, TableName, oneshot::Sender<Result<TableDdl>>),
     Describe(TableName, oneshot::Sender<Result<TableDescription>>),
     Divide(TableName, PartSize, oneshot::Sender<Result<Divided>>),
-    Open(TableName, KeyRange, oneshot::Sender<Result<()>>),
+    Open(TableName, Wanted, oneshot::Sender<Result<()>>),
     Rows(oneshot::Sender<Result<Vec<Row>>>),
     Count(TableName, oneshot::Sender<Result<u64>>),
 }
@@ -241,6 +261,16 @@ impl SqliteSnapshot {
         let (reply, answer) = oneshot::channel();
         self.asks.send(make(reply)).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+
+    async fn open_wanted(&self, schema: &TableSchema, wanted: Wanted) -> Result<()> {
+        let table = &schema.table;
+        if !self.schema(table)?.same_shape(schema) {
+            let what = format!("table {table} was altered while it was to be copied");
+            return Err(ConnectorError::new(ErrorKind::Transient, what));
+        }
+        self.ask(|reply| Ask::Open(table.clone(), wanted, reply))
+            .await
     }
 
     fn schema(&self, table: &TableName) -> Result<&Arc<TableSchema>> {
@@ -297,15 +327,13 @@ impl Snapshot for SqliteSnapshot {
     }
 
     async fn open_range(&mut self, schema: &TableSchema, range: &KeyRange) -> Result<()> {
-        if !self.schema(&schema.table)?.same_shape(schema) {
-            let what = format!(
-                "table {} was altered while it was to be copied",
-                schema.table
-            );
-            return Err(ConnectorError::new(ErrorKind::Transient, what));
-        }
-        self.ask(|reply| Ask::Open(schema.table.clone(), range.clone(), reply))
-            .await
+        self.open_wanted(schema, Wanted::Range(range.clone())).await
+    }
+
+    async fn open_keys(&mut self, schema: &TableSchema, keys: &[Row]) -> Result<bool> {
+        let keys = Wanted::Keys(keys.to_vec());
+        self.open_wanted(schema, keys).await?;
+        Ok(true)
     }
 
     async fn next_rows(&mut self) -> Result<Vec<Row>> {
@@ -337,8 +365,8 @@ fn serve(db: &Connection, schemas: &HashMap<TableName, Arc<TableSchema>>, asked:
                 }
                 None => Ok((None, Vec::new())),
             })),
-            Ask::Open(table, range, reply) => match schemas.get(&table) {
-                Some(schema) => waiting = read_table(db, schema, &range, reply, asked),
+            Ask::Open(table, wanted, reply) => match schemas.get(&table) {
+                Some(schema) => waiting = read_table(db, schema, &wanted, reply, asked),
                 None => drop(reply.send(Ok(()))),
             },
         }
@@ -349,7 +377,7 @@ fn serve(db: &Connection, schemas: &HashMap<TableName, Arc<TableSchema>>, asked:
 fn read_table(
     db: &Connection,
     schema: &TableSchema,
-    range: &KeyRange,
+    wanted: &Wanted,
     opened: oneshot::Sender<Result<()>>,
     asked: &Receiver<Ask>,
 ) -> Option<Ask> {
@@ -359,14 +387,16 @@ fn read_table(
         .iter()
         .map(|c| quote_identifier(&c.name))
         .collect();
-    let (condition, params) = divide::condition(schema, range);
-    let sql = format!(
-        "SELECT {} FROM {}{condition}",
-        columns.join(", "),
-        schema.table.quoted()
-    );
-    let mut statement = match db.prepare(&sql).during(&doing) {
-        Ok(statement) => statement,
+    let prepared = wanted.condition(schema).and_then(|(condition, params)| {
+        let sql = format!(
+            "SELECT {} FROM {}{condition}",
+            columns.join(", "),
+            schema.table.quoted()
+        );
+        Ok((db.prepare(&sql).during(&doing)?, params))
+    });
+    let (mut statement, params) = match prepared {
+        Ok(prepared) => prepared,
         Err(error) => {
             let _ = opened.send(Err(error));
             return None;

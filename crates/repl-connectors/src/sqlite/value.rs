@@ -1,6 +1,7 @@
 //! Values between SQLite's storage classes and the change model: one to one, byte for byte.
 
 use repl_core::row::Value;
+use repl_core::spelling::Spelt;
 use rusqlite::ToSql;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 
@@ -22,18 +23,32 @@ pub(super) struct Bound<'a>(pub(super) Value<'a>);
 impl ToSql for Bound<'_> {
     #[inline]
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::Borrowed(match self.0 {
-            Value::Null => ValueRef::Null,
-            Value::Integer(integer) => ValueRef::Integer(integer),
-            Value::Real(real) => ValueRef::Real(real),
-            Value::Text(text) => ValueRef::Text(text),
-            Value::Blob(blob) => ValueRef::Blob(blob),
-            Value::Unchanged => {
-                return Err(rusqlite::Error::ToSqlConversionFailure(
-                    "a value that was not sent cannot be written".into(),
-                ));
-            }
-        }))
+        bound(self.0)
+    }
+}
+
+#[inline]
+fn bound(value: Value<'_>) -> rusqlite::Result<ToSqlOutput<'_>> {
+    Ok(ToSqlOutput::Borrowed(match value {
+        Value::Null => ValueRef::Null,
+        Value::Integer(integer) => ValueRef::Integer(integer),
+        Value::Real(real) => ValueRef::Real(real),
+        Value::Text(text) => ValueRef::Text(text),
+        Value::Blob(blob) => ValueRef::Blob(blob),
+        Value::Unchanged => {
+            return Err(rusqlite::Error::ToSqlConversionFailure(
+                "a value that was not sent cannot be written".into(),
+            ));
+        }
+    }))
+}
+
+/// A value by itself as a statement's parameter; without one NULL, which no key equals.
+pub(super) struct Owned(pub(super) Option<Spelt>);
+
+impl ToSql for Owned {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        bound(self.0.as_ref().map_or(Value::Null, Spelt::value))
     }
 }
 

@@ -32,6 +32,8 @@ struct BackColumn {
     /// Position in the rows that come.
     at: usize,
     way: Way,
+    /// How values of the form get there; none where the form did not have the column.
+    there: Option<Encoder>,
 }
 
 /// How a value comes back.
@@ -86,7 +88,8 @@ impl Back {
                 continue;
             };
             used[at] = true;
-            columns.push(BackColumn { at, way });
+            let there = made.map(|made| made.encoder);
+            columns.push(BackColumn { at, way, there });
             shape.push(column.clone());
         }
         for (at, column) in own.columns.iter().enumerate().filter(|(at, _)| !used[*at]) {
@@ -94,6 +97,7 @@ impl Back {
                 columns.push(BackColumn {
                     at,
                     way: Way::New(encoder),
+                    there: None,
                 });
                 shape.push(added);
             }
@@ -133,6 +137,41 @@ impl Back {
             }
         }
         Ok(Row::from_encoded(Bytes::from(out)))
+    }
+
+    /// The key of an image in the form, as a row image of the node; NULL in every other column. None where it
+    /// cannot be told exactly: there is no such key there, or it does not come back as it was.
+    ///
+    /// # Errors
+    /// When the image is damaged.
+    pub fn key_there(&self, image: &Row) -> Result<Option<Row>, Malformed> {
+        let values = image.to_vec()?;
+        let key = self.form.key_columns();
+        let mut there = vec![vec![]; self.width];
+        for &column in key {
+            let (Some(to), Some(value)) = (self.columns.get(column), values.get(column)) else {
+                return Err(Malformed("a key of another width than its schema"));
+            };
+            let out = &mut there[to.at];
+            let encoded = to.there.as_ref().map(|encoder| match value {
+                Value::Null | Value::Unchanged => false,
+                value => encode(encoder, *value, false, out).is_ok(),
+            });
+            if encoded != Some(true) {
+                return Ok(None);
+            }
+        }
+        let mut out = Vec::new();
+        put_u64(&mut out, self.width as u64);
+        for value in there {
+            match value.is_empty() {
+                true => put_value(&mut out, Value::Null),
+                false => out.extend(value),
+            }
+        }
+        let there = Row::from_encoded(Bytes::from(out));
+        let same = self.row(&there)?.key(key)? == image.key(key)?;
+        Ok(same.then_some(there))
     }
 
     /// A change with its row images.

@@ -21,6 +21,7 @@ pub mod ddl;
 mod draft;
 mod encode;
 mod identifier;
+pub mod keys;
 mod kind;
 mod mapping;
 mod options;

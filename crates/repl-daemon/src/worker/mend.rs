@@ -5,30 +5,25 @@
 //! Both are transactions at one place of the stream, with nothing else on its way. Whatever comes in
 //! between, the next session begins with the first again.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use repl_connectors::seam::{ConnectorError, Snapshot, SourceTable, Stray, StrayOp, Style};
-use repl_core::batch::{NetTable, Route, Step};
+use repl_connectors::seam::{ConnectorError, Style};
+use repl_core::batch::{NetTable, Step};
+use repl_core::change::Change;
 use repl_core::checkpoint::Checkpoint;
 use repl_core::cut::Cut;
-use repl_core::reselect::Keys;
-use repl_core::row::{Row, Value};
+use repl_core::row::Row;
 use repl_core::schema::{TableName, TableSchema};
 use repl_core::validate::changes::{Changes, Span};
-use repl_core::{Epoch, ErrorKind, Seq, change::Change};
-use serde_json::{Map, json};
+use repl_core::{Epoch, ErrorKind, Seq};
+use serde_json::json;
 use tracing::{info, warn};
 
+use super::touched::{self, Touched};
 use super::{Failure, Worker, pass};
 use crate::errors;
-use crate::ledger;
 use crate::state::Mend;
 
-/// Most keys of one table: where more were touched it is compared as a whole.
-const MOST_KEYS: usize = 100_000;
-/// Keys that one query asks for.
-const KEYS_PER_QUERY: usize = 500;
 /// Most memory for the rows, bytes.
 const ROWS_BYTES: usize = 64 * 1024 * 1024;
 /// Most memory for what changed since they were read, bytes.
@@ -36,7 +31,7 @@ const CHANGES_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Rows that were removed, as a snapshot of the primary shows them.
 pub(super) struct Mending {
-    tables: Vec<(SourceTable, Keys, Vec<Row>)>,
+    tables: Vec<(Touched, Vec<Row>)>,
     cut: Cut,
     /// The log's end before the snapshot was taken, and its epoch.
     before: Seq,
@@ -57,13 +52,8 @@ impl Worker {
         if self.interrupted().is_some() {
             return Ok(());
         }
-        let sources = self.tables_to_mend(&mend, checkpoint);
-        let log_dir = self.parts.log_dir.clone();
-        let id = mend.ledger.clone();
-        let read = tokio::task::spawn_blocking(move || keys(&log_dir, &id, sources)).await;
-        let read = read.map_err(anyhow::Error::from).and_then(|read| read);
-        let keys = read.map_err(errors::state)?;
-        if keys.iter().all(|(_, keys)| keys.is_none()) {
+        let touched = self.touched_tables(&mend, checkpoint).await?;
+        if touched.is_empty() {
             return self.compare_others(&mend, &[]);
         }
         let bounds = self.parts.log.bounds();
@@ -72,10 +62,9 @@ impl Worker {
         let withheld = snapshot.withheld().await?;
         let mut tables = Vec::new();
         let mut room = ROWS_BYTES;
-        for (source, keys) in keys {
-            let Some(keys) = keys else { continue };
-            if let Some(rows) = rows_under(snapshot.as_mut(), &keys, &mut room).await? {
-                tables.push((source, keys, rows));
+        for table in touched {
+            if let Some(rows) = table.rows(snapshot.as_mut(), &mut room).await? {
+                tables.push((table, rows));
             }
         }
         let cut = snapshot.cut();
@@ -84,7 +73,15 @@ impl Worker {
         if tables.is_empty() {
             return Ok(());
         }
-        self.remove(checkpoint, &tables, &cut).await?;
+        self.remove(checkpoint, &tables, &cut, mend.removed).await?;
+        pass("worker.mend.removed")?;
+        self.replica()
+            .change(|record| {
+                if let Some(mend) = &mut record.mend {
+                    mend.removed = true;
+                }
+            })
+            .map_err(errors::state)?;
         self.mending = Some(Mending {
             tables,
             cut,
@@ -92,11 +89,34 @@ impl Worker {
             epoch,
             withheld,
         });
-        Ok(pass("worker.mend.removed")?)
+        Ok(pass("worker.mend.noted")?)
+    }
+
+    /// The tables, with the keys that were touched, of which single rows can be put in place.
+    async fn touched_tables(
+        &mut self,
+        mend: &Mend,
+        checkpoint: &Checkpoint,
+    ) -> Result<Vec<Touched>, Failure> {
+        let tables = self.tables_to_mend(mend, checkpoint);
+        let (log_dir, id) = (self.parts.log_dir.clone(), mend.ledger.clone());
+        let read = tokio::task::spawn_blocking(move || touched::told_by(&log_dir, &id, tables));
+        let read = read.await.map_err(anyhow::Error::from);
+        let told = read.and_then(|told| told).map_err(errors::state)?;
+        let mut fitting = Vec::new();
+        for table in told {
+            match self.parts.applier.fit(table.route(), None).await {
+                Ok(()) => fitting.push(table),
+                // It was altered as well.
+                Err(error) if error.kind == ErrorKind::Schema => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(fitting)
     }
 
     /// The tables as the primary has them, where single rows of them can be put in place.
-    fn tables_to_mend(&self, mend: &Mend, checkpoint: &Checkpoint) -> Vec<(SourceTable, Route)> {
+    fn tables_to_mend(&self, mend: &Mend, checkpoint: &Checkpoint) -> Vec<Touched> {
         // What the primary's snapshot shows is told by its own transactions.
         let there = checkpoint.epoch == self.parts.log.bounds().durable.epoch;
         let able = self.parts.applier.can_recut();
@@ -106,27 +126,21 @@ impl Worker {
         let sources = self.parts.tables.borrow().clone();
         let of = |shape: &TableSchema| {
             let source = sources.iter().find(|source| source.name == shape.table)?;
-            let schema = source.schema.clone()?;
+            let schema = source.schema.as_ref()?;
             let held = self.state.tables.get(&source.name)?;
             let same = schema.columns == shape.columns && schema.identity == shape.identity;
             let same = same && held.incarnation == source.incarnation;
-            let target = self.parts.routing.target(&source.name)?;
-            let keyed = !schema.key_columns().is_empty();
-            let conversion = &self.parts.conversion;
             let readable = self.parts.snapshots.reads_keys(&source.name);
-            let same = same && readable && !conversion.converts(&schema);
-            (same && keyed).then(|| (source.clone(), Route { schema, target }))
+            let target = self.parts.routing.target(&source.name)?;
+            (same && readable)
+                .then(|| Touched::new(source.clone(), target, &self.parts.conversion))?
         };
         mend.tables.iter().filter_map(of).collect()
     }
 
     /// Remembers that the other tables are to be compared as a whole.
-    fn compare_others(
-        &self,
-        mend: &Mend,
-        tables: &[(SourceTable, Keys, Vec<Row>)],
-    ) -> Result<(), Failure> {
-        let by_key = |table: &TableName| tables.iter().any(|(source, ..)| source.name == *table);
+    fn compare_others(&self, mend: &Mend, tables: &[(Touched, Vec<Row>)]) -> Result<(), Failure> {
+        let by_key = |name: &TableName| tables.iter().any(|(table, _)| table.name() == name);
         let names = mend.tables.iter().map(|shape| &shape.table);
         let others: Vec<TableName> = names.filter(|name| !by_key(name)).cloned().collect();
         if others.is_empty() {
@@ -151,22 +165,28 @@ impl Worker {
             .map_err(|error| errors::state(error).into())
     }
 
+    /// From here on the tables settle. Rows that were `removed` before are not removed again: what is under
+    /// their keys now, or under others that the replica takes for the same, the stream has brought.
     async fn remove(
         &mut self,
         checkpoint: &Checkpoint,
-        tables: &[(SourceTable, Keys, Vec<Row>)],
+        tables: &[(Touched, Vec<Row>)],
         cut: &Cut,
+        removed: bool,
     ) -> Result<(), Failure> {
         let names: Vec<TableName> = tables
             .iter()
-            .map(|(source, ..)| source.name.clone())
+            .map(|(table, _)| table.name().clone())
             .collect();
-        let removals = tables.iter().map(|(_, keys, _)| keys.removal()).collect();
         let cut = Cut::Through(checkpoint.seq).and_later(cut.clone());
         let applier = &mut self.parts.applier;
         applier.begin(checkpoint).await?;
         applier.recut(&names, &cut).await?;
-        applier.apply(&Step::Net(removals), Style::SetWise).await?;
+        if !removed {
+            let removals = tables.iter().map(|(table, _)| table.removal()).collect();
+            let step = Step::Net(removals);
+            applier.apply(&step, Style::SetWise).await?;
+        }
         applier.commit(checkpoint, &[]).await?;
         for name in &names {
             if let Some(held) = self.state.tables.get_mut(name) {
@@ -183,12 +203,7 @@ impl Worker {
             held.is_none_or(|held| held.cut.is_none())
         };
         let mending = self.mending.as_ref();
-        mending.is_some_and(|mending| {
-            mending
-                .tables
-                .iter()
-                .all(|(source, ..)| joined(&source.name))
-        })
+        mending.is_some_and(|mending| mending.tables.iter().all(|(table, _)| joined(table.name())))
     }
 
     /// Puts the rows in place.
@@ -202,7 +217,7 @@ impl Worker {
         // One that cannot settle is copied anew.
         mending
             .tables
-            .retain(|(source, ..)| self.state.tables.contains_key(&source.name));
+            .retain(|(table, _)| self.state.tables.contains_key(table.name()));
         let (log, at) = (Arc::clone(&self.parts.log), checkpoint.clone());
         let span = mending.span(&at);
         let prepared = tokio::task::spawn_blocking(move || {
@@ -246,92 +261,21 @@ impl Mending {
     fn replacements(self, changes: &Changes, seq: Seq) -> Result<(Vec<NetTable>, usize), String> {
         let mut nets = Vec::new();
         let mut count = 0;
-        for (source, keys, rows) in self.tables {
-            let table = &source.name;
-            let shape = &keys.route().schema;
+        for (table, rows) in self.tables {
+            let name = table.name();
             let mut behind = Vec::new();
-            for logged in changes.of(table, &source.incarnation, seq) {
+            for logged in changes.of(name, &table.source.incarnation, seq) {
                 let emptied = matches!(logged.change, Change::Truncate { .. });
-                if emptied || logged.schema.columns != shape.columns {
-                    return Err(format!("table {table} was emptied or altered meanwhile"));
+                if emptied || !table.has_shape(&logged.schema) {
+                    return Err(format!("table {name} was emptied or altered meanwhile"));
                 }
                 behind.push(logged.change.clone());
             }
-            let net = keys.replacement(rows, behind.into_iter());
-            let net = net.map_err(|error| error.to_string())?;
-            nets.push(net.ok_or_else(|| format!("rows of table {table} were moved meanwhile"))?);
-            count += keys.images().len();
+            nets.push(table.replacement(rows, behind)?);
+            count += table.count();
         }
         Ok((nets, count))
     }
-}
-
-/// The keys that the ledger's changes touched, by table; none where that cannot be told.
-fn keys(
-    log_dir: &std::path::Path,
-    id: &str,
-    sources: Vec<(SourceTable, Route)>,
-) -> anyhow::Result<Vec<(SourceTable, Option<Keys>)>> {
-    let mut tables: HashMap<TableName, (SourceTable, Option<Keys>)> = HashMap::new();
-    for (source, route) in sources {
-        let keys = Keys::new(Arc::new(route));
-        tables.insert(source.name.clone(), (source, Some(keys)));
-    }
-    ledger::changes(log_dir, id, |stray| {
-        if let Some((_, keys)) = tables.get_mut(&stray.table) {
-            keys.take_if(|keys| !touch(keys, &stray));
-        }
-        Ok(())
-    })?;
-    Ok(tables.into_values().collect())
-}
-
-/// Notes the keys of a change; false where it does not tell them, or they are too many.
-fn touch(keys: &mut Keys, stray: &Stray) -> bool {
-    let images = [&stray.old, &stray.new];
-    let told = images
-        .into_iter()
-        .flatten()
-        .all(|image| touch_row(keys, image));
-    told && stray.op != StrayOp::Truncate && keys.images().len() <= MOST_KEYS
-}
-
-fn touch_row(keys: &mut Keys, image: &Map<String, serde_json::Value>) -> bool {
-    let route = Arc::clone(keys.route());
-    let value = |name| match image.get(name) {
-        // What is no UTF-8 has lost its form.
-        Some(serde_json::Value::String(text)) if !text.contains(char::REPLACEMENT_CHARACTER) => {
-            Some(Value::Text(text.as_bytes()))
-        }
-        _ => None,
-    };
-    let values: Option<Vec<Value<'_>>> = route.schema.key_names().map(value).collect();
-    values.is_some_and(|values| keys.add(&values).is_ok())
-}
-
-/// The rows under the keys; none when they are more than there is `room` for, in bytes.
-async fn rows_under(
-    snapshot: &mut dyn Snapshot,
-    keys: &Keys,
-    room: &mut usize,
-) -> Result<Option<Vec<Row>>, ConnectorError> {
-    let mut found = Vec::new();
-    for some in keys.images().chunks(KEYS_PER_QUERY) {
-        snapshot.open_keys(&keys.route().schema, some).await?;
-        loop {
-            let rows = snapshot.next_rows().await?;
-            if rows.is_empty() {
-                break;
-            }
-            let bytes = rows.iter().map(|row| row.encoded().len()).sum();
-            *room = room.saturating_sub(bytes);
-            found.extend(rows);
-        }
-        if *room == 0 {
-            return Ok(None);
-        }
-    }
-    Ok(Some(found))
 }
 
 fn again(why: String) -> ConnectorError {

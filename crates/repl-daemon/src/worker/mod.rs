@@ -17,6 +17,7 @@ mod repair;
 mod routes;
 mod send;
 pub mod stream;
+mod touched;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -55,6 +55,7 @@ impl Worker {
         let mend = Mend {
             ledger: id,
             tables: known,
+            removed: false,
         };
         pass("worker.rejoin.written")?;
         deposed.found = Some(found.clone());

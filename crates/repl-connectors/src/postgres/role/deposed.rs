@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use futures_util::TryStreamExt;
 use repl_core::deposed::{Deposed, Found};
+use repl_core::row::Value as RowValue;
 use repl_core::schema::{TableName, quote_identifier};
 use serde_json::{Map, Value};
 use sqlx::Row;
@@ -17,7 +18,7 @@ use crate::postgres::catalog_error::from_sqlx;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::pgoutput::{self, Field, Message, OldTuple, Relation, Tuple};
 use crate::postgres::stream::SESSION_OPTIONS;
-use crate::seam::{ConnectorError, Result, Stray, StrayOp, StraySink};
+use crate::seam::{ConnectorError, Result, Stray, StrayKey, StrayOp, StraySink, stray_key};
 
 /// Whether a failed attempt to connect shows a server at work: it refuses us, and lives.
 pub(super) fn is_answer(error: &ConnectorError) -> bool {
@@ -98,6 +99,11 @@ impl Reading<'_> {
             return Ok(());
         };
         self.pending += 1;
+        let before = old.as_ref().map(|old| match old {
+            OldTuple::Key(row) | OldTuple::Full(row) => *row,
+        });
+        let images = before.into_iter().chain(new);
+        let keys = images.filter_map(|row| table.key(row)).collect();
         self.sink.stray(Stray {
             transaction: u64::from(xid),
             committed_us,
@@ -109,6 +115,7 @@ impl Reading<'_> {
                 OldTuple::Full(row) => table.row(row, false),
             }),
             new: new.map(|row| table.row(row, false)),
+            keys,
         })
     }
 }
@@ -127,6 +134,20 @@ impl Announced {
             Some((name.clone(), value))
         };
         wanted.filter_map(value).collect()
+    }
+
+    /// The key, exactly.
+    fn key(&self, row: Tuple<'_>) -> Option<StrayKey> {
+        let fields = self.columns.iter().zip(row.fields());
+        let key = fields.filter(|((_, key), _)| *key);
+        stray_key(key.map(|((name, _), field)| {
+            let value = match field {
+                Field::Null => RowValue::Null,
+                Field::Unchanged => RowValue::Unchanged,
+                Field::Text(text) => RowValue::Text(text),
+            };
+            (name.as_str(), value)
+        }))
     }
 }
 

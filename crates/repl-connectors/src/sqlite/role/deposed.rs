@@ -14,7 +14,7 @@ use repl_core::schema::SchemaId;
 use rusqlite::Connection;
 use serde_json::{Map, Value};
 
-use crate::seam::{Result, Stray, StrayOp};
+use crate::seam::{Result, Stray, StrayKey, StrayOp, stray_key};
 use crate::sqlite::changes::Translator;
 use crate::sqlite::error::During;
 use crate::sqlite::meta::{self, Installed, Place};
@@ -131,9 +131,12 @@ fn strays(db: &Connection, end: &Place, transaction: u64, out: Out<'_>) -> Resul
                 .iter()
                 .map(|column| column.name.as_str())
                 .collect();
-            let key: Vec<usize> = stored.layout.key.clone();
+            let key = &stored.layout.key;
             let image = |row: &Row, only: Option<&[usize]>| named(&names, row, only);
             let key_only = (!key.is_empty()).then_some(key.as_slice());
+            let images = [&old, &new].into_iter().flatten();
+            let keys = images.map(|row| key_of(&names, key, row));
+            let keys = keys.collect::<Result<Vec<_>>>()?;
             count += 1;
             out(Stray {
                 transaction,
@@ -143,6 +146,7 @@ fn strays(db: &Connection, end: &Place, transaction: u64, out: Out<'_>) -> Resul
                 op,
                 old: old.map(|row| image(&row, key_only)).transpose()?,
                 new: new.map(|row| image(&row, None)).transpose()?,
+                keys: keys.into_iter().flatten().collect(),
             })?;
         }
     }
@@ -166,6 +170,13 @@ fn taken(change: Change) -> Option<Taken> {
         Change::Delete { schema, before } => (schema, StrayOp::Delete, row(before), None),
         Change::Truncate { .. } | Change::Message { .. } => return None,
     })
+}
+
+/// The key of a row, exactly.
+fn key_of(names: &[&str], key: &[usize], row: &Row) -> Result<Option<StrayKey>> {
+    let values = row.to_vec()?;
+    let column = |&at: &usize| Some((*names.get(at)?, *values.get(at)?));
+    Ok(stray_key(key.iter().filter_map(column)))
 }
 
 /// The values by their columns' names; text as it is, BLOBs as literals.
