@@ -519,6 +519,10 @@ impl<R: RoleSwitch> RoleSwitch for ToldRole<R> {
         self.inner.distance(from, to)
     }
 
+    fn commits_can_wait(&self) -> bool {
+        self.inner.commits_can_wait()
+    }
+
     async fn sample(&self) -> Result<Sample> {
         let sample = self.inner.sample().await?;
         Ok(Sample {

@@ -165,6 +165,10 @@ pub trait RoleSwitch: Send + Sync {
     /// known.
     fn distance(&self, from: &SourcePosition, to: &SourcePosition) -> Option<u64>;
 
+    /// Whether its commits can be made to wait for others. Where they cannot, only clients that ask know what is
+    /// on the replicas.
+    fn commits_can_wait(&self) -> bool;
+
     /// What to know of it when it cannot be asked any more.
     ///
     /// # Errors

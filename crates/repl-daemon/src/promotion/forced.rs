@@ -20,7 +20,8 @@ pub fn loss(group: &Group, primary: &dyn RoleSwitch) -> Loss {
     let seen = group.primary_seen();
     // What happened to the mode while the daemon was down is not known, unless nothing could have.
     let watched = seen.at_ms >= group.started_ms || group.modes.never_gives_up();
-    if seen.promised && watched && group.modes.promises() {
+    let waited = group.modes.promises() && primary.commits_can_wait();
+    if seen.promised && watched && waited {
         return Loss::Nothing;
     }
     let heard = seen.at_ms > 0;

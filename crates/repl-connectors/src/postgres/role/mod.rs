@@ -228,6 +228,10 @@ impl RoleSwitch for PgRole {
         Some(to.0.saturating_sub(from.0))
     }
 
+    fn commits_can_wait(&self) -> bool {
+        true
+    }
+
     async fn sample(&self) -> Result<Sample> {
         // Taken out, so that one that failed or is not awaited any more is not used again.
         let mut kept = self.sampler.lock().await;

@@ -161,6 +161,10 @@ impl RoleSwitch for SqliteRole {
         None
     }
 
+    fn commits_can_wait(&self) -> bool {
+        false
+    }
+
     async fn sample(&self) -> Result<Sample> {
         self.read(|db| {
             Ok(Sample {
