@@ -213,7 +213,7 @@ async fn unique_values_pass_between_rows_of_a_table_that_settles() {
             ["i1", "tb", "tbig1", "tx"],
             ["i2", "tc", "tnew", "town"],
             ["i3", "ta", "tbig3", "tz"],
-            ["i5", "td", "~", "town"],
+            ["i5", "td", "null", "town"],
             ["i8", "tf", "twhole", "town"],
         ]
     );

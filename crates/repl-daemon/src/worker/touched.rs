@@ -22,6 +22,10 @@ use crate::ledger;
 
 /// Most keys of one table: where more were touched it is compared as a whole.
 const MOST_KEYS: usize = 100_000;
+/// Most memory for the keys of all tables, bytes: where it is exceeded a table is compared as a whole.
+const KEYS_BYTES: usize = 64 * 1024 * 1024;
+/// Memory that a key takes beside its values, bytes.
+const KEY_OVERHEAD: usize = 128;
 /// Keys that one query asks for.
 const KEYS_PER_QUERY: usize = 500;
 
@@ -35,6 +39,8 @@ pub(super) struct Touched {
     across: Option<Across>,
     /// In the replica's shape.
     keys: Keys,
+    /// Memory of the keys, bytes.
+    bytes: usize,
 }
 
 /// Rows of the log as the replica holds them, and back.
@@ -71,6 +77,7 @@ impl Touched {
             form,
             across,
             keys: Keys::new(Arc::new(Route { schema, target })),
+            bytes: 0,
         })
     }
 
@@ -115,10 +122,18 @@ impl Touched {
     fn add(&mut self, key: &StrayKey) -> bool {
         let value = |name| Spelt::read(key.get(name)?);
         let values: Option<Vec<Spelt>> = self.route().schema.key_names().map(value).collect();
-        values.is_some_and(|values| {
-            let values: Vec<Value<'_>> = values.iter().map(Spelt::value).collect();
-            self.keys.add(&values).is_ok()
-        })
+        let Some(values) = values else {
+            return false;
+        };
+        let before = self.count();
+        let values: Vec<Value<'_>> = values.iter().map(Spelt::value).collect();
+        let added = self.keys.add(&values).is_ok();
+        if self.count() > before {
+            // Kept as an image and as a key.
+            let text: usize = key.values().map(String::len).sum();
+            self.bytes += 2 * text + KEY_OVERHEAD;
+        }
+        added
     }
 
     /// The rows that `snapshot`, of the primary, has under the keys, as the replica is to hold them; none
@@ -223,12 +238,122 @@ pub(super) fn told_by(
         .into_iter()
         .map(|table| (table.name().clone(), table));
     let mut tables: HashMap<TableName, Touched> = named.collect();
+    let mut bytes = 0;
     ledger::changes(log_dir, id, |stray| {
-        let table = tables.get_mut(&stray.table);
-        if table.is_some_and(|table| !table.touch(&stray)) {
-            tables.remove(&stray.table);
+        let Some(table) = tables.get_mut(&stray.table) else {
+            return Ok(());
+        };
+        bytes -= table.bytes;
+        let told = table.touch(&stray) && bytes + table.bytes <= KEYS_BYTES;
+        match told {
+            true => bytes += table.bytes,
+            false => drop(tables.remove(&stray.table)),
         }
         Ok(())
     })?;
     Ok(tables.into_values().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use repl_connectors::seam::stray_key;
+    use repl_core::SourcePosition;
+    use repl_core::convert::{ConvertOptions, Engine};
+    use repl_core::schema::{Column, Identity, SchemaId};
+    use serde_json::{Map, json};
+
+    use super::*;
+
+    /// A table of a server at a replica of this engine.
+    fn touched(target: Engine, key_type: &str) -> Option<Touched> {
+        let name = TableName::new("public", "t");
+        let schema = TableSchema {
+            id: SchemaId(1),
+            engine: "postgres".into(),
+            table: name.clone(),
+            incarnation: "1".into(),
+            columns: vec![
+                Column::new("v", "text", 0, true),
+                Column::new("k", key_type, 0, false),
+            ],
+            identity: Identity::Key(vec![1]),
+        };
+        let source = SourceTable {
+            name: name.clone(),
+            incarnation: "1".into(),
+            schema: Some(Arc::new(schema)),
+            refusal: String::new(),
+            remedy: String::new(),
+        };
+        let options = ConvertOptions::default();
+        Touched::new(source, name, &Conversion { target, options })
+    }
+
+    fn stray(op: StrayOp, columns: &[&str], key: Option<Value<'_>>) -> Stray {
+        let row = columns.iter().map(|name| ((*name).to_owned(), json!("x")));
+        let image: Map<_, _> = row.collect();
+        let (old, new) = match op {
+            StrayOp::Delete => (Some(image), None),
+            StrayOp::Truncate => (None, None),
+            _ => (None, Some(image)),
+        };
+        let key = key.and_then(|value| stray_key([("k", value)].into_iter()));
+        Stray {
+            transaction: 1,
+            committed_us: 1,
+            position: SourcePosition::default(),
+            table: TableName::new("public", "t"),
+            op,
+            old,
+            new,
+            keys: key.into_iter().collect(),
+        }
+    }
+
+    #[test]
+    fn a_change_that_does_not_tell_its_key_or_its_columns_is_found_out() {
+        let key = Some(Value::Text(b"5"));
+        let both = &["v", "k"][..];
+        for (stray, told) in [
+            (stray(StrayOp::Insert, both, key), true),
+            (stray(StrayOp::Update, both, key), true),
+            // What did not change may not have been sent.
+            (stray(StrayOp::Update, &["k"], key), true),
+            (stray(StrayOp::Delete, &["k"], key), true),
+            (stray(StrayOp::Truncate, &[], None), false),
+            (stray(StrayOp::Delete, &["k"], None), false),
+            (stray(StrayOp::Insert, both, Some(Value::Null)), false),
+            (stray(StrayOp::Insert, &["k"], key), false),
+            (stray(StrayOp::Update, &["v", "k", "more"], key), false),
+        ] {
+            let mut table = touched(Engine::Postgres, "bigint").unwrap();
+            assert_eq!(table.touch(&stray), told, "{stray:?}");
+            assert_eq!(table.count(), usize::from(told), "{stray:?}");
+        }
+    }
+
+    #[test]
+    fn keys_of_a_file_are_told_in_the_log_or_not_at_all() {
+        assert!(touched(Engine::Sqlite, "double precision").is_none());
+        let asked = |value: Value<'_>| {
+            let mut table = touched(Engine::Sqlite, "bigint").unwrap();
+            assert!(table.touch(&stray(StrayOp::Update, &["k"], Some(value))));
+            let keys = table.keys.images().to_vec();
+            table.in_log(&keys).unwrap()
+        };
+        let key = Row::from_values([Value::Null, Value::Text(b"-5")].into_iter());
+        assert_eq!(asked(Value::Integer(-5)), Some(vec![key]));
+        for other in [Value::Real(0.5), Value::Text(b"-5"), Value::Blob(b"5")] {
+            assert_eq!(asked(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn the_memory_of_a_key_is_counted_once() {
+        let mut table = touched(Engine::Postgres, "text").unwrap();
+        let long = vec![b'x'; 1000];
+        let one = stray(StrayOp::Delete, &["k"], Some(Value::Text(&long)));
+        assert!(table.touch(&one) && table.touch(&one));
+        assert!((2_000..3_000).contains(&table.bytes), "{}", table.bytes);
+    }
 }
