@@ -226,6 +226,11 @@ pub fn turns(writes: &[Write]) -> Result<Vec<String>> {
             ended: write.ended,
         });
     }
+    println!(
+        "{} confirmed writes, {} turns, none of which overlap",
+        writes.len(),
+        turns.len()
+    );
     Ok(turns.into_iter().map(|turn| turn.node).collect())
 }
 
