@@ -1,6 +1,7 @@
 //! A server takes the place of a file, and a file that of a server.
 
 use anyhow::{Context, Result, ensure};
+use repl_api::PromoteRequest;
 use repl_tests::mariadb::MariaDb;
 use repl_tests::pg::DATABASE;
 
@@ -211,6 +212,17 @@ fn in_sync_mode_a_file_that_counts_loses_nothing_when_the_server_dies() -> Resul
     group.server_mut("main")?.start()?;
     orders::join_held(&group.daemon)?;
     group.settle()?;
+    // A file's own commits wait for nobody, whatever the mode.
+    group.wait_in_force()?;
+    let request = PromoteRequest {
+        force: true,
+        ..PromoteRequest::default()
+    };
+    let report = group
+        .daemon
+        .call(|client| async move { client.check_promotion(&request).await })?;
+    let loss = report.may_lose.context("what may be lost is not said")?;
+    ensure!(!loss.nothing, "{loss:?}");
     // And back: there the promise holds from the first commit on.
     group.promote("main")?;
     probes.wait_write("main", PATIENCE)?;
