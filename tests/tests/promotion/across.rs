@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use repl_api::PromoteRequest;
 use repl_tests::mariadb::MariaDb;
 use repl_tests::pg::DATABASE;
+use repl_tests::wait::wait_until;
 
 use super::mixed::{Kind, Mixed, Place};
 use super::orders;
@@ -213,7 +214,11 @@ fn in_sync_mode_a_file_that_counts_loses_nothing_when_the_server_dies() -> Resul
     orders::join_held(&group.daemon)?;
     group.settle()?;
     // A file's own commits wait for nobody, whatever the mode.
-    group.wait_in_force()?;
+    let sampled = group.daemon.config().log_dir().join("primary.json");
+    wait_until("the mode to be noted", PATIENCE, || {
+        let seen: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&sampled)?)?;
+        Ok(seen["seen"]["node"] == "r1" && seen["seen"]["promised"] == true)
+    })?;
     let request = PromoteRequest {
         force: true,
         ..PromoteRequest::default()
