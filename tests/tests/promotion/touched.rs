@@ -21,10 +21,13 @@ pub const PLACES: [&str; 3] = [
     "worker.mend.written=kill",
 ];
 
-/// `keyed` has keys of types that are told alike everywhere, `loose` of one that is not.
+/// `keyed` has keys of types that are told alike everywhere, `loose` of one that is not. A server stores `big` apart,
+/// and does not send it with an update that leaves it alone.
 const OF_SERVER: &str = "
     CREATE TABLE probe (id bigserial PRIMARY KEY, node text NOT NULL);
-    CREATE TABLE mended (region text, id bigint, mail text UNIQUE, n int NOT NULL DEFAULT 0, PRIMARY KEY (id, region));
+    CREATE TABLE mended (region text, id bigint, mail text UNIQUE, n int NOT NULL DEFAULT 0, big text,
+                         PRIMARY KEY (id, region));
+    ALTER TABLE mended ALTER COLUMN big SET STORAGE EXTERNAL;
     CREATE TABLE keyed (price numeric(10,2), day date, seen timestamptz, code bytea, flag boolean, number uuid, v int,
                         PRIMARY KEY (price, day, seen, code, flag, number));
     CREATE TABLE loose (k double precision PRIMARY KEY, v int);";
@@ -32,7 +35,7 @@ const OF_SERVER: &str = "
 const OF_FILE: &str = "
     CREATE TABLE probe (id INTEGER PRIMARY KEY AUTOINCREMENT, node TEXT NOT NULL);
     CREATE TABLE mended (region TEXT NOT NULL, id INTEGER NOT NULL, mail TEXT UNIQUE, n INTEGER NOT NULL DEFAULT 0,
-                         PRIMARY KEY (id, region));
+                         big TEXT, PRIMARY KEY (id, region));
     CREATE TABLE keyed (name TEXT NOT NULL COLLATE NOCASE, code BLOB NOT NULL, flag BOOLEAN NOT NULL, number INTEGER NOT NULL,
                         v INTEGER, PRIMARY KEY (name, code, flag, number)) WITHOUT ROWID;
     CREATE TABLE loose (k REAL NOT NULL PRIMARY KEY, v INTEGER);
@@ -59,13 +62,17 @@ fn rows(first: Kind, now: Kind) -> String {
         (Kind::Lite, Kind::Pg) => "'ä' || n, '\\x00ff'::bytea, n % 2 = 0, -n",
         (Kind::Lite, Kind::Lite) => "'ä' || n, x'00ff', n % 2, -n",
     };
+    let big = match now {
+        Kind::Pg => "repeat(md5(n::text), 100)",
+        Kind::Lite => "hex(zeroblob(1600)) || n",
+    };
     let nul = match first {
         Kind::Pg => "",
         Kind::Lite => "DELETE FROM nul; INSERT INTO nul VALUES ('a', 1), ('b', 2);",
     };
     format!(
         "DELETE FROM mended; DELETE FROM keyed; DELETE FROM loose; {nul}
-         INSERT INTO mended (region, id, mail) SELECT 'o''e' || n % 3, n, 'm' || n FROM {numbers};
+         INSERT INTO mended (region, id, mail, big) SELECT 'o''e' || n % 3, n, 'm' || n, {big} FROM {numbers};
          INSERT INTO keyed SELECT {keyed}, n FROM {numbers} WHERE n <= 20;
          INSERT INTO loose SELECT n / 8.0, n FROM {numbers} WHERE n <= 10;"
     )
@@ -109,7 +116,8 @@ fn work(n: u64) -> String {
              UPDATE mended SET mail = 'f{n}' WHERE mail = 'held'; COMMIT"
         ),
         5 => format!(
-            "UPDATE mended SET id = CASE WHEN id > 200 THEN id - 200 ELSE id + 200 END WHERE id IN ({k}, {k} + 200)"
+            "UPDATE mended SET big = 'moved {n}', id = CASE WHEN id > 200 THEN id - 200 ELSE id + 200 END \
+             WHERE id IN ({k}, {k} + 200)"
         ),
         _ => format!("DELETE FROM keyed WHERE v = {k} AND v > 15"),
     }
