@@ -20,7 +20,6 @@ pub fn one_spelling(form: &TableSchema) -> bool {
             Kind::Bool
             | Kind::Int(_)
             | Kind::Unsigned(_)
-            | Kind::Decimal(Some(_))
             | Kind::Text(_)
             | Kind::Padded(_)
             | Kind::Bytes
@@ -30,6 +29,8 @@ pub fn one_spelling(form: &TableSchema) -> bool {
             | Kind::Label
             | Kind::Lite(Lite::Integer | Lite::Boolean | Lite::Text | Lite::Blob),
         ) => true,
+        // A negative scale rounds.
+        Some(Kind::Decimal(Some((_, scale)))) => scale >= 0,
         Some(Kind::Form(_)) => type_name == "uuid",
         _ => false,
     };
@@ -76,6 +77,7 @@ mod tests {
                 ][..],
                 &[
                     "numeric",
+                    "numeric(5,-2)",
                     "double precision",
                     "real",
                     "interval",
