@@ -105,8 +105,10 @@ fn only_the_keys_it_touched_are_replaced_while_the_new_primary_works() -> Result
     rig.daemon.terminate()?;
     for (at, place) in places.into_iter().enumerate() {
         rig.daemon.set_failpoints(place);
-        rig.daemon.start()?;
+        // Once it was ordered the daemon may be there and dead before it answers.
+        rig.daemon.spawn()?;
         if at == 0 {
+            rig.daemon.wait_ready()?;
             let ordered = rig.daemon.replctl(&["rejoin", "main", "--yes"])?;
             ensure!(ordered.status.success(), "{ordered:?}");
         }

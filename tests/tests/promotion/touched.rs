@@ -262,8 +262,10 @@ fn replace(group: &mut Mixed, new: &str, strays: &str) -> Result<String> {
     group.daemon.terminate()?;
     for (at, place) in PLACES.into_iter().enumerate() {
         group.daemon.set_failpoints(place);
-        group.daemon.start()?;
+        // Once it was ordered the daemon may be there and dead before it answers.
+        group.daemon.spawn()?;
         if at == 0 {
+            group.daemon.wait_ready()?;
             let ordered = group.daemon.replctl(&["rejoin", &old, "--yes"])?;
             ensure!(ordered.status.success(), "{ordered:?}");
         }
