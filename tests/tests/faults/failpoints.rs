@@ -52,7 +52,16 @@ const ABANDON: [&str; 2] = ["log.abandon.before_truncate", "log.abandon.after_tr
 const REOPENED: &str = "worker.reopened";
 
 /// Passed when the primary changes; killed at, with every other step of it, by the tests of that.
-const PROMOTION: [&str; 2] = ["promotion.commit.appended", "worker.handover.adopted"];
+const PROMOTION: [&str; 8] = [
+    "promotion.commit.appended",
+    "worker.handover.adopted",
+    "worker.rejoin.fenced",
+    "worker.rejoin.written",
+    "worker.rejoin.judged",
+    "worker.mend.removed",
+    "worker.mend.noted",
+    "worker.mend.written",
+];
 
 /// Passed by the initial copy into PostgreSQL.
 const PG_COPY: [&str; 2] = ["pg.load.before_commit", "pg.load.after_commit"];
@@ -131,9 +140,9 @@ fn sources(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The names given to `hit(`, `failpoint(` and `prepare(`: the first string of each call that is one.
+/// The names given to `hit(`, `failpoint(`, `pass(` and `prepare(`: the first string of each call that is one.
 fn failpoints_in(source: &str, found: &mut BTreeSet<String>) {
-    for call in ["hit(", "failpoint(", ".prepare("] {
+    for call in ["hit(", "failpoint(", "pass(", ".prepare("] {
         for (at, _) in source.match_indices(call) {
             let arguments = &source[at + call.len()..];
             let end = arguments.find(';').unwrap_or(arguments.len());

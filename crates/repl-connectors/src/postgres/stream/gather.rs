@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Stream;
 use crate::seam::CapturePort;
 
-/// How long the stream is left alone at most: some of what is in it may wait for the log only.
+/// How long the stream is left alone at most, but for the timer's own millisecond: some of what is in it may wait for the log only.
 pub(super) const GATHER: Duration = Duration::from_millis(1);
 
 impl Stream {
