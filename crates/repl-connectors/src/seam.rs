@@ -17,6 +17,7 @@ pub use capture::{
 pub use demand::Demand;
 pub use gate::{CommitGate, GateProblem, GateReport};
 pub use role::{CaptureStart, Counter, Finding, Part, RoleSwitch, Sample};
+pub(crate) use snapshot::altered;
 pub use snapshot::{Division, ForeignKeyDdl, PartSize, Snapshot, SnapshotSource, TableDdl};
 pub use strays::{Stray, StrayKey, StrayOp, StraySink, stray_key};
 

@@ -24,7 +24,7 @@ use repl_core::{ErrorKind, SourcePosition};
 use crate::seam::{
     BulkForm, BulkInto, BulkPiece, CaptureStart, ConnectorError, Counter, Division, Finding, Part,
     PartSize, Result, RoleSwitch, Sample, Snapshot, SnapshotSource, SourceTable, Stray, StraySink,
-    TableDdl,
+    TableDdl, altered,
 };
 
 /// How a node's tables are told, and in what log.
@@ -147,9 +147,14 @@ struct ToldSnapshot {
     back: Option<Back>,
 }
 
-fn altered(table: &TableName) -> ConnectorError {
-    let what = format!("table {table} was altered while it was to be copied");
-    ConnectorError::new(ErrorKind::Transient, what)
+impl ToldSnapshot {
+    /// The schema under the node's own name for its table.
+    fn own(&self, schema: &TableSchema) -> TableSchema {
+        TableSchema {
+            table: self.teller.own(&schema.table),
+            ..schema.clone()
+        }
+    }
 }
 
 fn damaged(error: Malformed) -> ConnectorError {
@@ -250,22 +255,14 @@ impl Snapshot for ToldSnapshot {
             return Err(altered(&schema.table));
         }
         self.back = None;
-        let own = TableSchema {
-            table: self.teller.own(&schema.table),
-            ..schema.clone()
-        };
-        self.inner.open_range(&own, range).await
+        self.inner.open_range(&self.own(schema), range).await
     }
 
     async fn open_keys(&mut self, schema: &TableSchema, keys: &[Row]) -> Result<bool> {
         let table = &schema.table;
         if self.teller.foreign(table).is_none() {
             self.back = None;
-            let own = TableSchema {
-                table: self.teller.own(table),
-                ..schema.clone()
-            };
-            return self.inner.open_keys(&own, keys).await;
+            return self.inner.open_keys(&self.own(schema), keys).await;
         }
         let (own, _) = self.inner.open(&self.teller.own(table)).await?;
         let told = self.teller.tell(&own);

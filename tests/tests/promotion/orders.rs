@@ -88,6 +88,39 @@ pub fn held(name: &str, status: &repl_api::Status) -> bool {
     status.alerts.iter().any(|alert| alert.contains(&what))
 }
 
+/// Waits until the former primary `name` is diverged, and held for the operator.
+pub fn wait_held(daemon: &Daemon, name: &str) -> Result<()> {
+    daemon.wait_status("it to be held", PATIENCE, |status| {
+        let diverged = status.replica(name)?.membership == Membership::Diverged;
+        (diverged && held(name, status)).then_some(())
+    })
+}
+
+/// Has the former primary `name` join again, with a daemon that is down before and dies at each place where
+/// the rows are put in place.
+pub fn rejoin_through_deaths(daemon: &mut Daemon, name: &str) -> Result<()> {
+    let places = [
+        "worker.mend.removed=kill",
+        "worker.mend.noted=kill",
+        "worker.mend.written=kill",
+    ];
+    for (at, place) in places.into_iter().enumerate() {
+        daemon.set_failpoints(place);
+        // Once it was ordered the daemon may be there and dead before it answers.
+        daemon.spawn()?;
+        if at == 0 {
+            daemon.wait_ready()?;
+            let ordered = daemon.replctl(&["rejoin", name, "--yes"])?;
+            ensure!(ordered.status.success(), "{ordered:?}");
+        }
+        daemon
+            .wait_killed(PATIENCE)
+            .with_context(|| format!("{place} was not reached"))?;
+    }
+    daemon.set_failpoints("");
+    daemon.start()
+}
+
 /// Waits until it is known of everybody whether it follows; a former primary that holds what the log
 /// never saw is told to join. Returns whether there was one.
 pub fn join_held(daemon: &Daemon) -> Result<bool> {

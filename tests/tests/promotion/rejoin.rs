@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use repl_tests::pg::{DATABASE, Role, Session};
 
+use super::orders;
 use super::rig::{PATIENCE, Rig};
 
 /// Rows with a value that is stored apart, so that updates which leave it alone do not send it, and with
@@ -101,23 +102,8 @@ fn only_the_keys_it_touched_are_replaced_while_the_new_primary_works() -> Result
     });
     rig.server_mut("main").start()?;
     rig.wait_held("main")?;
-    let places = super::touched::PLACES;
     rig.daemon.terminate()?;
-    for (at, place) in places.into_iter().enumerate() {
-        rig.daemon.set_failpoints(place);
-        // Once it was ordered the daemon may be there and dead before it answers.
-        rig.daemon.spawn()?;
-        if at == 0 {
-            rig.daemon.wait_ready()?;
-            let ordered = rig.daemon.replctl(&["rejoin", "main", "--yes"])?;
-            ensure!(ordered.status.success(), "{ordered:?}");
-        }
-        rig.daemon
-            .wait_killed(PATIENCE)
-            .with_context(|| format!("{place} was not reached"))?;
-    }
-    rig.daemon.set_failpoints("");
-    rig.daemon.start()?;
+    orders::rejoin_through_deaths(&mut rig.daemon, "main")?;
     rig.wait_joined()?;
     stop.store(true, Ordering::Relaxed);
     let done = worker

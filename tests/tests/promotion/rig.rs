@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use repl_api::{Membership, PromotionInfo};
+use repl_api::PromotionInfo;
 use repl_tests::daemon::{Daemon, DaemonConfig, Toml};
 use repl_tests::netns::Netns;
 use repl_tests::pg::{DATABASE, PgServer, Role, StopMode};
@@ -252,13 +252,9 @@ impl Rig {
         orders::wait_promised(&self.daemon)
     }
 
-    /// Waits until the former primary `name` is diverged, and held for the operator.
+    /// See [`orders::wait_held`].
     pub fn wait_held(&self, name: &str) -> Result<()> {
-        self.daemon
-            .wait_status("it to be held", PATIENCE, |status| {
-                let diverged = status.replica(name)?.membership == Membership::Diverged;
-                (diverged && orders::held(name, status)).then_some(())
-            })
+        orders::wait_held(&self.daemon, name)
     }
 
     /// The HTTP status of a role check, and its body.

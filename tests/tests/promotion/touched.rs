@@ -5,21 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use repl_api::Membership;
 use repl_tests::pg::{DATABASE, Role, Session};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
 use super::mixed::{Kind, Mixed, Place};
 use super::orders;
-use super::rig::PATIENCE;
-
-/// Where the daemon dies while the rows are put in place.
-pub const PLACES: [&str; 3] = [
-    "worker.mend.removed=kill",
-    "worker.mend.noted=kill",
-    "worker.mend.written=kill",
-];
 
 /// `keyed` has keys of types that are told alike everywhere, `loose` of one that is not. A server stores `big` apart,
 /// and does not send it with an update that leaves it alone.
@@ -251,31 +242,11 @@ fn replace(group: &mut Mixed, new: &str, strays: &str) -> Result<String> {
     orders::force(&group.daemon, Some(new))?;
     let busy = Busy::start(group.place(new)?)?;
     come_back(group, &old)?;
-    group
-        .daemon
-        .wait_status("it to be held", PATIENCE, |status| {
-            let diverged = status.replica(&old)?.membership == Membership::Diverged;
-            (diverged && orders::held(&old, status)).then_some(())
-        })?;
+    orders::wait_held(&group.daemon, &old)?;
     let audit = group.daemon.config().log_dir().join("audit.jsonl");
     let from = std::fs::read_to_string(&audit)?.len();
     group.daemon.terminate()?;
-    for (at, place) in PLACES.into_iter().enumerate() {
-        group.daemon.set_failpoints(place);
-        // Once it was ordered the daemon may be there and dead before it answers.
-        group.daemon.spawn()?;
-        if at == 0 {
-            group.daemon.wait_ready()?;
-            let ordered = group.daemon.replctl(&["rejoin", &old, "--yes"])?;
-            ensure!(ordered.status.success(), "{ordered:?}");
-        }
-        group
-            .daemon
-            .wait_killed(PATIENCE)
-            .with_context(|| format!("{place} was not reached"))?;
-    }
-    group.daemon.set_failpoints("");
-    group.daemon.start()?;
+    orders::rejoin_through_deaths(&mut group.daemon, &old)?;
     group.settle()?;
     let done = busy.stop()?;
     ensure!(done > 20, "only {done} transactions ran beside it");

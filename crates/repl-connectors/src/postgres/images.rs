@@ -11,13 +11,18 @@ use super::pgoutput::{Field, Relation, Tuple};
 pub(super) fn put_tuple(change: &mut ChangeWriter<'_>, tuple: Tuple<'_>) {
     let mut row = change.row(tuple.columns());
     for field in tuple.fields() {
-        row.put(match field {
-            Field::Null => Value::Null,
-            Field::Unchanged => Value::Unchanged,
-            Field::Text(text) => Value::Text(text),
-        });
+        row.put(value(field));
     }
     row.finish();
+}
+
+/// A field as a value of the change model.
+pub(super) fn value(field: Field<'_>) -> Value<'_> {
+    match field {
+        Field::Null => Value::Null,
+        Field::Unchanged => Value::Unchanged,
+        Field::Text(text) => Value::Text(text),
+    }
 }
 
 /// Whether the catalog's present shape is the one the stream announced.

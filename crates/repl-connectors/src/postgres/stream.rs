@@ -189,7 +189,7 @@ impl Stream {
             // The rule is still to move for what is in the log, which wakes us: one message then tells
             // the server both, and its sender is not woken twice for a commit.
             let together = self.last > port.released.borrow().seq;
-            let gathers = self.gathers(port);
+            let gathers = together && self.gathers(port);
             tokio::select! {
                 () = port.demand.wait(), if gathers => {}
                 () = tokio::time::sleep(GATHER), if gathers => self.emptied = false,

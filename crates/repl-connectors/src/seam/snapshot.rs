@@ -197,6 +197,12 @@ pub trait Snapshot: Send {
     async fn end(&mut self) {}
 }
 
+/// Why `table` cannot be read in the shape it is asked for in.
+pub(crate) fn altered(table: &TableName) -> ConnectorError {
+    let what = format!("table {table} was altered while it was to be copied");
+    ConnectorError::new(ErrorKind::Transient, what)
+}
+
 /// How large the parts of a table should be.
 #[derive(Clone, Copy, Debug)]
 pub struct PartSize {

@@ -29,6 +29,7 @@ use super::value::{Owned, from_sqlite};
 use super::{SqliteTarget, connect, content, ddl, divide, inspect, meta};
 use crate::seam::{
     ConnectorError, Division, PartSize, Result, Snapshot, SnapshotSource, SourceTable, TableDdl,
+    altered,
 };
 
 /// Size at which a batch of rows is handed over: bytes, and rows.
@@ -266,8 +267,7 @@ impl SqliteSnapshot {
     async fn open_wanted(&self, schema: &TableSchema, wanted: Wanted) -> Result<()> {
         let table = &schema.table;
         if !self.schema(table)?.same_shape(schema) {
-            let what = format!("table {table} was altered while it was to be copied");
-            return Err(ConnectorError::new(ErrorKind::Transient, what));
+            return Err(altered(table));
         }
         self.ask(|reply| Ask::Open(table.clone(), wanted, reply))
             .await

@@ -9,7 +9,6 @@ use repl_core::row::Row;
 use super::metadata::Target;
 use super::queue::Label;
 use super::session::Session;
-use super::setwise::{Groups, written_list};
 use super::sql::Kind;
 use crate::seam::Result;
 
@@ -32,12 +31,7 @@ impl Session {
         stage: Kind,
     ) -> Result<()> {
         self.push(&target.create_stage(), &[], Label::Other)?;
-        for (written, rows) in &Groups::new(target, updates)?.0 {
-            let sql = target.statement(stage, written);
-            let arrays = target.written_then_key(&written_list(written));
-            self.in_chunks(target, "update", &sql, &arrays, rows)
-                .await?;
-        }
+        self.update_groups(target, stage, updates).await?;
         for sql in target.unstage() {
             let label = Label::Rows("update", Arc::clone(target), None);
             self.push(&sql, &[], label)?;

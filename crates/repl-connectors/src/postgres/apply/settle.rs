@@ -7,7 +7,6 @@ use repl_core::row::Row;
 
 use super::metadata::Target;
 use super::session::Session;
-use super::setwise::{Groups, written_list};
 use super::sql::Kind;
 use crate::seam::{Result, Style};
 
@@ -26,19 +25,12 @@ impl Session {
         self.in_chunks(target, "delete", &delete, &target.key, &gone)
             .await?;
         let rewrite = style == Style::Rewrite || target.rewrite_updates;
-        match rewrite && !partial.is_empty() {
-            true => {
-                self.stage_and_back(target, &partial, Kind::StageAny)
-                    .await?
-            }
-            false => {
-                for (written, rows) in &Groups::new(target, &partial)?.0 {
-                    let update = target.statement(Kind::UpdateAny, written);
-                    let arrays = target.written_then_key(&written_list(written));
-                    self.in_chunks(target, "update", &update, &arrays, rows)
-                        .await?;
-                }
-            }
+        if rewrite && !partial.is_empty() {
+            self.stage_and_back(target, &partial, Kind::StageAny)
+                .await?;
+        } else {
+            self.update_groups(target, Kind::UpdateAny, &partial)
+                .await?;
         }
         self.insert_rows(target, &complete).await
     }

@@ -20,10 +20,10 @@ const CHUNK_BYTES: usize = 1024 * 1024;
 const FEW: usize = 3;
 
 /// Rows of an update by the columns they write: a column that was not sent is not written.
-pub(super) struct Groups<'a>(pub(super) Vec<(Vec<bool>, Vec<&'a Row>)>);
+struct Groups<'a>(Vec<(Vec<bool>, Vec<&'a Row>)>);
 
 impl<'a> Groups<'a> {
-    pub(super) fn new(target: &Target, rows: &'a [Row]) -> Result<Self> {
+    fn new(target: &Target, rows: &'a [Row]) -> Result<Self> {
         let mut groups: Vec<(Vec<bool>, Vec<&'a Row>)> = Vec::new();
         let mut by_columns: HashMap<Vec<bool>, usize> = HashMap::new();
         let mut last = usize::MAX;
@@ -101,9 +101,32 @@ impl Session {
             }
             return self.relieve().await;
         }
-        let sql = target.statement(Kind::UpdateSet, written);
-        let columns = written_list(written);
-        let arrays = target.written_then_key(&columns);
+        self.update_chunks(target, Kind::UpdateSet, written, rows)
+            .await
+    }
+
+    /// Queues a statement of this kind for the rows, by the columns they write.
+    pub(super) async fn update_groups(
+        &mut self,
+        target: &Arc<Target>,
+        kind: Kind,
+        rows: &[Row],
+    ) -> Result<()> {
+        for (written, rows) in &Groups::new(target, rows)?.0 {
+            self.update_chunks(target, kind, written, rows).await?;
+        }
+        Ok(())
+    }
+
+    async fn update_chunks(
+        &mut self,
+        target: &Arc<Target>,
+        kind: Kind,
+        written: &[bool],
+        rows: &[&Row],
+    ) -> Result<()> {
+        let sql = target.statement(kind, written);
+        let arrays = target.written_then_key(&written_list(written));
         self.in_chunks(target, "update", &sql, &arrays, rows).await
     }
 

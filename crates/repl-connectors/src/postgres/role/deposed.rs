@@ -7,7 +7,6 @@ use std::collections::HashMap;
 
 use futures_util::TryStreamExt;
 use repl_core::deposed::{Deposed, Found};
-use repl_core::row::Value as RowValue;
 use repl_core::schema::{TableName, quote_identifier};
 use serde_json::{Map, Value};
 use sqlx::Row;
@@ -15,6 +14,7 @@ use sqlx::Row;
 use super::PgRole;
 use crate::postgres::admin::Admin;
 use crate::postgres::catalog_error::from_sqlx;
+use crate::postgres::images;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::pgoutput::{self, Field, Message, OldTuple, Relation, Tuple};
 use crate::postgres::stream::SESSION_OPTIONS;
@@ -99,10 +99,11 @@ impl Reading<'_> {
             return Ok(());
         };
         self.pending += 1;
-        let before = old.as_ref().map(|old| match old {
-            OldTuple::Key(row) | OldTuple::Full(row) => *row,
+        let old = old.map(|old| match old {
+            OldTuple::Key(row) => (row, true),
+            OldTuple::Full(row) => (row, false),
         });
-        let images = before.into_iter().chain(new);
+        let images = old.map(|(row, _)| row).into_iter().chain(new);
         let keys = images.filter_map(|row| table.key(row)).collect();
         self.sink.stray(Stray {
             transaction: u64::from(xid),
@@ -110,10 +111,7 @@ impl Reading<'_> {
             position: at.position(),
             table: table.name.clone(),
             op,
-            old: old.map(|old| match old {
-                OldTuple::Key(row) => table.row(row, true),
-                OldTuple::Full(row) => table.row(row, false),
-            }),
+            old: old.map(|(row, key_only)| table.row(row, key_only)),
             new: new.map(|row| table.row(row, false)),
             keys,
         })
@@ -140,14 +138,7 @@ impl Announced {
     fn key(&self, row: Tuple<'_>) -> Option<StrayKey> {
         let fields = self.columns.iter().zip(row.fields());
         let key = fields.filter(|((_, key), _)| *key);
-        stray_key(key.map(|((name, _), field)| {
-            let value = match field {
-                Field::Null => RowValue::Null,
-                Field::Unchanged => RowValue::Unchanged,
-                Field::Text(text) => RowValue::Text(text),
-            };
-            (name.as_str(), value)
-        }))
+        stray_key(key.map(|((name, _), field)| (name.as_str(), images::value(field))))
     }
 }
 

@@ -9,17 +9,18 @@ use std::time::Duration;
 use super::Stream;
 use crate::seam::CapturePort;
 
-/// How long the stream is left alone at most, but for the timer's own millisecond: some of what is in it may wait for the log only.
+/// How long the stream is left alone at most, but for the timer's own millisecond: some of what is in it may
+/// wait for the log only.
 pub(super) const GATHER: Duration = Duration::from_millis(1);
 
 impl Stream {
-    /// Whether what comes next may wait for a replica that asks for it.
+    /// Whether what comes next may wait for a replica that asks for it, while something is still to be
+    /// released.
     pub(super) fn gathers(&self, port: &CapturePort) -> bool {
         // A server that is behind is read without a pause.
         if !self.emptied || self.transaction.open {
             return false;
         }
-        let released = *port.released.borrow();
-        released.grouped && self.last > released.seq && !port.demand.is_there()
+        port.released.borrow().grouped && !port.demand.is_there()
     }
 }
