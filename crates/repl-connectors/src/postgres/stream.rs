@@ -1,9 +1,8 @@
 //! The replication stream of one connection: messages in, log records and acknowledgements out.
 
 mod acknowledge;
-mod gather;
 mod messages;
-mod pace;
+mod watermark;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -11,12 +10,11 @@ use std::time::Duration;
 use repl_core::log::LogOffset;
 use repl_core::record::History;
 use repl_core::{ErrorKind, Seq};
-use tokio::time::{Instant, Interval, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use self::acknowledge::Unreleased;
-use self::gather::GATHER;
 use self::messages::{Table, Transaction};
-use self::pace::Pace;
+use self::watermark::{PATIENCE, Watermark};
 use super::admin::Admin;
 use super::capture::PgCapture;
 use super::house::Housekeeping;
@@ -74,7 +72,7 @@ pub(super) struct Stream {
     /// Whatever had arrived was read.
     emptied: bool,
     last_heard: Instant,
-    pace: Pace,
+    watermark: Watermark,
     counters: (u64, u64),
     max_row_bytes: usize,
     /// The span that is written to.
@@ -93,7 +91,7 @@ impl Stream {
     ) -> Result<Stream> {
         let mut target = capture.target.clone();
         target.application_name.clone_from(&capture.options.standby);
-        let client = PgClient::connect(
+        let client = PgClient::connect_narrow(
             &target,
             &[("replication", "database"), ("options", SESSION_OPTIONS)],
         )
@@ -138,7 +136,7 @@ impl Stream {
             answer_wanted: true,
             emptied: false,
             last_heard: now,
-            pace: Pace::default(),
+            watermark: Watermark::default(),
             counters: (0, 0),
             max_row_bytes: usize::MAX,
             history: port.writer.log().bounds().history,
@@ -159,29 +157,8 @@ impl Stream {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.show_state(port);
         loop {
-            let tick = &mut tick;
-            let ended = match self.pace.choose() {
-                true => self.stream_apart(admin, port, house, tick).await?,
-                false => self.stream(admin, port, house, tick).await?,
-            };
-            if ended {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Streams until the end, or until the way of reading is to change (then false).
-    async fn stream(
-        &mut self,
-        admin: &mut Admin,
-        port: &mut CapturePort,
-        house: &mut Housekeeping,
-        tick: &mut Interval,
-    ) -> Result<bool> {
-        while !self.pace.is_to_change() {
             if *port.shutdown.borrow() {
-                self.last_ack(port).await?;
-                return Ok(true);
+                return self.last_ack(port).await;
             }
             if !*port.ingest_allowed.borrow() {
                 return Err(paused());
@@ -189,11 +166,12 @@ impl Stream {
             // The rule is still to move for what is in the log, which wakes us: one message then tells
             // the server both, and its sender is not woken twice for a commit.
             let together = self.last > port.released.borrow().seq;
-            let gathers = together && self.gathers(port);
+            let reading = self.reading(port, together)?;
+            let held = reading.gathers || reading.pauses;
             tokio::select! {
-                () = port.demand.wait(), if gathers => {}
-                () = tokio::time::sleep(GATHER), if gathers => self.emptied = false,
-                received = self.connection.recv(), if !gathers => {
+                () = port.demand.wait(), if reading.gathers => {}
+                () = sleep(PATIENCE), if reading.waits => self.watermark.tired(),
+                received = self.connection.recv(), if !held => {
                     let Some(bytes) = received? else {
                         return Err(ConnectorError::new(
                             ErrorKind::Connection,
@@ -227,7 +205,6 @@ impl Stream {
                 _ = port.ingest_allowed.changed() => {}
             }
         }
-        Ok(false)
     }
 
     /// Ends the stream politely, so that the server frees the slot at once.
@@ -245,7 +222,7 @@ impl Stream {
             left -= 1;
         }
         self.emptied = left > 0;
-        self.pace.looked(left > 0);
+        self.watermark.looked();
         while port.writer.pending_bytes() > port.limits.pending_bytes {
             self.wait_for_log(port).await?;
         }
@@ -279,13 +256,13 @@ impl Stream {
                 let message = pgoutput::message(message)?;
                 self.message(message, admin, port).await?;
                 if self.transaction.open {
-                    self.pace
-                        .change(bytes.len(), sent_us, self.transaction.committed_us);
+                    let committed_us = self.transaction.committed_us;
+                    self.watermark.change(sent_us, committed_us);
                 }
                 Ok(())
             }
             Frame::Keepalive { end, reply } => {
-                self.pace.idle();
+                self.watermark.idle(end > self.logged);
                 self.keepalive(end, reply, port)
             }
         }

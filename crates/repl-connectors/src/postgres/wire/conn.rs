@@ -6,11 +6,11 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use postgres_protocol::message::backend::{self, COPY_DATA_TAG, Message};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
-use super::stream::Stream;
+use super::stream::{NARROW, Stream};
 use crate::postgres::error::WireError;
 
 /// Room made for each read, bytes. Many messages arrive in one read, and their contents are
@@ -46,12 +46,17 @@ pub(super) struct Conn {
     inbound: BytesMut,
     outbound: BytesMut,
     limit: usize,
+    /// The mark last set by [`Stream::wake_at`].
+    watermark: usize,
+    narrow: bool,
 }
 
 impl Conn {
     pub(super) fn new(stream: Stream) -> Self {
         Conn {
+            narrow: stream.is_narrow(),
             stream,
+            watermark: 1,
             inbound: BytesMut::with_capacity(READ_ROOM),
             outbound: BytesMut::new(),
             limit: DEFAULT_LIMIT,
@@ -62,9 +67,18 @@ impl Conn {
         &self.stream
     }
 
-    /// See [`Stream::rehome`].
-    pub(super) fn rehome(&mut self) -> io::Result<()> {
-        self.stream.rehome()
+    /// See [`Stream::wake_at`].
+    pub(super) fn wake_at(&mut self, bytes: usize) -> Result<(), WireError> {
+        if self.watermark != bytes {
+            self.stream.wake_at(bytes)?;
+            self.watermark = bytes;
+        }
+        Ok(())
+    }
+
+    /// See [`Stream::is_narrow`].
+    pub(super) fn is_narrow(&self) -> bool {
+        self.narrow
     }
 
     /// Messages above this size are refused before they are read.
@@ -127,7 +141,9 @@ impl Conn {
     /// Reads once. Safe to cancel: nothing received is lost.
     pub(super) async fn receive(&mut self) -> Result<(), WireError> {
         self.make_room();
-        if self.stream.read_buf(&mut self.inbound).await? == 0 {
+        let at_once = self.at_once();
+        let mut room = (&mut self.inbound).limit(at_once);
+        if self.stream.read_buf(&mut room).await? == 0 {
             return Err(WireError::Lost("the server closed the connection".into()));
         }
         Ok(())
@@ -136,11 +152,13 @@ impl Conn {
     /// Reads what has arrived already, without waiting; false when that is nothing.
     pub(super) async fn receive_arrived(&mut self) -> Result<bool, WireError> {
         self.make_room();
+        let at_once = self.at_once();
         let Conn {
             stream, inbound, ..
         } = self;
+        let mut room = inbound.limit(at_once);
         let read = poll_fn(|cx| {
-            let read = std::pin::pin!(stream.read_buf(inbound));
+            let read = std::pin::pin!(stream.read_buf(&mut room));
             Poll::Ready(read.poll(cx))
         });
         match read.await {
@@ -148,6 +166,15 @@ impl Conn {
             Poll::Ready(Ok(0)) => Err(WireError::Lost("the server closed the connection".into())),
             Poll::Ready(Ok(_)) => Ok(true),
             Poll::Ready(Err(error)) => Err(error.into()),
+        }
+    }
+
+    /// Most bytes of one read. A peer with little room goes on sending as soon as half of it is free,
+    /// which a read that was filled does not miss: only one that was not is taken for the last.
+    fn at_once(&self) -> usize {
+        match self.narrow {
+            true => NARROW / 2,
+            false => usize::MAX,
         }
     }
 

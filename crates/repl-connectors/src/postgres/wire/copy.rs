@@ -160,12 +160,20 @@ impl CopyBoth {
         self.conn.set_limit(bytes);
     }
 
-    /// Has the current runtime watch the socket from now on, instead of the one that did.
+    /// Has [`CopyBoth::recv`] be woken once so many bytes (1 or more) have arrived, instead of by
+    /// each that does; what is less can still be had by [`CopyBoth::recv_arrived`] after the mark was
+    /// lowered. Unix sockets do not know this, there it changes nothing.
     ///
     /// # Errors
     /// When the system refuses.
-    pub fn rehome(&mut self) -> std::io::Result<()> {
-        self.conn.rehome()
+    pub fn wake_at(&mut self, bytes: usize) -> Result<()> {
+        let outcome = self.conn.wake_at(bytes);
+        outcome.map_err(|error| error.into_connector(&self.server))
+    }
+
+    /// Whether the server has little room to send before we read, see [`PgClient::connect_narrow`].
+    pub fn is_narrow(&self) -> bool {
+        self.conn.is_narrow()
     }
 
     /// The next payload; none when the server ended the stream. Safe to cancel: usable in

@@ -1,14 +1,17 @@
 //! The byte stream to a server: TCP or a Unix socket, with TLS on top of TCP.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use nix::libc;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::SetStruct;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -23,6 +26,33 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// Time that sent bytes may stay unacknowledged before the connection counts as lost.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Receive buffer of [`Room::LittleWithin`], bytes. Measured with PostgreSQL 15 and a look every 1 to 2 ms,
+/// processor time of the server for each change of 66 bytes: 2.2 µs with 64 KiB or what the kernel
+/// chooses, 1.0 to 1.3 with 16, as with 8. It has to be set before the connection is made: segments
+/// are as large as the first window allows, and one that does not fit a smaller one waits for a timer.
+pub(super) const NARROW: usize = 16 << 10;
+
+/// How much a server may send before we read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// What the kernel finds right.
+    Usual,
+    /// Little, if it is on this machine.
+    LittleWithin,
+}
+
+/// `SO_RCVLOWAT`, bytes, which `socket2` does not know.
+#[derive(Clone, Copy)]
+struct ReceiveLowWatermark;
+
+nix::setsockopt_impl!(
+    ReceiveLowWatermark,
+    libc::SOL_SOCKET,
+    libc::SO_RCVLOWAT,
+    i32,
+    SetStruct<'_, i32>
+);
+
 /// A connected stream.
 pub(super) enum Stream {
     Tcp(TcpStream),
@@ -32,7 +62,7 @@ pub(super) enum Stream {
 
 impl Stream {
     /// Connects, and negotiates TLS where the target requires it.
-    pub(super) async fn connect(target: &PgTarget) -> Result<Self, WireError> {
+    pub(super) async fn connect(target: &PgTarget, room: Room) -> Result<Self, WireError> {
         let host = match &target.host {
             PgHost::Unix(_) => {
                 let file = target.socket_file().unwrap_or_default();
@@ -43,7 +73,7 @@ impl Stream {
             }
             PgHost::Tcp(host) => host,
         };
-        let stream = TcpStream::connect((host.as_str(), target.port))
+        let stream = dial(host, target.port, room)
             .await
             .map_err(|e| WireError::Lost(format!("cannot connect: {e}")))?;
         prepare(&stream)?;
@@ -54,19 +84,32 @@ impl Stream {
         Ok(Stream::Tls(Box::new(stream)))
     }
 
-    /// Has the current runtime watch the socket from now on, instead of the one that did.
-    pub(super) fn rehome(&mut self) -> io::Result<()> {
+    /// Has a reader that waits be woken once so many bytes have arrived, instead of by each that
+    /// does. Lowering the mark wakes it if there is enough by then (`tcp_set_rcvlowat` in Linux). A Unix
+    /// socket wakes its reader at every write whatever the mark.
+    pub(super) fn wake_at(&self, bytes: usize) -> io::Result<()> {
+        let Some(socket) = self.tcp() else {
+            return Ok(());
+        };
+        let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
+        Ok(setsockopt(socket, ReceiveLowWatermark, &bytes)?)
+    }
+
+    /// Whether [`Room::LittleWithin`] is in effect.
+    pub(super) fn is_narrow(&self) -> bool {
+        let buffer = |tcp| SockRef::from(tcp).recv_buffer_size().ok();
+        // The kernel doubles what is asked for.
+        self.tcp()
+            .and_then(buffer)
+            .is_some_and(|bytes| bytes <= 2 * NARROW)
+    }
+
+    fn tcp(&self) -> Option<&TcpStream> {
         match self {
-            Stream::Tcp(stream) => *stream = rehomed(stream)?,
-            Stream::Tls(stream) => {
-                let (stream, _) = stream.get_mut();
-                *stream = rehomed(stream)?;
-            }
-            Stream::Unix(stream) => {
-                *stream = UnixStream::from_std(stream.as_fd().try_clone_to_owned()?.into())?;
-            }
+            Stream::Tcp(stream) => Some(stream),
+            Stream::Tls(stream) => Some(stream.get_ref().0),
+            Stream::Unix(_) => None,
         }
-        Ok(())
     }
 
     /// Whether secrets may be sent as they are: encrypted, or within this machine.
@@ -93,9 +136,23 @@ impl Stream {
     }
 }
 
-/// The same connection under another descriptor: it closes when both are closed.
-fn rehomed(stream: &TcpStream) -> io::Result<TcpStream> {
-    TcpStream::from_std(stream.as_fd().try_clone_to_owned()?.into())
+/// Connects to the first of the host's addresses that answers.
+async fn dial(host: &str, port: u16, room: Room) -> io::Result<TcpStream> {
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for address in lookup_host((host, port)).await? {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        if room == Room::LittleWithin && address.ip().is_loopback() {
+            socket.set_recv_buffer_size(NARROW as u32)?;
+        }
+        match socket.connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {

@@ -1,0 +1,189 @@
+//! How much of the stream is waited for before it is read.
+//!
+//! The server sends each BEGIN, change and COMMIT by itself, and waking a reader for each costs both
+//! sides more than the message: the server, whose send has to wake somebody, more than the decoding.
+//! So the socket is given a low watermark (see [`CopyBoth::wake_at`]): what belongs to one commit is
+//! read at once, what a server sends that is behind in gulps, and what nobody can apply yet not at
+//! all. Nothing waits longer than [`PATIENCE`] for it, and while nothing happens no timer runs.
+//!
+//! A server on this machine that is behind is also left alone between two looks. Within one machine a
+//! send does the work of both ends, unless the receiver's window is closed, as it soon is then (see
+//! [`CopyBoth::is_narrow`]): it only adds to what is sent in one piece when we look again.
+//!
+//! [`CopyBoth::wake_at`]: crate::postgres::wire::CopyBoth::wake_at
+//! [`CopyBoth::is_narrow`]: crate::postgres::wire::CopyBoth::is_narrow
+
+use std::time::Duration;
+
+use super::Stream;
+use crate::seam::{CapturePort, Result};
+
+/// Longest time that something stays unread, but for the timer's own millisecond: it may be a keepalive
+/// that somebody's commit waits for.
+pub(super) const PATIENCE: Duration = Duration::from_millis(1);
+
+/// More than a BEGIN (51 bytes on the wire) and two keepalives (23), less than the smallest transaction with
+/// a change: its COMMIT has 56 bytes and its change at least 40.
+const TRANSACTION: usize = 128;
+
+/// What is read at once of a server that is behind.
+const GULP: usize = 64 << 10;
+
+/// A change sent this long after its transaction's commit, microseconds, tells that the server is
+/// behind: it has more to send than it can send at once.
+const BEHIND_US: i64 = 1_000;
+
+/// So many looks in a row must find the server behind before it is read in gulps: a single slow
+/// commit tells nothing. And so many must not until it is read as it comes again.
+const BEHIND_LOOKS: u32 = 32;
+const ABREAST_LOOKS: u32 = 4;
+
+/// How much is waited for.
+#[derive(Default)]
+pub(super) struct Watermark {
+    /// The change heard last was sent long after its commit.
+    late: bool,
+    /// The server is read in gulps.
+    gulping: bool,
+    /// Looks in a row that speak against that.
+    misfits: u32,
+    /// More is likely to come soon.
+    expectant: bool,
+}
+
+impl Watermark {
+    /// A change was sent at `sent_us` of a transaction committed at `committed_us`, both by the
+    /// server's clock.
+    pub(super) fn change(&mut self, sent_us: i64, committed_us: i64) {
+        self.late = sent_us - committed_us >= BEHIND_US;
+        self.expectant = true;
+    }
+
+    /// The server has nothing more to send. With `news`, a keepalive was all that told of commits
+    /// that are not for us: so may the next, which somebody may wait for.
+    pub(super) fn idle(&mut self, news: bool) {
+        self.late = false;
+        self.expectant &= !news;
+    }
+
+    /// What had arrived was read.
+    pub(super) fn looked(&mut self) {
+        if self.late == self.gulping {
+            self.misfits = 0;
+            return;
+        }
+        self.misfits += 1;
+        let enough = match self.gulping {
+            true => ABREAST_LOOKS,
+            false => BEHIND_LOOKS,
+        };
+        if self.misfits >= enough {
+            self.gulping = !self.gulping;
+            self.misfits = 0;
+        }
+    }
+
+    /// [`PATIENCE`] has passed: the next byte is news.
+    pub(super) fn tired(&mut self) {
+        self.expectant = false;
+    }
+
+    /// Bytes; 1 for all that comes. `within` a transaction its end is waited for, and while it is
+    /// `held` none of it is.
+    fn bytes(&self, within: bool, held: bool) -> usize {
+        match self.expectant {
+            true if self.gulping || held => GULP,
+            true if !within => TRANSACTION,
+            _ => 1,
+        }
+    }
+}
+
+/// How the stream is to be read next.
+pub(super) struct Reading {
+    /// Not before a replica asks for it, or [`PATIENCE`] has passed.
+    pub(super) gathers: bool,
+    /// Not before [`PATIENCE`] has passed.
+    pub(super) pauses: bool,
+    /// Not all that comes is read at once, so [`PATIENCE`] is to be heeded.
+    pub(super) waits: bool,
+}
+
+impl Stream {
+    /// How to read on, which the socket is told; `together`: something is still to be released.
+    pub(super) fn reading(&mut self, port: &CapturePort, together: bool) -> Result<Reading> {
+        let expectant = self.emptied && self.watermark.expectant;
+        let gathers = together && expectant && self.gathers(port);
+        let pauses = expectant && self.watermark.gulping && self.connection.is_narrow();
+        let held = gathers || pauses;
+        let watermark = self.watermark.bytes(self.transaction.open, held);
+        self.connection.wake_at(watermark)?;
+        Ok(Reading {
+            gathers,
+            pauses,
+            waits: watermark > 1,
+        })
+    }
+
+    /// Whether what comes next may wait for a replica that asks for it.
+    fn gathers(&self, port: &CapturePort) -> bool {
+        // A server that is behind is read without asking.
+        !self.watermark.gulping
+            && !self.transaction.open
+            && port.released.borrow().grouped
+            && !port.demand.is_there()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(watermark: &mut Watermark, late: bool) -> bool {
+        watermark.change(if late { BEHIND_US } else { BEHIND_US - 1 }, 0);
+        watermark.looked();
+        watermark.gulping
+    }
+
+    #[test]
+    fn one_slow_commit_changes_nothing_and_many_do() {
+        let mut watermark = Watermark::default();
+        for _ in 0..3 {
+            for _ in 1..BEHIND_LOOKS {
+                assert!(!look(&mut watermark, true));
+            }
+            assert!(!look(&mut watermark, false));
+        }
+        for _ in 1..BEHIND_LOOKS {
+            assert!(!look(&mut watermark, true));
+        }
+        assert!(look(&mut watermark, true));
+        assert_eq!(watermark.bytes(true, false), GULP);
+        for _ in 1..ABREAST_LOOKS {
+            assert!(look(&mut watermark, false));
+        }
+        assert!(!look(&mut watermark, false));
+        assert_eq!(watermark.bytes(true, false), 1);
+    }
+
+    #[test]
+    fn a_transaction_is_waited_for_and_a_keepalive_with_news_is_not() {
+        let mut watermark = Watermark::default();
+        assert_eq!(watermark.bytes(false, false), 1);
+        watermark.change(0, 0);
+        watermark.idle(false);
+        assert_eq!(watermark.bytes(false, false), TRANSACTION);
+        assert_eq!(watermark.bytes(true, false), 1);
+        watermark.idle(true);
+        assert_eq!(watermark.bytes(false, false), 1);
+    }
+
+    #[test]
+    fn what_is_held_waits_but_not_for_ever() {
+        let mut watermark = Watermark::default();
+        watermark.change(0, 0);
+        assert_eq!(watermark.bytes(false, true), GULP);
+        watermark.tired();
+        assert_eq!(watermark.bytes(false, true), 1);
+    }
+}
