@@ -10,11 +10,11 @@ use std::time::Duration;
 use repl_core::log::LogOffset;
 use repl_core::record::History;
 use repl_core::{ErrorKind, Seq};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use self::acknowledge::Unreleased;
 use self::messages::{Table, Transaction};
-use self::watermark::{PATIENCE, Watermark};
+use self::watermark::Watermark;
 use super::admin::Admin;
 use super::capture::PgCapture;
 use super::house::Housekeeping;
@@ -170,7 +170,7 @@ impl Stream {
             let held = reading.gathers || reading.pauses;
             tokio::select! {
                 () = port.demand.wait(), if reading.gathers => {}
-                () = sleep(PATIENCE), if reading.waits => self.watermark.tired(),
+                () = sleep_until(reading.until), if reading.waits => self.watermark.tired(),
                 received = self.connection.recv(), if !held => {
                     let Some(bytes) = received? else {
                         return Err(ConnectorError::new(
@@ -222,7 +222,7 @@ impl Stream {
             left -= 1;
         }
         self.emptied = left > 0;
-        self.watermark.looked();
+        self.watermark.looked(self.emptied);
         while port.writer.pending_bytes() > port.limits.pending_bytes {
             self.wait_for_log(port).await?;
         }
@@ -257,7 +257,7 @@ impl Stream {
                 self.message(message, admin, port).await?;
                 if self.transaction.open {
                     let committed_us = self.transaction.committed_us;
-                    self.watermark.change(sent_us, committed_us);
+                    self.watermark.change(bytes.len(), sent_us, committed_us);
                 }
                 Ok(())
             }
