@@ -220,6 +220,10 @@ pub enum WireError {
     /// The configuration, ours or the server's, makes the connection impossible: what, and what
     /// to do.
     Config(String, String),
+    /// A statement did not touch the one row it was queued for.
+    Missed,
+    /// We would break our own rules.
+    Internal(&'static str),
     /// The server announced a message above our limit.
     TooLarge {
         /// Size announced, bytes.
@@ -246,6 +250,11 @@ impl WireError {
                 ConnectorError::new(ErrorKind::Configuration, format!("{server}: {text}"))
                     .advice(advice)
             }
+            WireError::Missed => ConnectorError::new(
+                ErrorKind::Conflict,
+                format!("{server}: a row that must be there is not"),
+            ),
+            WireError::Internal(text) => ConnectorError::new(ErrorKind::Internal, text),
             WireError::TooLarge { bytes, limit } => ConnectorError::new(
                 ErrorKind::Data,
                 format!(

@@ -1,16 +1,15 @@
 //! Writes to a PostgreSQL replica.
 //!
 //! A target transaction is one pipeline: BEGIN, the lock on the checkpoint, the changes, the new
-//! checkpoint, COMMIT, Sync; where the end is known at the start, the checkpoint is moved at once
-//! instead of being locked. A small batch is one write and one round trip; after any failure the
+//! checkpoint, COMMIT, Sync; where the end is known at the start, only the move of the checkpoint, the
+//! changes and Sync. A small batch is one write and one round trip; after any failure the
 //! server skips the rest, COMMIT included. Whatever must hold (the checkpoint's value, the number
 //! of rows touched, deferrable constraints) is verified by the statements themselves.
 //!
 //! The next transaction is sent before the reply to the one before it, so that distance does not
-//! cost throughput. When transaction n fails, the server is left in a failed transaction, in which
-//! the BEGIN of n+1 is refused and the rest of n+1 skipped, and so on for all that are on the
-//! wire. Were n to fail as late as in its COMMIT, n+1 would begin, and then not find the checkpoint
-//! that n was to leave. Either way nothing behind a failure is ever applied.
+//! cost throughput. When transaction n fails, n+1 begins and does not find the checkpoint that n was
+//! to leave, or finds the server in a failed transaction, and so do all that are on the wire: nothing
+//! behind a failure is ever applied.
 
 // Errors are rare, and made for people: their size does not matter.
 #![allow(clippy::result_large_err)]

@@ -58,6 +58,18 @@ impl Session {
         Ok(())
     }
 
+    /// Queues a statement that must touch one row.
+    pub(super) fn push_for_one(
+        &mut self,
+        sql: &str,
+        params: &[Option<&[u8]>],
+        label: Label,
+    ) -> Result<()> {
+        let number = self.client.queue_for_one(sql, params.iter().copied())?;
+        self.labels.0.push_back((number, label));
+        Ok(())
+    }
+
     /// Queues the start of a COPY.
     pub(super) fn push_copy(&mut self, sql: &str, label: Label) -> Result<()> {
         let number = self.client.queue_copy_in(sql)?;
@@ -104,6 +116,7 @@ impl Session {
                 .message
                 .split_once(MARK)
                 .map(|(_, text)| text.trim_end_matches(['"', '…']).to_owned()),
+            WireError::Missed => Some(String::new()),
             _ => None,
         };
         let label = self.labels.of(failure.statement);

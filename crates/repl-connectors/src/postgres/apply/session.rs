@@ -72,8 +72,8 @@ pub(super) struct Batch {
     pub(super) expected: Checkpoint,
     /// Rows written to tables whose deferrable constraints must be verified at the end.
     pub(super) touched: Vec<(Arc<Target>, Vec<Row>)>,
-    /// The checkpoint was moved at the start.
-    moved: bool,
+    /// The end was known at the start: the checkpoint is moved, and Sync commits.
+    whole: bool,
 }
 
 impl Session {
@@ -186,11 +186,12 @@ impl Session {
 
     pub(super) fn begin(&mut self, expected: &Checkpoint) -> Result<()> {
         self.start(expected)?;
+        self.push("BEGIN", &[], Label::Other)?;
         self.lock_checkpoint(expected)?;
         failpoint("pg.apply.after_cas")
     }
 
-    /// [`Session::begin`] when the end is known.
+    /// [`Session::begin`] when the end is known: a whole pipeline.
     pub(super) fn begin_whole(
         &mut self,
         expected: &Checkpoint,
@@ -200,18 +201,18 @@ impl Session {
         if outside_transaction() {
             return self.begin(expected);
         }
-        self.start(expected)?.moved = true;
+        self.start(expected)?.whole = true;
+        self.client.begin_whole();
         self.move_checkpoint(expected, next, commit)?;
         failpoint("pg.apply.after_cas")
     }
 
     fn start(&mut self, expected: &Checkpoint) -> Result<&mut Batch> {
         failpoint("pg.apply.before_begin")?;
-        self.push("BEGIN", &[], Label::Other)?;
         Ok(self.batch.insert(Batch {
             expected: expected.clone(),
             touched: Vec::new(),
-            moved: false,
+            whole: false,
         }))
     }
 
@@ -251,12 +252,14 @@ impl Session {
         })?;
         self.verify_constraints(&batch.touched).await?;
         let outside = outside_transaction();
-        if !outside && !batch.moved {
+        if !outside && !batch.whole {
             self.move_checkpoint(&batch.expected, next, commit)?;
         }
         self.join_tables(joined)?;
         failpoint("pg.apply.before_commit")?;
-        self.push("COMMIT", &[], Label::Other)?;
+        if !batch.whole {
+            self.push("COMMIT", &[], Label::Other)?;
+        }
         let mut end = self.client.queue_sync();
         self.write_now().await?;
         failpoint("pg.apply.commit_sent")?;

@@ -9,7 +9,7 @@ use repl_core::{Epoch, ErrorKind, LogId, Seq, SourcePosition};
 
 use super::queue::Label;
 use super::session::Session;
-use super::sql::{MARK, counted};
+use super::sql::MARK;
 use super::text::Arrays;
 use crate::postgres::wire::TextRow;
 use crate::seam::{Commit, ConnectorError, CopiedTable, ReplicaState, Result};
@@ -197,7 +197,8 @@ impl Session {
     }
 
     /// Queues the move of the checkpoint, which fails unless it is `expected`, and says how the
-    /// transaction is to commit.
+    /// transaction is to commit. One that is not there at all is noticed with the reply only, when
+    /// the changes are committed: the replica is to be copied again anyway.
     pub(super) fn move_checkpoint(
         &mut self,
         expected: &Checkpoint,
@@ -207,19 +208,20 @@ impl Session {
         let how = match commit {
             Commit::Durable => "",
             // One statement less than SET LOCAL.
-            Commit::Asynchronous => ", pg_catalog.set_config('synchronous_commit', 'off', true)",
+            Commit::Asynchronous => {
+                " RETURNING pg_catalog.set_config('synchronous_commit', 'off', true)"
+            }
         };
         let sql = format!(
-            "WITH moved AS (UPDATE repl.checkpoint SET log_id = $3::uuid, epoch = $4::int8, \
-             seq = $5::numeric, position = $6::text, updated_at = now() WHERE \
-             group_name = $1::text AND origin = $2::text AND format = {FORMAT} AND \
-             log_id = $7::uuid AND epoch = $8::int8 AND seq = $9::numeric RETURNING 1{how}){}",
-            counted("moved", "1")
+            "UPDATE repl.checkpoint SET log_id = $3::uuid, epoch = $4::int8, seq = CASE WHEN \
+             format = {FORMAT} AND log_id = $7::uuid AND epoch = $8::int8 AND seq = $9::numeric \
+             THEN $5::numeric ELSE ('{MARK}found ' || seq)::numeric END, position = $6::text, \
+             updated_at = now() WHERE group_name = $1::text AND origin = $2::text{how}"
         );
         let (next, before) = (Fields::new(self, next), Fields::new(self, expected));
         let mut params = next.bytes();
         params.extend_from_slice(&before.bytes()[2..5]);
-        self.push(&sql, &params, Label::Checkpoint)
+        self.push_for_one(&sql, &params, Label::Checkpoint)
     }
 
     /// Queues the removal of the tables' cuts.

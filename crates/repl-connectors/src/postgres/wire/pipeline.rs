@@ -30,8 +30,8 @@ pub(super) struct Pipeline {
     /// Prepared by what is still on its way: not certain to exist until that ends well.
     fresh: Vec<Box<str>>,
     next_name: u64,
-    /// Statements not answered yet: whether their rows are wanted.
-    pending: VecDeque<bool>,
+    /// Statements not answered yet.
+    pending: VecDeque<Wanted>,
     completed: u64,
     /// Wanted rows: of the statements answered, then of the one being answered.
     results: VecDeque<Vec<TextRow>>,
@@ -40,10 +40,22 @@ pub(super) struct Pipeline {
     copy_at: Option<usize>,
     /// Statements were queued since the last Sync.
     open: bool,
+    /// … and are one transaction, which only its own Sync may end.
+    whole: bool,
     /// Syncs queued over the whole session …
     syncs: u64,
     /// … and how many of them were answered.
     answered: u64,
+}
+
+/// What a statement is to answer, beside that it was executed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Nothing,
+    /// Its rows.
+    Rows,
+    /// That it touched one row.
+    OneRow,
 }
 
 /// An error of a pipelined statement.
@@ -65,11 +77,37 @@ impl PgClient {
     where
         P: ExactSizeIterator<Item = Option<&'p [u8]>>,
     {
-        self.queue_wanting(sql, params, false)
+        self.queue_wanting(sql, params, Wanted::Nothing)
             .map_err(|error| error.into_connector(&self.server))
     }
 
-    fn queue_wanting<'p, P>(&mut self, sql: &str, params: P, rows: bool) -> Result<u64, WireError>
+    /// [`PgClient::queue`] for a statement that fails with [`WireError::Missed`] unless it touches
+    /// one row. The server does not know of that: what is behind is executed.
+    ///
+    /// # Errors
+    /// As [`PgClient::queue`].
+    pub fn queue_for_one<'p, P>(&mut self, sql: &str, params: P) -> Result<u64>
+    where
+        P: ExactSizeIterator<Item = Option<&'p [u8]>>,
+    {
+        self.queue_wanting(sql, params, Wanted::OneRow)
+            .map_err(|error| error.into_connector(&self.server))
+    }
+
+    /// Makes one transaction of all that is queued until [`PgClient::queue_sync`], which spares the
+    /// server BEGIN and COMMIT: the statements of a pipeline are one until its Sync, unless they say
+    /// otherwise (protocol-flow.html, "Pipelining"). Nothing else may send a Sync meanwhile: it is
+    /// refused.
+    pub fn begin_whole(&mut self) {
+        self.pipeline.whole = true;
+    }
+
+    fn queue_wanting<'p, P>(
+        &mut self,
+        sql: &str,
+        params: P,
+        wanted: Wanted,
+    ) -> Result<u64, WireError>
     where
         P: ExactSizeIterator<Item = Option<&'p [u8]>>,
     {
@@ -78,7 +116,7 @@ impl PgClient {
         let start = out.len();
         put_bind(out, name, params).inspect_err(|_| self.conn.out().truncate(start))?;
         frontend::execute("", 0, self.conn.out())?;
-        self.pipeline.pending.push_back(rows);
+        self.pipeline.pending.push_back(wanted);
         self.pipeline.open = true;
         Ok(self.pipeline.completed + self.pipeline.pending.len() as u64 - 1)
     }
@@ -177,8 +215,16 @@ impl PgClient {
     /// The failure of a statement; those behind it were skipped. The session is in step again,
     /// unless the connection broke.
     pub async fn sync(&mut self) -> Result<(), PipelineError> {
+        self.may_end().map_err(|error| self.failed(error))?;
         self.queue_sync();
         self.finish().await
+    }
+
+    fn may_end(&self) -> Result<(), WireError> {
+        match self.pipeline.whole {
+            true => Err(WireError::Internal("a transaction would be cut in two")),
+            false => Ok(()),
+        }
     }
 
     /// Queues a Sync without writing it. Returns its number: they count up over the whole session.
@@ -186,6 +232,7 @@ impl PgClient {
         self.close_copy_message();
         frontend::sync(self.conn.out());
         self.pipeline.open = false;
+        self.pipeline.whole = false;
         self.pipeline.syncs += 1;
         self.pipeline.syncs
     }
@@ -231,7 +278,10 @@ impl PgClient {
         self.pipeline.pending.clear();
         self.pipeline.results.clear();
         self.pipeline.rows.clear();
-        let usable = matches!(&failure.error, WireError::Server(e) if !e.is_fatal());
+        let usable = match &failure.error {
+            WireError::Server(error) => !error.is_fatal(),
+            other => matches!(other, WireError::Missed),
+        };
         if !usable {
             return;
         }
@@ -255,6 +305,8 @@ impl PgClient {
     /// Ends a pipeline that is open and takes in all replies, for what must not be sent within one.
     pub(super) async fn end_pipeline(&mut self) -> Result<()> {
         if self.pipeline.open {
+            self.may_end()
+                .map_err(|error| error.into_connector(&self.server))?;
             self.queue_sync();
         } else if self.pipeline.answered == self.pipeline.syncs {
             return Ok(());
@@ -292,7 +344,7 @@ impl PgClient {
         for sql in statements {
             let params = params.iter().map(|param| param.map(str::as_bytes));
             last = self
-                .queue_wanting(sql, params, true)
+                .queue_wanting(sql, params, Wanted::Rows)
                 .map_err(|e| self.failed(e))?;
         }
         if !within {
@@ -336,19 +388,25 @@ impl PgClient {
             Message::CommandComplete(body) if body.tag()? == "ROLLBACK" => Err(
                 WireError::Protocol("a transaction was rolled back instead of committed".into()),
             ),
+            Message::CommandComplete(body)
+                if self.pipeline.pending.front() == Some(&Wanted::OneRow)
+                    && !body.tag()?.ends_with(" 1") =>
+            {
+                Err(WireError::Missed)
+            }
             Message::CommandComplete(_) | Message::EmptyQueryResponse => {
                 let Some(wanted) = self.pipeline.pending.pop_front() else {
                     return Err(WireError::Protocol("a reply to nothing".into()));
                 };
                 self.pipeline.completed += 1;
-                if wanted {
+                if wanted == Wanted::Rows {
                     let rows = std::mem::take(&mut self.pipeline.rows);
                     self.pipeline.results.push_back(rows);
                 }
                 Ok(())
             }
             Message::DataRow(body) => {
-                if self.pipeline.pending.front() == Some(&true) {
+                if self.pipeline.pending.front() == Some(&Wanted::Rows) {
                     self.pipeline.rows.push(text_row(&body)?);
                 }
                 Ok(())
