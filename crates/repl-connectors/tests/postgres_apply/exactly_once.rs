@@ -50,10 +50,12 @@ async fn the_checkpoint_survives_and_moves_only_as_expected() {
         .simple("DELETE FROM repl.checkpoint")
         .await
         .unwrap();
-    replica.reopen().await;
-    replica.applier.begin(&far).await.unwrap();
-    let error = replica.applier.commit(&far, &[]).await.unwrap_err();
-    assert_eq!(error.kind, ErrorKind::CheckpointMoved);
+    for whole in [true, false] {
+        replica.reopen().await;
+        replica.whole = whole;
+        let error = replica.apply(&[], Style::SetWise).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::CheckpointMoved);
+    }
     replica
         .admin
         .simple(
@@ -80,8 +82,10 @@ async fn a_stale_session_changes_nothing() {
 /// A session of a dead daemon holds the lock, commits late; ours waited for it.
 #[tokio::test]
 async fn a_zombie_that_commits_late_wins_or_loses_as_a_whole() {
-    for zombie_commits in [true, false] {
+    let cases = [(true, true), (true, false), (false, true), (false, false)];
+    for (zombie_commits, whole) in cases {
         let mut replica = Replica::new("CREATE TABLE t (a int)").await;
+        replica.whole = whole;
         let t = route("t", &["a integer"]);
         let mut zombie = shared().client(&replica.database).await;
         zombie.simple("BEGIN").await.unwrap();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use repl_connectors::postgres::apply::{PgApplier, PgApplierConfig};
 use repl_connectors::postgres::wire::PgClient;
-use repl_connectors::seam::{Applier, Result, Style};
+use repl_connectors::seam::{Applier, Commit, Result, Style};
 use repl_core::batch::{NetTable, Route, Step};
 use repl_core::change::{Before, Change};
 use repl_core::checkpoint::Checkpoint;
@@ -23,6 +23,8 @@ pub struct Replica {
     pub admin: PgClient,
     pub seq: u64,
     pub log: LogId,
+    /// Transactions begin as those do whose end is known.
+    pub whole: bool,
 }
 
 impl Replica {
@@ -38,6 +40,7 @@ impl Replica {
             admin,
             seq: 0,
             log,
+            whole: true,
         };
         replica.applier.open().await.unwrap();
         let first = replica.checkpoint();
@@ -51,12 +54,26 @@ impl Replica {
 
     /// Applies the steps as one transaction.
     pub async fn apply(&mut self, steps: &[Step], style: Style) -> Result<()> {
+        let before = self.seq;
+        self.submit(steps, style, Commit::Durable).await?;
+        let outcome = self.applier.settle().await;
+        if outcome.is_err() {
+            self.seq = before;
+        }
+        outcome
+    }
+
+    /// Submits the steps as one transaction behind those submitted before, without waiting for any.
+    pub async fn submit(&mut self, steps: &[Step], style: Style, commit: Commit) -> Result<()> {
         let (now, next) = (self.checkpoint(), checkpoint(self.log, self.seq + 1));
-        self.applier.begin(&now).await?;
+        match self.whole {
+            true => self.applier.begin_whole(&now, &next, commit).await?,
+            false => self.applier.begin(&now).await?,
+        }
         for step in steps {
             self.applier.apply(step, style).await?;
         }
-        self.applier.commit(&next, &[]).await?;
+        self.applier.submit(&next, &[], commit).await?;
         self.seq += 1;
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
+use repl_connectors::postgres::error::WireError;
 use repl_connectors::postgres::target::{PgHost, PgTarget, PgTls, TlsMode};
 use repl_connectors::postgres::wire::PgClient;
 use repl_core::ErrorKind;
@@ -229,6 +230,64 @@ async fn replies_larger_than_the_socket_do_not_deadlock() {
         .await
         .unwrap();
     assert_eq!(rows[0][0].as_deref(), Some("3"));
+}
+
+#[tokio::test]
+async fn what_is_queued_as_a_whole_is_one_transaction_that_nothing_cuts() {
+    let database = shared().database().await;
+    let mut client = shared().client(&database).await;
+    let create = "CREATE TABLE t (a int PRIMARY KEY)";
+    client.simple(create).await.unwrap();
+    let insert = "INSERT INTO t VALUES ($1::int)";
+    let queue = |client: &mut PgClient, key: &[u8]| {
+        client.queue(insert, [Some(key)].into_iter()).unwrap();
+    };
+    client.begin_whole();
+    queue(&mut client, b"1");
+    // A question within is a part of it, and anything that would end it is refused.
+    let rows = client.query("SELECT count(*) FROM t", &[]).await.unwrap();
+    assert_eq!(rows[0][0].as_deref(), Some("1"));
+    let error = client.simple("SELECT 1").await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Internal);
+    let error = client.sync().await.unwrap_err();
+    assert_eq!(client.explain(error).kind, ErrorKind::Internal);
+    queue(&mut client, b"1");
+    client.queue_sync();
+    let error = client.finish().await.unwrap_err();
+    assert_eq!(client.explain(error).kind, ErrorKind::Constraint);
+    let rows = client.simple("SELECT count(*) FROM t").await.unwrap();
+    assert_eq!(rows[0][0].as_deref(), Some("0"));
+
+    client.begin_whole();
+    queue(&mut client, b"1");
+    queue(&mut client, b"2");
+    client.queue_sync();
+    client.finish().await.unwrap();
+    let rows = client.simple("SELECT count(*) FROM t").await.unwrap();
+    assert_eq!(rows[0][0].as_deref(), Some("2"));
+}
+
+#[tokio::test]
+async fn a_statement_for_one_row_fails_with_none_and_with_two() {
+    let database = shared().database().await;
+    let mut client = shared().client(&database).await;
+    let create = "CREATE TABLE t (a int); INSERT INTO t VALUES (0), (1), (2)";
+    client.simple(create).await.unwrap();
+    let update = "UPDATE t SET a = a WHERE a < $1::int RETURNING a";
+    for (below, fits) in [(b"0", false), (b"1", true), (b"2", false)] {
+        let params = [Some(below.as_slice())];
+        let number = client.queue_for_one(update, params.into_iter()).unwrap();
+        match client.sync().await {
+            Ok(()) => assert!(fits),
+            Err(error) => {
+                assert!(!fits && matches!(error.error, WireError::Missed));
+                assert_eq!(error.statement, number);
+            }
+        }
+        // In step again.
+        let rows = client.simple("SELECT count(*) FROM t").await.unwrap();
+        assert_eq!(rows[0][0].as_deref(), Some("3"));
+    }
 }
 
 #[tokio::test]
