@@ -222,7 +222,7 @@ impl Stream {
             left -= 1;
         }
         self.emptied = left > 0;
-        self.watermark.looked(self.emptied);
+        self.watermark.looked(1 + BURST - left, self.emptied);
         while port.writer.pending_bytes() > port.limits.pending_bytes {
             self.wait_for_log(port).await?;
         }
@@ -257,7 +257,7 @@ impl Stream {
                 self.message(message, admin, port).await?;
                 if self.transaction.open {
                     let committed_us = self.transaction.committed_us;
-                    self.watermark.change(bytes.len(), sent_us, committed_us);
+                    self.watermark.change(sent_us, committed_us);
                 }
                 Ok(())
             }

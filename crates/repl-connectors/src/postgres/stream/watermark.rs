@@ -6,7 +6,7 @@
 //! read at once, what a server sends that is behind in gulps, and what nobody can apply yet not at
 //! all. Nothing waits longer than [`PATIENCE`] for it, and while nothing happens no timer runs.
 //!
-//! A server on this machine that is behind is also left alone for a while after each [`EARNED`] bytes.
+//! A server on this machine that is behind is also left alone for a while after [`EARNED`] messages.
 //! Within one machine a send does the work of both ends, unless the receiver's window is closed, as it
 //! soon is then (see [`CopyBoth::is_narrow`]): it only adds to what is sent in one piece when we look
 //! again.
@@ -29,10 +29,12 @@ const PATIENCE: Duration = Duration::from_millis(1);
 /// than 1 ms.
 const REST: Duration = Duration::from_millis(3);
 
-/// So much is read before the server is left alone again, bytes: more than its window (up to 27 KiB were seen
-/// to fit). A pacing congestion control (BBR) takes our pauses for the network's; one that were left alone
-/// after each window's worth would go on for ever to send just that.
-const EARNED: usize = 64 << 10;
+/// So many messages are read before the server is left alone again: what is saved is their sends, and a
+/// window holds some 300, or two large rows. A pacing congestion control (BBR) may take our pauses for the
+/// network's, and go on for ever to send one window's worth after each: so a pause that has not
+/// gathered as many makes the next one dearer, up to [`DEAREST`], until one has.
+const EARNED: usize = 1_000;
+const DEAREST: usize = 64_000;
 
 /// More than a BEGIN (51 bytes on the wire) and two keepalives (23), less than the smallest transaction with
 /// a change: its COMMIT has 56 bytes and its change at least 40.
@@ -61,8 +63,12 @@ pub(super) struct Watermark {
     misfits: u32,
     /// More is likely to come soon.
     expectant: bool,
-    /// Bytes of changes read since the server was left alone last.
-    found: usize,
+    /// Messages read since the server was left alone last.
+    read: usize,
+    /// It was left alone, and what it had gathered is not read yet.
+    paused: bool,
+    /// Messages to be read until it is left alone again.
+    price: usize,
     /// It is left alone.
     pausing: bool,
     /// End of the present wait.
@@ -70,10 +76,9 @@ pub(super) struct Watermark {
 }
 
 impl Watermark {
-    /// A change of so many bytes was sent at `sent_us` of a transaction committed at `committed_us`,
-    /// both by the server's clock.
-    pub(super) fn change(&mut self, bytes: usize, sent_us: i64, committed_us: i64) {
-        self.found += bytes;
+    /// A change was sent at `sent_us` of a transaction committed at `committed_us`, both by the
+    /// server's clock.
+    pub(super) fn change(&mut self, sent_us: i64, committed_us: i64) {
         self.late = sent_us - committed_us >= BEHIND_US;
         self.expectant = true;
     }
@@ -85,14 +90,28 @@ impl Watermark {
         self.expectant &= !news;
     }
 
-    /// What had arrived was read, all of it if `emptied`.
-    pub(super) fn looked(&mut self, emptied: bool) {
+    /// So many messages that had arrived were read, which was all if `emptied`.
+    pub(super) fn looked(&mut self, messages: usize, emptied: bool) {
         self.until = None;
+        self.read += messages;
         self.judge();
-        self.pausing = emptied && self.gulping && self.expectant && self.found >= EARNED;
+        self.pausing = emptied && self.may_pause();
         if self.pausing {
-            self.found = 0;
+            self.read = 0;
+            self.paused = true;
         }
+    }
+
+    /// Whether to leave the server alone, of which all that had arrived was read.
+    fn may_pause(&mut self) -> bool {
+        if std::mem::take(&mut self.paused) {
+            self.price = match self.read < EARNED {
+                true => self.price * 2,
+                false => self.price / 2,
+            };
+        }
+        self.price = self.price.clamp(EARNED, DEAREST);
+        self.gulping && self.expectant && self.read >= self.price
     }
 
     /// Whether the server is to be read in gulps, after another look.
@@ -176,8 +195,8 @@ mod tests {
     use super::*;
 
     fn look(watermark: &mut Watermark, late: bool) -> bool {
-        watermark.change(1, if late { BEHIND_US } else { BEHIND_US - 1 }, 0);
-        watermark.looked(true);
+        watermark.change(if late { BEHIND_US } else { BEHIND_US - 1 }, 0);
+        watermark.looked(1, true);
         watermark.gulping
     }
 
@@ -206,7 +225,7 @@ mod tests {
     fn a_transaction_is_waited_for_and_a_keepalive_with_news_is_not() {
         let mut watermark = Watermark::default();
         assert_eq!(watermark.bytes(false, false), 1);
-        watermark.change(1, 0, 0);
+        watermark.change(0, 0);
         watermark.idle(false);
         assert_eq!(watermark.bytes(false, false), TRANSACTION);
         assert_eq!(watermark.bytes(true, false), 1);
@@ -217,7 +236,7 @@ mod tests {
     #[test]
     fn what_is_held_waits_but_not_for_ever() {
         let mut watermark = Watermark::default();
-        watermark.change(1, 0, 0);
+        watermark.change(0, 0);
         assert_eq!(watermark.bytes(false, true), GULP);
         watermark.tired();
         assert_eq!(watermark.bytes(false, true), 1);
@@ -227,19 +246,36 @@ mod tests {
     fn a_server_is_left_alone_once_for_more_than_its_window() {
         let mut watermark = Watermark::default();
         while !look(&mut watermark, true) {}
-        for _ in 0..3 {
-            watermark.found = 0;
-            for _ in 0..EARNED - 1 {
-                look(&mut watermark, true);
-                assert!(!watermark.pausing);
+        watermark.read = 0;
+        let mut pauses = |messages, emptied| {
+            watermark.change(BEHIND_US, 0);
+            watermark.looked(messages, emptied);
+            watermark.pausing
+        };
+        assert!(!pauses(EARNED - 1, true));
+        assert!(!pauses(1, false));
+        assert!(pauses(1, true));
+        watermark.tired();
+        assert!(!watermark.pausing);
+    }
+
+    #[test]
+    fn a_server_that_gathers_nothing_is_left_alone_less_and_less() {
+        let mut watermark = Watermark::default();
+        while !look(&mut watermark, true) {}
+        let mut messages_to_pause = |gathered| {
+            let mut messages = gathered;
+            watermark.looked(gathered, true);
+            while !watermark.pausing {
+                watermark.looked(100, true);
+                messages += 100;
             }
-            watermark.change(1, BEHIND_US, 0);
-            watermark.looked(false);
-            assert!(!watermark.pausing);
-            watermark.looked(true);
-            assert!(watermark.pausing);
-            watermark.tired();
-            assert!(!watermark.pausing);
-        }
+            messages
+        };
+        messages_to_pause(0);
+        let poor = [2, 4, 8, 16, 32, 64, 64].map(|times| times * EARNED);
+        assert_eq!([100; 7].map(&mut messages_to_pause), poor);
+        let rich = [32, 16, 8, 4, 2, 1, 1].map(|times| times * EARNED);
+        assert_eq!([EARNED; 7].map(&mut messages_to_pause), rich);
     }
 }
