@@ -170,7 +170,7 @@ impl Stream {
             let held = reading.gathers || reading.pauses;
             tokio::select! {
                 () = port.demand.wait(), if reading.gathers => {}
-                () = sleep_until(reading.until), if reading.waits => self.watermark.tired(),
+                () = sleep_until(reading.until), if reading.waits => self.watermark.tired(Instant::now()),
                 received = self.connection.recv(), if !held => {
                     let Some(bytes) = received? else {
                         return Err(ConnectorError::new(
@@ -222,7 +222,8 @@ impl Stream {
             left -= 1;
         }
         self.emptied = left > 0;
-        self.watermark.looked(1 + BURST - left, self.emptied);
+        self.watermark
+            .looked(1 + BURST - left, self.emptied, Instant::now());
         while port.writer.pending_bytes() > port.limits.pending_bytes {
             self.wait_for_log(port).await?;
         }

@@ -31,8 +31,8 @@ const REST: Duration = Duration::from_millis(3);
 
 /// So many messages are read before the server is left alone again: what is saved is their sends, and a
 /// window holds some 300, or two large rows. A pacing congestion control (BBR) may take our pauses for the
-/// network's, and go on for ever to send one window's worth after each: so a pause that has not
-/// gathered as many makes the next one dearer, up to [`DEAREST`], until one has.
+/// network's, and go on for ever to send one window's worth after each: so a pause after which they take
+/// longer than [`REST`] makes the next one dearer, up to [`DEAREST`], until one is that pays.
 const EARNED: usize = 1_000;
 const DEAREST: usize = 64_000;
 
@@ -65,8 +65,8 @@ pub(super) struct Watermark {
     expectant: bool,
     /// Messages read since the server was left alone last.
     read: usize,
-    /// It was left alone, and what it had gathered is not read yet.
-    paused: bool,
+    /// When it ceased to be left alone, until [`EARNED`] messages are read.
+    resumed: Option<Instant>,
     /// Messages to be read until it is left alone again.
     price: usize,
     /// It is left alone.
@@ -91,27 +91,31 @@ impl Watermark {
     }
 
     /// So many messages that had arrived were read, which was all if `emptied`.
-    pub(super) fn looked(&mut self, messages: usize, emptied: bool) {
+    pub(super) fn looked(&mut self, messages: usize, emptied: bool, now: Instant) {
         self.until = None;
         self.read += messages;
         self.judge();
-        self.pausing = emptied && self.may_pause();
+        self.reckon(now);
+        self.pausing =
+            emptied && self.gulping && self.expectant && self.read >= self.price.max(EARNED);
         if self.pausing {
             self.read = 0;
-            self.paused = true;
         }
     }
 
-    /// Whether to leave the server alone, of which all that had arrived was read.
-    fn may_pause(&mut self) -> bool {
-        if std::mem::take(&mut self.paused) {
-            self.price = match self.read < EARNED {
-                true => self.price * 2,
-                false => self.price / 2,
-            };
+    /// What the next pause costs, once it is known what the last one brought.
+    fn reckon(&mut self, now: Instant) {
+        if self.read < EARNED {
+            return;
         }
-        self.price = self.price.clamp(EARNED, DEAREST);
-        self.gulping && self.expectant && self.read >= self.price
+        let Some(resumed) = self.resumed.take() else {
+            return;
+        };
+        let price = self.price.max(EARNED);
+        self.price = match now - resumed > REST {
+            true => DEAREST.min(price * 2),
+            false => EARNED.max(price / 2),
+        };
     }
 
     /// Whether the server is to be read in gulps, after another look.
@@ -132,9 +136,11 @@ impl Watermark {
     }
 
     /// The wait is over: the next byte is news.
-    pub(super) fn tired(&mut self) {
+    pub(super) fn tired(&mut self, now: Instant) {
         self.until = None;
-        self.pausing = false;
+        if std::mem::take(&mut self.pausing) {
+            self.resumed = Some(now);
+        }
         self.expectant = false;
     }
 
@@ -196,7 +202,7 @@ mod tests {
 
     fn look(watermark: &mut Watermark, late: bool) -> bool {
         watermark.change(if late { BEHIND_US } else { BEHIND_US - 1 }, 0);
-        watermark.looked(1, true);
+        watermark.looked(1, true, Instant::now());
         watermark.gulping
     }
 
@@ -238,7 +244,7 @@ mod tests {
         let mut watermark = Watermark::default();
         watermark.change(0, 0);
         assert_eq!(watermark.bytes(false, true), GULP);
-        watermark.tired();
+        watermark.tired(Instant::now());
         assert_eq!(watermark.bytes(false, true), 1);
     }
 
@@ -249,33 +255,37 @@ mod tests {
         watermark.read = 0;
         let mut pauses = |messages, emptied| {
             watermark.change(BEHIND_US, 0);
-            watermark.looked(messages, emptied);
+            watermark.looked(messages, emptied, Instant::now());
             watermark.pausing
         };
         assert!(!pauses(EARNED - 1, true));
         assert!(!pauses(1, false));
         assert!(pauses(1, true));
-        watermark.tired();
+        watermark.tired(Instant::now());
         assert!(!watermark.pausing);
     }
 
     #[test]
-    fn a_server_that_gathers_nothing_is_left_alone_less_and_less() {
+    fn a_server_that_is_slow_after_a_pause_is_left_alone_less_and_less() {
         let mut watermark = Watermark::default();
         while !look(&mut watermark, true) {}
-        let mut messages_to_pause = |gathered| {
-            let mut messages = gathered;
-            watermark.looked(gathered, true);
+        let mut now = Instant::now();
+        let mut messages_to_pause = |each: Duration| {
+            let mut messages = 0;
             while !watermark.pausing {
-                watermark.looked(100, true);
+                now += each;
+                watermark.change(BEHIND_US, 0);
+                watermark.looked(100, true, now);
                 messages += 100;
             }
+            watermark.tired(now);
             messages
         };
-        messages_to_pause(0);
-        let poor = [2, 4, 8, 16, 32, 64, 64].map(|times| times * EARNED);
-        assert_eq!([100; 7].map(&mut messages_to_pause), poor);
-        let rich = [32, 16, 8, 4, 2, 1, 1].map(|times| times * EARNED);
-        assert_eq!([EARNED; 7].map(&mut messages_to_pause), rich);
+        let (slow, quick) = (REST / 9, REST / 10);
+        messages_to_pause(quick);
+        let dearer = [2, 4, 8, 16, 32, 64, 64].map(|times| times * EARNED);
+        assert_eq!([slow; 7].map(&mut messages_to_pause), dearer);
+        let cheaper = [32, 16, 8, 4, 2, 1, 1].map(|times| times * EARNED);
+        assert_eq!([quick; 7].map(&mut messages_to_pause), cheaper);
     }
 }
