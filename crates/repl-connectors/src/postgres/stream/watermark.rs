@@ -9,7 +9,7 @@
 //! A server on this machine that is behind is also left alone for a while after [`EARNED`] messages.
 //! Within one machine a send does the work of both ends, unless the receiver's window is closed, as it
 //! soon is then (see [`CopyBoth::is_narrow`]): it only adds to what is sent in one piece when we look
-//! again.
+//! again. Only there something stays unread for longer, for [`REST`].
 //!
 //! [`CopyBoth::wake_at`]: crate::postgres::wire::CopyBoth::wake_at
 //! [`CopyBoth::is_narrow`]: crate::postgres::wire::CopyBoth::is_narrow
@@ -32,9 +32,9 @@ const REST: Duration = Duration::from_millis(3);
 /// So many messages are read before the server is left alone again: what is saved is their sends, and a
 /// window holds some 300, or two large rows. A pacing congestion control (BBR) may take our pauses for the
 /// network's, and go on for ever to send one window's worth after each: so a pause after which they take
-/// longer than [`REST`] makes the next one dearer, up to [`DEAREST`], until one is that pays.
+/// longer than [`REST`] doubles the price of the next one, up to [`DOUBLINGS`] times, and any other halves it.
 const EARNED: usize = 1_000;
-const DEAREST: usize = 64_000;
+const DOUBLINGS: u32 = 6;
 
 /// More than a BEGIN (51 bytes on the wire) and two keepalives (23), less than the smallest transaction with
 /// a change: its COMMIT has 56 bytes and its change at least 40.
@@ -67,8 +67,8 @@ pub(super) struct Watermark {
     read: usize,
     /// When it ceased to be left alone, until [`EARNED`] messages are read.
     resumed: Option<Instant>,
-    /// Messages to be read until it is left alone again.
-    price: usize,
+    /// How often [`EARNED`] is doubled before it is left alone again.
+    doublings: u32,
     /// It is left alone.
     pausing: bool,
     /// End of the present wait.
@@ -96,8 +96,8 @@ impl Watermark {
         self.read += messages;
         self.judge();
         self.reckon(now);
-        self.pausing =
-            emptied && self.gulping && self.expectant && self.read >= self.price.max(EARNED);
+        let earned = self.read >= EARNED << self.doublings;
+        self.pausing = emptied && self.gulping && self.expectant && earned;
         if self.pausing {
             self.read = 0;
         }
@@ -111,10 +111,9 @@ impl Watermark {
         let Some(resumed) = self.resumed.take() else {
             return;
         };
-        let price = self.price.max(EARNED);
-        self.price = match now - resumed > REST {
-            true => DEAREST.min(price * 2),
-            false => EARNED.max(price / 2),
+        self.doublings = match now - resumed > REST {
+            true => DOUBLINGS.min(self.doublings + 1),
+            false => self.doublings.saturating_sub(1),
         };
     }
 
