@@ -60,6 +60,9 @@ impl Default for Seed {
 struct Table {
     route: Arc<Route>,
     seed: Seed,
+    /// The rows of a keyed table while all its changes are inserts: nobody has asked for a row by
+    /// its key yet. Two of one key are then met by the replica.
+    inserted: Vec<Row>,
     /// Where the entries are, by their keys.
     places: HashTable<Place>,
     entries: Vec<Entry>,
@@ -120,8 +123,10 @@ impl Reducer {
         let table = self.table(route);
         let fits = match change {
             Change::Insert { new, .. } => table.insert(new)?,
-            Change::Update { before, new, .. } => table.update(before, new)?,
-            Change::Delete { before, .. } => table.delete(before)?,
+            Change::Update { before, new, .. } => {
+                table.enter_inserted()? & table.update(before, new)?
+            }
+            Change::Delete { before, .. } => table.enter_inserted()? & table.delete(before)?,
             Change::Truncate { .. } | Change::Message { .. } => true,
         };
         self.needs_order |= !fits;
@@ -170,6 +175,7 @@ impl Reducer {
         self.tables.push(Table {
             route: Arc::clone(route),
             seed: self.seed,
+            inserted: Vec::new(),
             places: HashTable::new(),
             entries: Vec::new(),
         });
@@ -237,6 +243,26 @@ impl Table {
             self.add_copies(new, 1)?;
             return Ok(true);
         }
+        if self.entries.is_empty() {
+            self.inserted.push(new);
+            return Ok(true);
+        }
+        self.insert_entry(new)
+    }
+
+    /// Makes entries of what was only inserted so far: another change is to be taken in.
+    fn enter_inserted(&mut self) -> Result<bool, Malformed> {
+        let rows = std::mem::take(&mut self.inserted);
+        let mut fits = true;
+        self.entries.reserve(rows.len());
+        self.places.reserve(rows.len(), |place| place.hash);
+        for row in rows {
+            fits &= self.insert_entry(row)?;
+        }
+        Ok(fits)
+    }
+
+    fn insert_entry(&mut self, new: Row) -> Result<bool, Malformed> {
         let key = self.key(&new)?;
         let hash = self.hash(&key);
         if let Some(index) = self.find(hash, &key) {
@@ -360,6 +386,7 @@ impl Table {
         let keyed = self.keyed();
         let mut net = NetTable::new(self.route);
         net.settling = settling;
+        net.inserts = self.inserted;
         for entry in self.entries {
             if !keyed {
                 if entry.count != 0 {
@@ -506,6 +533,19 @@ mod tests {
         let net = only(&reduced);
         assert!(net.settling && net.inserts.is_empty());
         assert_eq!(net.deletes, [row(1, 5)]);
+    }
+
+    #[test]
+    fn rows_that_are_only_inserted_are_looked_up_when_another_change_comes() {
+        let keyed = route(1, Identity::Key(vec![0]));
+        let (one, two) = (insert(1, 5), insert(2, 6));
+        let reduced = reduce(&keyed, &[two.clone(), one.clone()]);
+        assert_eq!(only(&reduced).inserts, [row(2, 6), row(1, 5)]);
+        let reduced = reduce(&keyed, &[one.clone(), two, delete(1), insert(1, 7)]);
+        assert_eq!(only(&reduced).inserts, [row(1, 7), row(2, 6)]);
+        assert!(!reduced.needs_order);
+        // Which no history has.
+        assert!(reduce(&keyed, &[one.clone(), one, delete(3)]).needs_order);
     }
 
     #[test]

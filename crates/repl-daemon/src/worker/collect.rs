@@ -7,7 +7,6 @@ use repl_connectors::seam::{ConnectorError, CopiedTable};
 use repl_core::batch::{Route, Step};
 use repl_core::change::{Change, Changes};
 use repl_core::codec::Malformed;
-use repl_core::convert::TablePlan;
 use repl_core::cut::Cut;
 use repl_core::failpoint;
 use repl_core::log::{EventLog, LogError, Reader};
@@ -381,36 +380,34 @@ impl Collector {
                 }
                 Change::Message { .. } => continue,
             };
-            let Some(routed) = self.route(schema)? else {
+            let routed = self.routes.of(&self.plan, schema);
+            let routed = routed.map_err(|error| unfit(&self.transaction, error))?;
+            let Some(Routed { route, plan }) = routed else {
                 continue;
             };
-            let change = match &routed.plan {
-                Some(plan) => self.convert(plan, change)?,
+            let change = match plan {
+                Some(plan) => conversion::change(plan, change).map_err(|error| {
+                    let failed = conversion::failed(&plan.schema().table, &error);
+                    unfit(&self.transaction, failed)
+                })?,
                 None => change,
             };
-            let route = &routed.route;
-            self.building.rows += 1;
-            self.building.bytes += CHANGE_OVERHEAD;
+            let building = &mut self.building;
+            building.rows += 1;
+            building.bytes += CHANGE_OVERHEAD;
             let one_by_one = matches!(self.plan.mode, Mode::OneByOne(_));
             // What a change finds in a settling table says nothing, so there is no other way.
-            let settles = self.building.net.settles(&route.schema.table);
+            let settles = building.net.settles(&route.schema.table);
             if one_by_one && !settles {
-                self.building.ordered.push((Arc::clone(route), change));
+                building.ordered.push((Arc::clone(route), change));
                 continue;
             }
-            self.building.net.add(route, change).map_err(damaged)?;
-            if one_by_one && self.building.net.needs_order() {
+            building.net.add(route, change).map_err(damaged)?;
+            if one_by_one && building.net.needs_order() {
                 return Err(CollectError::Unsettled(route.schema.table.clone()));
             }
         }
         Ok(())
-    }
-
-    fn convert(&self, plan: &TablePlan, change: Change) -> Result<Change, CollectError> {
-        conversion::change(plan, change).map_err(|error| {
-            let failed = conversion::failed(&plan.schema().table, &error);
-            CollectError::Convert(self.transaction.clone(), Box::new(failed))
-        })
     }
 
     fn truncate(
@@ -420,7 +417,8 @@ impl Collector {
     ) -> Result<(), CollectError> {
         let mut tables = Vec::new();
         for schema in schemas {
-            let routed = self.route(*schema)?;
+            let routed = self.routes.of(&self.plan, *schema);
+            let routed = routed.map_err(|error| unfit(&self.transaction, error))?;
             tables.extend(routed.map(|routed| Arc::clone(&routed.route)));
         }
         if tables.is_empty() {
@@ -441,12 +439,6 @@ impl Collector {
             self.building.net.truncate(tables, restart_identity);
         }
         Ok(())
-    }
-
-    fn route(&mut self, schema: SchemaId) -> Result<Option<Arc<Routed>>, CollectError> {
-        self.routes
-            .of(&self.plan, schema)
-            .map_err(|error| CollectError::Convert(self.transaction.clone(), Box::new(error)))
     }
 
     fn take_joined(&mut self, seq: Seq, position: &SourcePosition) -> Vec<TableName> {
@@ -537,6 +529,11 @@ impl Building {
                 .push(Step::Ordered(std::mem::take(&mut self.ordered)));
         }
     }
+}
+
+/// The replica's engine cannot represent what `transaction` holds.
+fn unfit(transaction: &TxInfo, error: ConnectorError) -> CollectError {
+    CollectError::Convert(transaction.clone(), Box::new(error))
 }
 
 fn damaged(error: Malformed) -> LogError {

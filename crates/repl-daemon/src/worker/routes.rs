@@ -56,16 +56,13 @@ impl Routes {
         &mut self,
         plan: &Plan,
         schema: SchemaId,
-    ) -> Result<Option<Arc<Routed>>, ConnectorError> {
-        if let Some((last, routed)) = &self.last
-            && *last == schema
-        {
-            return Ok(routed.clone());
+    ) -> Result<Option<&Routed>, ConnectorError> {
+        if self.last.as_ref().is_none_or(|(last, _)| *last != schema) {
+            let routed = self.find(plan, schema)?;
+            let contained = |routed: &Routed| self.contained.contains(&routed.route.schema.table);
+            self.last = Some((schema, routed.filter(|routed| !contained(routed))));
         }
-        let routed = self.find(plan, schema)?;
-        let routed = routed.filter(|routed| !self.contained.contains(&routed.route.schema.table));
-        self.last = Some((schema, routed.clone()));
-        Ok(routed)
+        Ok(self.last.as_ref().and_then(|(_, routed)| routed.as_deref()))
     }
 
     fn find(

@@ -77,12 +77,17 @@ impl Session {
         Ok(())
     }
 
+    /// Whether much is queued.
+    pub(super) fn is_laden(&mut self) -> bool {
+        self.client.queued_bytes() >= QUEUED_BYTES
+    }
+
     /// Writes what is queued if it is much.
     pub(super) async fn relieve(&mut self) -> Result<()> {
-        if self.client.queued_bytes() < QUEUED_BYTES {
-            return Ok(());
+        match self.is_laden() {
+            true => self.write_now().await,
+            false => Ok(()),
         }
-        self.write_now().await
     }
 
     /// Writes what is queued.

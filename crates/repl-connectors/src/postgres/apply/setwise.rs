@@ -220,7 +220,9 @@ impl Session {
         self.start_copy(target, &target.statement(Kind::CopyIn, &[]))?;
         for row in rows {
             self.copy_row(target, row)?;
-            self.relieve().await?;
+            if self.is_laden() {
+                self.write_now().await?;
+            }
         }
         self.client.copy_done();
         self.relieve().await

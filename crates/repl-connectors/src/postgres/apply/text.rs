@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use repl_core::ErrorKind;
 use repl_core::row::{Row, Value};
 
@@ -145,8 +145,9 @@ fn escape(out: &mut Vec<u8>, text: &[u8], special: impl Fn(u8) -> Option<u8>) {
 
 /// Whether nothing in `text` needs a backslash, in an array or in COPY. Looks at all of it without
 /// stopping, which takes many bytes at a time.
+#[inline]
 fn is_plain(text: &[u8]) -> bool {
-    let special = |byte| byte <= b'\r' || byte == b'"' || byte == b'\\';
+    let special = |byte| (byte <= b'\r') | (byte == b'"') | (byte == b'\\');
     !text
         .iter()
         .fold(false, |found, &byte| found | special(byte))
@@ -157,21 +158,25 @@ pub(super) fn put_copy_row(out: &mut BytesMut, row: &Row, width: usize) -> Resul
     let mut columns = 0;
     for value in row.values()? {
         if columns > 0 {
-            out.extend_from_slice(b"\t");
+            out.put_u8(b'\t');
         }
         columns += 1;
-        match text_of(value?)? {
-            None => out.extend_from_slice(b"\\N"),
-            Some(text) => put_copy_text(out, &text),
+        match value? {
+            Value::Text(text) => put_copy_text(out, text),
+            other => match text_of(other)? {
+                None => out.put_slice(b"\\N"),
+                Some(text) => put_copy_text(out, &text),
+            },
         }
     }
     if columns != width {
         return Err(wrong_width(columns, width));
     }
-    out.extend_from_slice(b"\n");
+    out.put_u8(b'\n');
     Ok(())
 }
 
+#[inline]
 fn put_copy_text(out: &mut BytesMut, text: &[u8]) {
     if is_plain(text) {
         return out.extend_from_slice(text);
