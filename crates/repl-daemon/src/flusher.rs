@@ -48,6 +48,7 @@ impl Flusher {
         let thread = std::thread::Builder::new()
             .name("log-flush".into())
             .spawn(move || {
+                let fatal = Fatal(fatal);
                 while !stopping.load(Ordering::Acquire) {
                     let pending = log.wait_for_work(IDLE);
                     let awaited = at_once.load(Ordering::Acquire);
@@ -56,7 +57,7 @@ impl Flusher {
                     }
                     if let Err(error) = flush_once(log.as_ref(), &ingest, awaited) {
                         error!(%error, "the event log cannot go on");
-                        fatal(error.to_string());
+                        (fatal.0)(error.to_string());
                         return;
                     }
                 }
@@ -88,12 +89,23 @@ impl Flusher {
     }
 }
 
+/// Tells of a panic too: without this thread nothing becomes durable any more.
+struct Fatal<F: Fn(String)>(F);
+
+impl<F: Fn(String)> Drop for Fatal<F> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            (self.0)("the thread that makes the event log durable panicked".into());
+        }
+    }
+}
+
 fn flush_once(log: &dyn EventLog, ingest: &Ingest, awaited: bool) -> Result<(), LogError> {
     match log.flush() {
         Ok(flushed) => {
-            if flushed {
-                ingest.log_written();
-            }
+            // Also with nothing to write: what could not be written was taken back by the capture, which
+            // has to try again to find out.
+            ingest.log_written();
             // Behind what was waited for, and before what will be.
             if flushed && awaited {
                 log.prepare()

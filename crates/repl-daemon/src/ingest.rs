@@ -10,7 +10,7 @@ use tracing::{error, info};
 pub struct Ingest {
     dir: PathBuf,
     min_free: u64,
-    /// A write failed and none has succeeded since.
+    /// A write failed, and what it was to write is still to be written.
     write_failed: Mutex<Option<String>>,
     /// Why ingest is paused; empty when it is not.
     reason: Mutex<String>,
@@ -40,7 +40,7 @@ impl Ingest {
         (!reason.is_empty()).then(|| reason.clone())
     }
 
-    /// A write to the log succeeded.
+    /// Nothing is left that the log could not write.
     pub fn log_written(&self) {
         *self
             .write_failed

@@ -126,10 +126,22 @@ impl Drop for Tracer {
 
 #[test]
 fn a_failed_fsync_stops_the_daemon() -> Result<()> {
-    let mut rig = Rig::start()?;
-    let load = rig::spawn_load(&rig.primary, 200, false)?;
     // Fails once and would succeed ever after: what the device holds is unknown all the same.
-    let inject = "inject=fdatasync,fsync:error=EIO:when=20";
+    stops_at_a_failed_fsync("inject=fdatasync,fsync:error=EIO:when=20", false)
+}
+
+/// The same while the capture waits for that fsync, since no more may be pending.
+#[test]
+fn a_failed_fsync_that_is_waited_for_stops_the_daemon() -> Result<()> {
+    let inject = "inject=fdatasync,fsync:error=EIO:delay_enter=3s:when=20";
+    stops_at_a_failed_fsync(inject, true)
+}
+
+fn stops_at_a_failed_fsync(inject: &str, bulk: bool) -> Result<()> {
+    let mut rig = Rig::start_with(false, |config| {
+        config.set("limits", "pending_bytes", "1MiB")
+    })?;
+    let load = rig::spawn_load(&rig.primary, 200, bulk)?;
     let Some(tracer) = Tracer::attach(&rig.daemon, &rig.scratch, inject)? else {
         return Ok(());
     };
@@ -145,6 +157,27 @@ fn a_failed_fsync_stops_the_daemon() -> Result<()> {
     rig.daemon.start()?;
     load.interrupt()?;
     rig.check()
+}
+
+/// What a transaction had in the log is taken back when more of it cannot be written. Then nothing is
+/// left to be written, and still it has to be tried again.
+#[test]
+fn a_write_that_fails_within_a_large_transaction_is_tried_again() -> Result<()> {
+    let mut rig = Rig::start()?;
+    let inject = "inject=pwrite64,pwritev:error=EDQUOT";
+    let Some(tracer) = Tracer::attach(&rig.daemon, &rig.scratch, inject)? else {
+        return Ok(());
+    };
+    rig.primary.execute(
+        "INSERT INTO public.bulk SELECT n, repeat(md5(n::text), 300) FROM generate_series(1, 3000) n \
+         ON CONFLICT (id) DO UPDATE SET payload = excluded.payload",
+    )?;
+    wait_for_ingest(&rig.daemon, IngestState::Paused)?;
+    drop(tracer);
+    wait_for_ingest(&rig.daemon, IngestState::Ok)?;
+    rig.check()?;
+    ensure!(rig.daemon.try_exit()?.is_none(), "the daemon ended");
+    Ok(())
 }
 
 /// A rig that is down with transactions in the log that the replica has not applied.

@@ -2,7 +2,7 @@
 //! who is the primary. A change of roles ends it and starts another.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use repl_connectors::seam::{CaptureBoard, CaptureLimits, CapturePort, SnapshotSource};
@@ -140,6 +140,23 @@ impl Generation {
         }
     }
 
+    /// Completes when a task panics, with what it said: nobody else would notice, and status would go on
+    /// showing the last it did.
+    pub(super) async fn panicked(&mut self) -> String {
+        loop {
+            let ended = tokio::select! {
+                Some(ended) = self.tasks.join_next() => ended,
+                Some(ended) = self.workers.join_next() => ended,
+                else => return std::future::pending().await,
+            };
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                return error.to_string();
+            }
+        }
+    }
+
     /// Stops the capture and the workers, then the rest.
     pub(super) async fn stop(mut self) -> anyhow::Result<()> {
         self.capture.send_replace(true);
@@ -234,6 +251,7 @@ impl Parts {
             ingest: Arc::clone(&group.ingest),
             board: Arc::clone(&group.board),
             capture_meter: Arc::clone(&group.capture_meter),
+            started: Instant::now(),
             shutdown: self.stop.clone(),
         };
         let keeper = Keeper {

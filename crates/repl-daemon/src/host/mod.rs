@@ -262,6 +262,7 @@ impl Host {
             let broke = Arc::clone(&self.broke);
             tokio::select! {
                 () = broke.notified() => return Ok(()),
+                what = panicked(&mut self.generation) => bail!("a task of the daemon failed: {what}"),
                 order = self.orders.recv() => {
                     if let Some(order) = order {
                         self.begin_promotion(order).await?;
@@ -293,6 +294,13 @@ impl Host {
         }
         info!("stopped");
         Ok(())
+    }
+}
+
+async fn panicked(generation: &mut Option<Generation>) -> String {
+    match generation {
+        Some(generation) => generation.panicked().await,
+        None => std::future::pending().await,
     }
 }
 
