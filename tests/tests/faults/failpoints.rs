@@ -77,6 +77,9 @@ const PG: [&str; 7] = [
     "pg.apply.after_commit",
 ];
 
+/// Passed when a transaction that the log holds is delivered again; killed at in `history`.
+pub const OVERLAP: &str = "pg.capture.before_compare";
+
 /// Passed when history breaks, and when the copy that mends it begins.
 const HISTORY: [&str; 2] = ["capture.history.marked", "worker.copy.started"];
 
@@ -89,12 +92,13 @@ const BROKEN: [&str; 1] = ["pg.apply.outside"];
 #[test]
 fn every_failpoint_of_the_code_is_in_these_lists() -> Result<()> {
     let mut listed: BTreeSet<String> = BTreeSet::new();
-    let lists: [&[&str]; 18] = [
+    let lists: [&[&str]; 19] = [
         &CREATE,
         &LOG,
         &RECOVER,
         &ABANDON,
         &[REOPENED],
+        &[OVERLAP],
         &PROMOTION,
         &PG_COPY,
         &PG,

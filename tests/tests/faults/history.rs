@@ -13,6 +13,7 @@ use repl_tests::pg::{PgServer, StopMode};
 use repl_tests::process::{run, tied_command};
 use repl_tests::wait::wait_until;
 
+use super::failpoints::{OVERLAP, die_at};
 use super::rig::{self, Rig};
 
 pub const SLOT: &str = "repl_faults";
@@ -162,6 +163,8 @@ struct Restored {
     lost: u32,
     /// Transactions written to the restored primary before the daemon looks at it.
     written_since: u32,
+    /// The daemon dies before it has compared anything, having told the primary how far it is.
+    killed: bool,
 }
 
 fn primary_restored(course: &Restored) -> Result<()> {
@@ -184,6 +187,10 @@ fn primary_restored(course: &Restored) -> Result<()> {
     for _ in 0..course.written_since {
         rig.write_some()?;
     }
+    if course.killed {
+        die_at(&mut rig.daemon, OVERLAP, 1)?;
+        rig.daemon.set_failpoints("");
+    }
     rig.daemon.start()?;
     let reason = rig.expect_needs_resync()?;
     println!("reason shown: {reason}");
@@ -197,6 +204,7 @@ fn primary_restored_from_an_old_copy() -> Result<()> {
     primary_restored(&Restored {
         lost: 20,
         written_since: 0,
+        killed: false,
     })
 }
 
@@ -205,6 +213,17 @@ fn primary_restored_and_written_past_the_logs_end() -> Result<()> {
     primary_restored(&Restored {
         lost: 4,
         written_since: 30,
+        killed: false,
+    })
+}
+
+/// What a first connection began to compare, the next one does: the slot is not moved meanwhile.
+#[test]
+fn primary_restored_and_the_daemon_killed_while_it_compares() -> Result<()> {
+    primary_restored(&Restored {
+        lost: 4,
+        written_since: 30,
+        killed: true,
     })
 }
 
@@ -213,6 +232,7 @@ fn primary_restored_from_a_copy_of_a_moment_ago() -> Result<()> {
     primary_restored(&Restored {
         lost: 1,
         written_since: 1,
+        killed: false,
     })
 }
 

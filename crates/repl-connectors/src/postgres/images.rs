@@ -5,7 +5,7 @@ use repl_core::row::Value;
 use repl_core::schema::{Column, Identity, SchemaId, TableName, TableSchema, TypeDetail};
 
 use super::catalog::CatalogTable;
-use super::pgoutput::{Field, Relation, Tuple};
+use super::pgoutput::{Field, Relation, RelationColumn, Tuple};
 
 /// Writes one row image behind the change being built.
 pub(super) fn put_tuple(change: &mut ChangeWriter<'_>, tuple: Tuple<'_>) {
@@ -25,8 +25,9 @@ pub(super) fn value(field: Field<'_>) -> Value<'_> {
     }
 }
 
-/// Whether the catalog's present shape is the one the stream announced.
-pub(super) fn same_columns(table: &CatalogTable, relation: &Relation<'_>) -> bool {
+/// Whether the catalog's present shape is the one the stream announced, the key included: the images
+/// of rows before a change hold the columns that were the key then.
+pub(super) fn same_shape(table: &CatalogTable, relation: &Relation<'_>) -> bool {
     table.schema.table.schema == relation.schema
         && table.schema.table.name == relation.name
         && table.schema.columns.len() == relation.columns.len()
@@ -36,6 +37,14 @@ pub(super) fn same_columns(table: &CatalogTable, relation: &Relation<'_>) -> boo
             .iter()
             .zip(&relation.columns)
             .all(|(ours, theirs)| ours.name == theirs.name && ours.type_id == theirs.type_id)
+        && same_key(table, relation)
+}
+
+fn same_key(table: &CatalogTable, relation: &Relation<'_>) -> bool {
+    let key = table.schema.key_columns();
+    let flagged = |(at, column): (usize, &RelationColumn<'_>)| column.key == key.contains(&at);
+    // With whole images any key will do.
+    relation.replica_identity == b'f' || relation.columns.iter().enumerate().all(flagged)
 }
 
 /// The shape the stream tells of, for a table that was altered again since. `types` holds the

@@ -117,6 +117,10 @@ impl Stream {
         let now = Instant::now();
         let end = port.writer.log().bounds().durable.seq;
         let (applied, unreleased) = acknowledge::released_at_start(port, end, logged)?;
+        // What the log holds beyond the slot's position may be of another history than the server's:
+        // the server is told of it when the overlap is compared. A slot that was moved to it before
+        // would hide the break from the next connection, if this one ends in between.
+        let flushed = if overlap.is_open() { from } else { logged };
         Ok(Stream {
             connection,
             tables: HashMap::new(),
@@ -127,7 +131,7 @@ impl Stream {
             last_mark: now,
             last: end,
             pending: VecDeque::new(),
-            flushed: logged,
+            flushed,
             unreleased,
             applied,
             acknowledged: (from, Lsn(0)),
@@ -224,7 +228,7 @@ impl Stream {
         self.emptied = left > 0;
         self.watermark
             .looked(1 + BURST - left, self.emptied, Instant::now());
-        while port.writer.pending_bytes() > port.limits.pending_bytes {
+        while port.writer.pending_bytes() > port.limits.pending_bytes && !*port.shutdown.borrow() {
             self.wait_for_log(port).await?;
         }
         Ok(())
@@ -232,16 +236,16 @@ impl Stream {
 
     /// Back-pressure: waits for the log's fsync, still answering the server.
     async fn wait_for_log(&mut self, port: &mut CapturePort) -> Result<()> {
-        if *port.shutdown.borrow() {
-            return Ok(());
-        }
         if !*port.ingest_allowed.borrow() {
             return Err(paused());
         }
         tokio::select! {
             changed = port.durable.changed() => changed.map_err(|_| stopped())?,
+            _ = port.shutdown.changed() => {}
             () = tokio::time::sleep(ACK_INTERVAL) => {}
         }
+        // It is we who do not read.
+        self.last_heard = Instant::now();
         self.note_durable(port);
         self.acknowledge(port, true).await
     }
@@ -273,11 +277,11 @@ impl Stream {
     /// behind the transactions before it.
     fn keepalive(&mut self, end: Lsn, reply: bool, port: &mut CapturePort) -> Result<()> {
         self.answer_wanted |= reply;
-        if self.transaction.open || end <= self.logged {
+        if self.transaction.open {
             return Ok(());
         }
-        self.overlap.passed(end)?;
-        if self.overlap.is_open() {
+        self.passed(end)?;
+        if self.overlap.is_open() || end <= self.logged {
             return Ok(());
         }
         self.show_state(port);
@@ -286,6 +290,17 @@ impl Stream {
             return self.mark(end, port);
         }
         self.mark_if_due(port)
+    }
+
+    /// The server has delivered everything up to `position`. With the overlap compared, what the log
+    /// held before is the server's own.
+    fn passed(&mut self, position: Lsn) -> Result<()> {
+        let compares = self.overlap.is_open();
+        self.overlap.passed(position)?;
+        if compares && !self.overlap.is_open() {
+            self.flushed = self.flushed.max(self.logged);
+        }
+        Ok(())
     }
 
     /// Logs the last keepalive's position when it stayed unlogged for a while. Where commits wait,

@@ -135,7 +135,10 @@ impl Stream {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |d| d.as_micros() as i64);
-        let write = self.logged.max(flush);
+        let write = match self.overlap.is_open() {
+            true => flush,
+            false => self.logged.max(flush),
+        };
         let status = pgoutput::status_update(write, flush, apply, now, self.silent());
         self.connection.send(&status);
         self.connection.flush().await?;

@@ -11,7 +11,7 @@ use super::{FLUSH_INTERVAL, Stream, injected, protocol};
 use crate::postgres::admin::Admin;
 use crate::postgres::capture::within;
 use crate::postgres::catalog;
-use crate::postgres::images::{announced, put_tuple, same_columns};
+use crate::postgres::images::{announced, put_tuple, same_shape};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::pgoutput::{Message, OldTuple, Relation, Tuple};
 use crate::seam::{CapturePort, ConnectorError, Result};
@@ -68,7 +68,7 @@ impl Stream {
                 xid,
             } => {
                 // A commit record that starts at or past the log's end is news.
-                self.overlap.passed(commit)?;
+                self.passed(commit)?;
                 let header = TxHeader {
                     txid: u64::from(xid),
                     commit_time_us: time_us,
@@ -172,6 +172,7 @@ impl Stream {
             return self.keepalive(end, false, port);
         }
         if transaction.known {
+            failpoint::hit("pg.capture.before_compare").map_err(injected)?;
             let committed_us = transaction.committed_us;
             return self.overlap.matches(transaction.xid, committed_us, end);
         }
@@ -198,7 +199,7 @@ impl Stream {
         let described = catalog::tables(&mut admin.connection, &port.selection, Some(relation.oid));
         let found = within(port.limits.idle_timeout, "describing a table", described).await?;
         let mut schema = match found.into_iter().next() {
-            Some(table) if same_columns(&table, relation) => table.schema,
+            Some(table) if same_shape(&table, relation) => table.schema,
             // Altered again (or dropped) since: what the stream says is what its rows look like.
             altered => {
                 let types: Vec<(u32, i32)> = relation
@@ -206,7 +207,8 @@ impl Stream {
                     .iter()
                     .map(|column| (column.type_id, column.type_mod))
                     .collect();
-                let types = catalog::announced_types(&mut admin.connection, &types).await?;
+                let named = catalog::announced_types(&mut admin.connection, &types);
+                let types = within(port.limits.idle_timeout, "naming types", named).await?;
                 announced(relation, types, altered.as_ref())
             }
         };
