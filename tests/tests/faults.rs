@@ -18,6 +18,7 @@ mod faults {
     mod prefix;
     mod replica_commits;
     mod replica_state;
+    mod retention;
     mod rig;
     mod sabotage;
     mod sqlite;

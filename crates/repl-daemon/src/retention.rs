@@ -2,7 +2,7 @@
 //! figures (queue, lag, rates) of status fresh. One look a second.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use repl_connectors::seam::CaptureBoard;
 use repl_core::Seq;
@@ -23,6 +23,10 @@ use crate::replica::Replica;
 /// Interval of the look.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long after the start a replica whose place in the log is not known yet is not taken for one
+/// that is behind: it may only not have been reached.
+const UNKNOWN_WAIT: Duration = Duration::from_secs(300);
+
 /// The task's parts.
 pub struct Retention {
     /// The log.
@@ -41,6 +45,8 @@ pub struct Retention {
     pub board: Arc<CaptureBoard>,
     /// The capture's rates.
     pub capture_meter: Arc<Mutex<Meter>>,
+    /// When the replicas' workers were started.
+    pub started: Instant,
     /// The daemon stops.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -127,9 +133,10 @@ impl Retention {
         let Some(oldest_end) = oldest_end.filter(|_| self.log.segments().len() > 1) else {
             return Ok(());
         };
+        let unknown_is_behind = self.started.elapsed() >= UNKNOWN_WAIT;
         for replica in self.replicas.iter().filter(|replica| replica.holds_log()) {
-            let behind = replica.durable().is_none_or(|seq| seq < oldest_end);
-            if behind {
+            let durable = replica.durable();
+            if durable.map_or(unknown_is_behind, |seq| seq < oldest_end) {
                 self.give_up(replica, if too_large { "size" } else { "age" });
             }
         }

@@ -63,8 +63,14 @@ impl SqliteRig {
         (0..10).try_for_each(|round| writer.transaction(round))
     }
 
-    /// Waits until everything committed has arrived: the journal's end is the marker.
+    /// Waits until everything committed has arrived, and nothing is on its way to any replica.
     pub fn settle(&self) -> Result<()> {
+        self.arrive()?;
+        self.daemon.wait_drained(ARRIVAL)
+    }
+
+    /// Waits until everything committed has arrived: the journal's end is the marker.
+    pub fn arrive(&self) -> Result<()> {
         let end = self
             .primary
             .query_i64("SELECT coalesce(max(n), 0) FROM journal")?;
@@ -77,12 +83,17 @@ impl SqliteRig {
                         .query_i64("SELECT coalesce(max(n), 0) FROM journal")
                         .is_ok_and(|found| found >= end)
             })?;
-        self.daemon.wait_drained(ARRIVAL)
+        Ok(())
     }
 
     /// Everything has arrived, equal, whole and once.
     pub fn check(&self) -> Result<()> {
         self.settle()?;
+        self.compare()
+    }
+
+    /// What has arrived is equal, whole and there once.
+    pub fn compare(&self) -> Result<()> {
         check_snapshot(&self.replica)?;
         self.replica.check_integrity()?;
         content::assert_all_equal(

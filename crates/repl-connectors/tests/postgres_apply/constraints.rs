@@ -210,3 +210,36 @@ async fn a_deferrable_primary_key_of_a_table_identified_by_whole_rows() {
         .unwrap_err();
     assert_eq!(error.kind, ErrorKind::Constraint);
 }
+
+/// Where the rows are too many to remember, whole tables are looked at.
+#[tokio::test]
+async fn deferrable_constraints_are_verified_for_any_number_of_rows() {
+    let mut replica = Replica::new(
+        "CREATE TABLE t (id int PRIMARY KEY, u int, v text, \
+         CONSTRAINT once UNIQUE (u) DEFERRABLE INITIALLY DEFERRED)",
+    )
+    .await;
+    let t = route("t", &["*id integer", "u integer", "v text"]);
+    let large = "x".repeat(8 * 1024);
+    let rows = |from: u32| -> Vec<[String; 3]> {
+        let row = |n: u32| [n.to_string(), n.to_string(), large.clone()];
+        (from..from + 2_500).map(row).collect()
+    };
+    let change = |rows: &[[String; 3]]| {
+        let rows: Vec<Vec<&str>> = rows
+            .iter()
+            .map(|row| row.iter().map(String::as_str).collect())
+            .collect();
+        let rows: Vec<&[&str]> = rows.iter().map(Vec::as_slice).collect();
+        net(&t, &[], &[], &rows)
+    };
+    replica.net(change(&rows(0))).await.unwrap();
+    let mut clashing = rows(2_500);
+    clashing[0][1] = "17".into();
+    let error = replica.net(change(&clashing)).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Constraint);
+    assert!(error.message.contains("once"), "{error}");
+    replica.reopen().await;
+    replica.net(change(&rows(2_500))).await.unwrap();
+    assert_eq!(replica.rows("SELECT count(*) FROM t").await, ["5000"]);
+}

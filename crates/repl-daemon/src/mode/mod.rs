@@ -126,10 +126,11 @@ impl Modes {
     }
 
     fn changed(&self, index: usize, replica: &Replica) {
-        let (counted, durable) = (replica.counted(), replica.durable());
         self.with(|rule, now| {
-            rule.counts(index, counted, now);
-            rule.durable(index, durable, now);
+            // Asked under the rule's lock: of two threads with news the later one would otherwise
+            // tell the rule what was true before.
+            rule.counts(index, replica.counted(), now);
+            rule.durable(index, replica.durable(), now);
         });
     }
 

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use repl_core::ErrorKind;
 use repl_core::batch::{Route, Step};
 use repl_core::checkpoint::Checkpoint;
-use repl_core::row::Row;
 use repl_core::schema::{SchemaId, TableName};
 
 use super::metadata::{Catalog, Target};
 use super::queue::{Label, Labels};
 use super::text::Arrays;
+use super::unique::Touched;
 use super::{PgApplierConfig, failpoint};
 use crate::postgres::wire::PgClient;
 use crate::seam::{Commit, ConnectorError, ReplicaState, Result, Style};
@@ -70,8 +70,8 @@ pub(super) struct Session {
 pub(super) struct Batch {
     /// The checkpoint it starts from.
     pub(super) expected: Checkpoint,
-    /// Rows written to tables whose deferrable constraints must be verified at the end.
-    pub(super) touched: Vec<(Arc<Target>, Vec<Row>)>,
+    /// Tables whose deferrable constraints must be verified at the end.
+    pub(super) touched: Touched,
     /// The end was known at the start: the checkpoint is moved, and Sync commits.
     whole: bool,
 }
@@ -211,7 +211,7 @@ impl Session {
         failpoint("pg.apply.before_begin")?;
         Ok(self.batch.insert(Batch {
             expected: expected.clone(),
-            touched: Vec::new(),
+            touched: Touched::default(),
             whole: false,
         }))
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use repl_core::batch::NetTable;
 use repl_core::change::Change;
 use repl_core::row::{Row, Value};
@@ -11,47 +12,86 @@ use super::queue::Label;
 use super::session::Session;
 use crate::seam::Result;
 
+/// Most bytes of rows that are remembered for the end of a transaction; beyond, whole tables are looked
+/// at.
+const MOST_REMEMBERED: usize = 16 * 1024 * 1024;
+
+/// What a remembered row takes beside its bytes.
+const ROW_OVERHEAD: usize = 64;
+
+/// The rows written to tables with deferrable constraints.
+#[derive(Default)]
+pub(super) struct Touched {
+    tables: Vec<(Arc<Target>, Which)>,
+    bytes: usize,
+}
+
+/// Which rows of a table are to be verified.
+enum Which {
+    These(Vec<Row>),
+    /// They were too many to remember.
+    All,
+}
+
+impl Touched {
+    fn add<'r>(&mut self, target: &Arc<Target>, rows: impl Iterator<Item = &'r Row>) {
+        let known = |(known, _): &(Arc<Target>, Which)| Arc::ptr_eq(known, target);
+        let at = self.tables.iter().position(known).unwrap_or_else(|| {
+            let none = Which::These(Vec::new());
+            self.tables.push((Arc::clone(target), none));
+            self.tables.len() - 1
+        });
+        let Which::These(remembered) = &mut self.tables[at].1 else {
+            return;
+        };
+        for row in rows {
+            // A copy: the row itself would keep all that was read from the log with it.
+            let row = Row::from_encoded(Bytes::copy_from_slice(row.encoded()));
+            self.bytes += row.encoded().len() + ROW_OVERHEAD;
+            remembered.push(row);
+            if self.bytes > MOST_REMEMBERED {
+                return self.forget();
+            }
+        }
+    }
+
+    fn forget(&mut self) {
+        for (_, which) in &mut self.tables {
+            *which = Which::All;
+        }
+        self.bytes = 0;
+    }
+}
+
 impl Session {
     /// Remembers the rows a net change writes, where a deferrable constraint needs it.
     pub(super) fn touch(&mut self, target: &Arc<Target>, net: &NetTable) {
-        if target.deferrable.is_empty() {
-            return;
-        }
         let added = net.multiset.iter().filter(|(_, count)| *count > 0);
         let rows = net.updates.iter().chain(&net.inserts);
-        let rows: Vec<Row> = rows.chain(added.map(|(row, _)| row)).cloned().collect();
-        self.remember(target, rows);
+        self.remember(target, rows.chain(added.map(|(row, _)| row)));
     }
 
     /// The same for one change.
     pub(super) fn touch_change(&mut self, target: &Arc<Target>, change: &Change) {
-        if target.deferrable.is_empty() {
-            return;
-        }
         if let Change::Insert { new, .. } | Change::Update { new, .. } = change {
-            self.remember(target, vec![new.clone()]);
+            self.remember(target, std::iter::once(new));
         }
     }
 
-    fn remember(&mut self, target: &Arc<Target>, mut rows: Vec<Row>) {
-        let Some(batch) = &mut self.batch else {
-            return;
-        };
-        match batch.touched.last_mut() {
-            Some((last, known)) if Arc::ptr_eq(last, target) => known.append(&mut rows),
-            _ => batch.touched.push((Arc::clone(target), rows)),
+    fn remember<'r>(&mut self, target: &Arc<Target>, rows: impl Iterator<Item = &'r Row>) {
+        if !target.deferrable.is_empty()
+            && let Some(batch) = &mut self.batch
+        {
+            batch.touched.add(target, rows);
         }
     }
 
     /// Queues the verification of all touched rows, at the end of the transaction: in between a
     /// deferrable constraint may be violated.
-    pub(super) async fn verify_constraints(
-        &mut self,
-        touched: &[(Arc<Target>, Vec<Row>)],
-    ) -> Result<()> {
-        for (target, rows) in touched {
+    pub(super) async fn verify_constraints(&mut self, touched: &Touched) -> Result<()> {
+        for (target, which) in &touched.tables {
             for constraint in &target.deferrable {
-                self.verify_constraint(target, constraint, rows).await?;
+                self.verify_constraint(target, constraint, which).await?;
             }
         }
         Ok(())
@@ -61,10 +101,14 @@ impl Session {
         &mut self,
         target: &Arc<Target>,
         constraint: &Deferrable,
-        rows: &[Row],
+        which: &Which,
     ) -> Result<()> {
         let label = Label::Constraint(Arc::clone(target), constraint.name.clone());
-        let Some((columns, equals)) = lookup(target, constraint, rows)? else {
+        let (rows, by) = match which {
+            Which::These(rows) => (rows.as_slice(), lookup(target, constraint, rows)?),
+            Which::All => (&[][..], None),
+        };
+        let Some((columns, equals)) = by else {
             self.plan_by_hash(true)?;
             self.push(&target.constraint_holds(constraint, None), &[], label)?;
             return self.plan_by_hash(false);
