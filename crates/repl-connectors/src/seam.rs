@@ -110,6 +110,8 @@ pub type Result<T, E = ConnectorError> = std::result::Result<T, E>;
 pub struct ReplicaState {
     /// Its checkpoint for our group; none when it was never attached.
     pub checkpoint: Option<Checkpoint>,
+    /// Which running database it is, where that is told: see [`CaptureStatus::instance`].
+    pub instance: Option<String>,
     /// Tables that were copied, by source name.
     pub tables: HashMap<TableName, CopiedTable>,
     /// Copies in parts that are not complete, or whose table has not settled, by source name.

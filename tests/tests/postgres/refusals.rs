@@ -1,9 +1,10 @@
 //! What the daemon refuses to start with, the statement that mends it, and going on by itself.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use repl_api::{ErrorInfo, ErrorKind, TableState, TableStatus};
 use repl_tests::daemon::{Daemon, DaemonConfig};
 use repl_tests::pg::{DATABASE, PgServer, Role};
+use repl_tests::proxy::Proxy;
 use repl_tests::scratch::Scratch;
 
 use super::group::{Group, PATIENCE, assert_contains, wait_query};
@@ -318,4 +319,29 @@ fn a_replica_names_the_privileges_it_lacks() -> Result<()> {
     )?;
     group.replctl(&["retry", "replica-1"])?;
     group.equal()
+}
+
+/// What is applied to the primary itself would come again, for ever.
+#[test]
+fn a_replica_that_is_the_primary_under_another_address_is_refused() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let primary = PgServer::builder("primary").start()?;
+    primary.execute("CREATE TABLE t (v int); ALTER TABLE t REPLICA IDENTITY FULL")?;
+    let elsewhere = Proxy::start(primary.port())?;
+    let again = primary.url_via(elsewhere.port(), DATABASE, Role::Superuser);
+    let config = DaemonConfig::new("g", &scratch.join("log"))
+        .primary("main", &primary.url(DATABASE, Role::Superuser))
+        .replica("loop", &again);
+    let mut daemon = Daemon::new(config)?;
+    daemon.ignore_log();
+    daemon.start()?;
+    primary.execute("INSERT INTO t VALUES (1)")?;
+    let state = daemon.wait_replica("loop", "to be refused", PATIENCE, |replica| {
+        replica.last_error.is_some()
+    })?;
+    let error = state.last_error.context("asked for above")?;
+    assert_eq!(error.kind, ErrorKind::Configuration, "{error:?}");
+    assert_contains(&error.message, "the primary's own database");
+    assert_eq!(primary.query("SELECT count(*) FROM t")?, "1");
+    Ok(())
 }

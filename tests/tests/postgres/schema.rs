@@ -33,6 +33,62 @@ fn added_columns_are_followed() -> Result<()> {
     group.daemon.finish()
 }
 
+/// The rows before a change hold the columns that were the key at the time, whatever is the key when
+/// the daemon comes to read them.
+#[test]
+fn a_key_that_moved_while_the_daemon_was_down_is_read_as_it_was() -> Result<()> {
+    let mut group = Group::start(1, |primary| {
+        primary.execute(
+            "CREATE TABLE t (a int PRIMARY KEY, b int NOT NULL UNIQUE, v text);
+             INSERT INTO t SELECT n, 100 + n, 'v' FROM generate_series(1, 20) n",
+        )
+    })?;
+    group.equal()?;
+    assert!(group.daemon.terminate()?.success());
+    group.primary.execute(
+        "DELETE FROM t WHERE a = 1; UPDATE t SET a = 1000 WHERE a = 2;
+         UPDATE t SET v = 'changed' WHERE a < 10;
+         ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (b);
+         DELETE FROM t WHERE b = 103; UPDATE t SET b = 500 WHERE b = 104;
+         UPDATE t SET v = 'again' WHERE b > 110",
+    )?;
+    group.daemon.start()?;
+    group.equal()?;
+    group.daemon.finish()
+}
+
+/// What a new copy contains is not applied from the log, whatever shape its tables had then.
+#[test]
+fn a_resync_passes_the_shapes_before_it() -> Result<()> {
+    let mut group = Group::start(1, |primary| {
+        primary.execute("CREATE TABLE t (id int PRIMARY KEY, old text)")
+    })?;
+    group.equal()?;
+    group
+        .daemon
+        .allow_log("replica paused until the operator decides");
+    group.primary.execute(
+        "INSERT INTO t VALUES (1, 'a'); ALTER TABLE t RENAME COLUMN old TO new; INSERT INTO t VALUES (2, 'b')",
+    )?;
+    group.paused_by_error(1)?;
+    group
+        .replica()
+        .execute("ALTER TABLE t RENAME COLUMN old TO new")?;
+    group.replctl(&["retry", "replica-1"])?;
+    group.equal()?;
+    for arguments in [
+        &["--yes"][..],
+        &["--full", "--yes"],
+        &["--tables", "t", "--yes"],
+    ] {
+        let resync = [&["resync", "replica-1", "--wait"], arguments].concat();
+        group.replctl(&resync)?;
+        group.primary.execute("UPDATE t SET new = new || 'x'")?;
+        group.equal()?;
+    }
+    group.daemon.finish()
+}
+
 /// What the stream cannot carry stops the replica before the first row it concerns; after the
 /// statement it names, the replica goes on.
 fn stops_and_goes_on(change: &str, rows: &str, complaint: &str, mend: &str) -> Result<()> {

@@ -44,6 +44,15 @@ fn what_speaks_against_it_is_named_and_the_primary_goes_on() -> Result<()> {
         "{why}"
     );
     alter("numeric(10,2)")?;
+    let more = |change: &str| {
+        r1.execute(&format!(
+            "SET default_transaction_read_only = off; ALTER TABLE public.item {change}"
+        ))
+    };
+    more("ADD COLUMN dropped_at_the_primary int")?;
+    let why = refusal(&rig)?;
+    ensure!(why.contains("dropped_at_the_primary"), "{why}");
+    more("DROP COLUMN dropped_at_the_primary")?;
     rig.daemon
         .call(|client| async move { client.pause("r1").await })?;
     let why = refusal(&rig)?;

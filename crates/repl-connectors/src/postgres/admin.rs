@@ -52,11 +52,20 @@ pub struct Slot {
 pub struct ServerPosition {
     /// System identifier and database, which together name the history.
     pub system: String,
+    /// What [`INSTANCE`] says.
+    pub instance: String,
     /// Timeline.
     pub timeline: String,
     /// End of the flushed WAL.
     pub flushed: Lsn,
 }
+
+/// Tells the running server and the database from all others: when it was started, its port, the
+/// database. The system identifier does not, which copied files share.
+pub(super) const INSTANCE: &str = "SELECT \
+    extract(epoch FROM pg_catalog.pg_postmaster_start_time())::text || '/' || \
+    pg_catalog.current_setting('port') || '/' || d.oid::text \
+    FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()";
 
 impl Admin {
     /// Connects and pins the session's settings.
@@ -197,6 +206,7 @@ impl Admin {
         };
         Ok(ServerPosition {
             system: text("system")?,
+            instance: scalar(&mut self.connection, INSTANCE).await?,
             timeline: text("timeline")?,
             flushed: lsn(&text("flushed")?)?,
         })

@@ -216,6 +216,8 @@ impl Capture for PgCapture {
         let mut admin = self.admin().await?;
         within(limit, "checking its settings", admin.preflight()).await?;
         let server = within(limit, "asking for its position", admin.position()).await?;
+        port.board
+            .update(|status| status.instance.clone_from(&server.instance));
         let slot = within(limit, "looking at the slot", admin.slot()).await?;
         let logged = Self::check_continuity(port, &server, slot.as_ref())?;
         let history = port.writer.log().bounds().history;
@@ -266,6 +268,8 @@ impl Capture for PgCapture {
             None => self.create_slot(&mut admin).await?,
         };
         let server = admin.position().await?;
+        port.board
+            .update(|status| status.instance.clone_from(&server.instance));
         port.writer.history(History {
             epoch,
             source: self.identity(&server),

@@ -134,6 +134,9 @@ pub enum CaptureState {
 pub struct CaptureStatus {
     /// State.
     pub state: CaptureState,
+    /// Which running database the source is, as a replica of the same engine would say it of itself;
+    /// empty before it was asked. A copy of the same files says something else.
+    pub instance: String,
     /// Position of the last transaction or mark received.
     pub captured: String,
     /// Position last acknowledged to the source as flushed.

@@ -110,6 +110,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 }
 
 async fn run(target: &SqliteTarget, port: &mut CapturePort) -> Result<()> {
+    note_instance(target, port);
     port.writer.abandon()?;
     if !settle(port).await {
         return Ok(());
@@ -160,6 +161,13 @@ async fn run(target: &SqliteTarget, port: &mut CapturePort) -> Result<()> {
     .await;
     served?;
     followed
+}
+
+/// Says which file the primary is. One that cannot be looked at is not captured either.
+fn note_instance(target: &SqliteTarget, port: &CapturePort) {
+    if let Ok(instance) = super::registry::instance(&target.path) {
+        port.board.update(|status| status.instance = instance);
+    }
 }
 
 /// Waits until reading is allowed and the log holds durably all that was appended before, so that

@@ -238,7 +238,8 @@ fn same_type(a: &str, b: &str) -> bool {
 fn missing_column(table: &TableName, missing: &Column, gone: &[&TargetColumn]) -> ConnectorError {
     let (target, new) = (table.quoted(), quote_identifier(&missing.name));
     let add = format!(
-        "ALTER TABLE {target} ADD COLUMN {new} {};",
+        "ALTER TABLE {target} ADD COLUMN {new} {}; then replctl retry, and where rows that are here \
+         already have values in it at the primary: replctl resync --tables {table}",
         missing.type_name
     );
     let renamed = gone

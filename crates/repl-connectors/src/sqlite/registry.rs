@@ -4,6 +4,8 @@
 //! checkpoint the origin it covers.
 
 use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use repl_core::checkpoint::Checkpoint;
 use repl_core::cut::Cut;
@@ -41,12 +43,19 @@ pub(super) fn create(db: &Connection) -> Result<()> {
 /// Reads what the replica says of itself.
 pub(super) fn state(db: &Connection, group: &str) -> Result<ReplicaState> {
     Ok(ReplicaState {
+        instance: db.path().and_then(|path| instance(Path::new(path)).ok()),
         // The session verified synchronous=FULL.
         forgetful: None,
         checkpoint: checkpoint(db, group)?,
         tables: tables(db, group)?,
         copies: parts::stored(db, group)?,
     })
+}
+
+/// Which file it is, whatever its path.
+pub(super) fn instance(path: &Path) -> std::io::Result<String> {
+    let file = std::fs::metadata(path)?;
+    Ok(format!("{}/{}", file.dev(), file.ino()))
 }
 
 fn damaged(what: &str) -> ConnectorError {

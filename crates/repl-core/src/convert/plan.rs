@@ -243,14 +243,18 @@ fn damaged(error: &Malformed) -> ConvertError {
 }
 
 fn remedy(table: &TableName, column: &ColumnPlan, key: bool) -> String {
-    let correct = "correct the value at the source";
+    let correct = format!(
+        "correct the value at the source (if it came by the stream, the log holds it: then have the \
+         table copied anew with replctl resync --tables '{}')",
+        pattern(table)
+    );
     let rules: &[&str] = if key {
         &["text"]
     } else {
         &["text", "nearest", "null"]
     };
     if key && column.allowed.text {
-        return correct.into();
+        return correct;
     }
     format!(
         "{correct}, or declare how to carry it: {} (rule: {}), or leave the column out: {}",
@@ -263,15 +267,24 @@ fn remedy(table: &TableName, column: &ColumnPlan, key: bool) -> String {
 pub(super) fn allow_line(table: &TableName, column: &str, rule: &str) -> String {
     format!(
         "allow = [{{ table = {:?}, column = {column:?}, rule = {rule:?} }}]",
-        table.to_string()
+        pattern(table)
     )
 }
 
 pub(super) fn exclude_line(table: &TableName, column: &str) -> String {
     format!(
         "exclude = [{{ table = {:?}, column = {column:?} }}]",
-        table.to_string()
+        pattern(table)
     )
+}
+
+/// The pattern that names this table and no other: in quotes unless it is plain.
+fn pattern(table: &TableName) -> String {
+    let plain = |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    match plain(&table.schema) && plain(&table.name) {
+        true => table.to_string(),
+        false => table.quoted(),
+    }
 }
 
 /// A value for the operator: shortened, control characters escaped.

@@ -291,11 +291,15 @@ impl Collector {
             return Ok(None);
         };
         let alone = fragment.header.is_none() || fragment.position.is_none();
+        if let Some(header) = &fragment.header {
+            self.routes
+                .begin(&self.plan, self.open_cuts, seq, header.txid);
+        }
         if fragment.header.is_some() && self.building.transactions > 0 {
             // A transaction of several fragments, and one with a new schema version, start a
             // batch of their own.
-            let known = || self.routes.know_all(&fragment.changes).map_err(damaged);
-            if alone || !known()? {
+            let known = self.routes.know_all(&self.plan, &fragment.changes);
+            if alone || !known.map_err(damaged)? {
                 self.held = Some(record);
                 return Ok(self.take_batch().map(Work::Batch));
             }
@@ -327,8 +331,6 @@ impl Collector {
             position: SourcePosition::default(),
         };
         self.skipping = self.plan.skip == Some(seq);
-        self.routes
-            .begin(&self.plan, self.open_cuts, seq, header.txid);
         self.building.open = true;
         if self.building.first.is_none() {
             self.building.first = Some(self.transaction.clone());

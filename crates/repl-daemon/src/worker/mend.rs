@@ -58,7 +58,9 @@ impl Worker {
         }
         let bounds = self.parts.log.bounds();
         let (before, epoch) = (bounds.durable.seq, bounds.durable.epoch);
-        let mut snapshot = self.joinable_snapshot(checkpoint).await?;
+        let Some(mut snapshot) = self.joinable_snapshot(checkpoint).await? else {
+            return Ok(());
+        };
         let withheld = snapshot.withheld().await?;
         let mut tables = Vec::new();
         let mut room = ROWS_BYTES;

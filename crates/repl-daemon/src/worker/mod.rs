@@ -242,10 +242,31 @@ impl Worker {
     /// Opens a session at the replica and takes in what it says of itself.
     async fn open(&mut self) -> Result<(), Failure> {
         self.state = self.parts.applier.open().await?;
+        self.check_distinct()?;
         self.note_forgetful()?;
         let options = &mut Arc::make_mut(&mut self.parts.conversion).options;
         self.parts.applier.complete_conversion(options);
         Ok(())
+    }
+
+    /// What is applied to the primary itself would be captured and applied again, for ever.
+    fn check_distinct(&self) -> Result<(), ConnectorError> {
+        let primary = self.parts.others.board.status().instance;
+        if self.state.instance.as_ref() != Some(&primary) {
+            return Ok(());
+        }
+        let node = &self.replica().node;
+        Err(ConnectorError::new(
+            ErrorKind::Configuration,
+            format!(
+                "{}: this is the primary's own database, under another address",
+                node.endpoint
+            ),
+        )
+        .advice(format!(
+            "nothing was written to its tables; correct the url of node {} and restart the daemon",
+            node.name
+        )))
     }
 
     /// A replica that can lose what it calls durable does not count, from before its next commit on.

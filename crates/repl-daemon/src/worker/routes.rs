@@ -34,7 +34,7 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    /// A transaction begins.
+    /// A transaction begins, or may: the batch before it may have to be handed out first.
     pub(super) fn begin(&mut self, plan: &Plan, open_cuts: usize, seq: Seq, txid: u64) {
         if open_cuts == 0 && self.contained.is_empty() {
             return;
@@ -58,11 +58,21 @@ impl Routes {
         schema: SchemaId,
     ) -> Result<Option<&Routed>, ConnectorError> {
         if self.last.as_ref().is_none_or(|(last, _)| *last != schema) {
-            let routed = self.find(plan, schema)?;
-            let contained = |routed: &Routed| self.contained.contains(&routed.route.schema.table);
-            self.last = Some((schema, routed.filter(|routed| !contained(routed))));
+            // A version that only such transactions have need not fit the replica's table, which was
+            // copied as it was after them.
+            let routed = match self.is_contained(plan, schema) {
+                true => None,
+                false => self.find(plan, schema)?,
+            };
+            self.last = Some((schema, routed));
         }
         Ok(self.last.as_ref().and_then(|(_, routed)| routed.as_deref()))
+    }
+
+    /// Whether the copy of this version's table contains the current transaction.
+    fn is_contained(&self, plan: &Plan, schema: SchemaId) -> bool {
+        let table = || plan.log.schema(schema).map(|schema| schema.table.clone());
+        !self.contained.is_empty() && table().is_some_and(|table| self.contained.contains(&table))
     }
 
     fn find(
@@ -80,15 +90,16 @@ impl Routes {
         Ok(routed)
     }
 
-    /// Whether the changes are of schema versions that were met before.
+    /// Whether the changes are of schema versions that were met before, or do not concern the replica.
     ///
     /// # Errors
     /// When the changes are damaged.
-    pub(super) fn know_all(&self, changes: &[u8]) -> Result<bool, Malformed> {
+    pub(super) fn know_all(&self, plan: &Plan, changes: &[u8]) -> Result<bool, Malformed> {
         let mut last = None;
         for schema in schemas(changes) {
             let schema = schema?;
-            if last != Some(schema) && !self.known.contains_key(&schema) {
+            let known = || self.known.contains_key(&schema) || self.is_contained(plan, schema);
+            if last != Some(schema) && !known() {
                 return Ok(false);
             }
             last = Some(schema);

@@ -219,6 +219,8 @@ impl Session {
         let group = vec![self.config.group.as_str().into()];
         let tables = copied_tables(&self.rows(&sql, group).await?)?;
         Ok(ReplicaState {
+            // No server of this engine is a primary.
+            instance: None,
             checkpoint,
             tables,
             copies: self.read_copies().await?,

@@ -11,6 +11,7 @@ use super::queue::Label;
 use super::session::Session;
 use super::sql::MARK;
 use super::text::Arrays;
+use crate::postgres::admin::INSTANCE;
 use crate::postgres::wire::TextRow;
 use crate::seam::{Commit, ConnectorError, CopiedTable, ReplicaState, Result};
 
@@ -112,8 +113,10 @@ impl Session {
             )
             .await?;
         let tables = copied_tables(&rows)?;
+        let instance = self.rows(INSTANCE, &[]).await?;
         Ok(ReplicaState {
             checkpoint,
+            instance: Some(text(&instance, 0, 0).to_owned()),
             tables,
             copies: self.read_copies().await?,
             forgetful: self.forgetful().await?,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use repl_core::schema::{TableName, TableSchema, quote_identifier};
+use repl_core::schema::{Column, TableName, TableSchema, quote_identifier};
 use repl_core::select::Selection;
 use sqlx::{Executor, PgConnection, Row};
 
@@ -98,6 +98,19 @@ fn unlike(wanted: &TableSchema, found: Option<&CatalogTable>) -> Option<Finding>
                 return Some(Finding::blocker(what, "add the column"));
             }
         }
+    }
+    let known = |one: &Column| wanted.columns.iter().any(|column| column.name == one.name);
+    if let Some(more) = here.columns.iter().find(|one| !known(one)) {
+        let what = format!(
+            "table {name} has a column {} there, which the primary has not (any more)",
+            more.name
+        );
+        let drop = format!(
+            "ALTER TABLE {} DROP COLUMN {};",
+            name.quoted(),
+            quote_identifier(&more.name)
+        );
+        return Some(Finding::blocker(what, drop));
     }
     let key = |schema: &TableSchema| {
         schema

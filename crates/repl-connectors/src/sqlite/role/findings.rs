@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use repl_core::ErrorKind;
-use repl_core::schema::TableSchema;
+use repl_core::schema::{Column, TableSchema, quote_identifier};
 use repl_core::select::Selection;
 use rusqlite::Connection;
 
@@ -88,6 +88,19 @@ fn unlike(wanted: &TableSchema, found: Option<&Inspected>) -> Option<Finding> {
                 return Some(Finding::blocker(what, "add the column"));
             }
         }
+    }
+    let known = |one: &Column| wanted.columns.iter().any(|column| column.name == one.name);
+    if let Some(more) = here.columns.iter().find(|one| !known(one)) {
+        let what = format!(
+            "table {name} has a column {} there, which the primary has not (any more)",
+            more.name
+        );
+        let drop = format!(
+            "ALTER TABLE {} DROP COLUMN {};",
+            name.quoted(),
+            quote_identifier(&more.name)
+        );
+        return Some(Finding::blocker(what, drop));
     }
     let key = |schema: &TableSchema| -> BTreeSet<String> {
         schema.key_names().map(str::to_ascii_lowercase).collect()

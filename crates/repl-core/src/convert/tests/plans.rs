@@ -232,6 +232,16 @@ fn refusals_name_everything_and_what_to_do() {
     let refusals = plain(&source, Engine::Postgres).unwrap_err();
     assert_eq!(refusals.len(), 3);
     assert!(refusals.iter().any(|r| r.reason.contains("64 bytes")));
+    let mut odd = source.clone();
+    odd.table = TableName::new("public", "Odd.Table");
+    let refusals = plain(&odd, Engine::Mysql).unwrap_err();
+    let untyped = refusals.iter().find(|r| r.column == "a").unwrap();
+    assert!(
+        untyped
+            .remedy
+            .contains(r#"table = "\"public\".\"Odd.Table\"""#),
+        "{untyped}"
+    );
     let unknown = TableSchema {
         engine: "oracle".into(),
         ..source

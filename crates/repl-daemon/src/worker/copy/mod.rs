@@ -72,6 +72,8 @@ impl Worker {
             return Ok(());
         }
         self.wait_for_tables(checkpoint).await;
+        // The primary may not have been known when the session was opened.
+        self.check_distinct()?;
         self.parts.tables.borrow_and_update();
         let missing = self.missing_tables();
         if missing.is_empty() {
@@ -81,7 +83,9 @@ impl Worker {
         self.enter_copying()?;
         self.replica().show(Activity::Copying);
         let started = Instant::now();
-        let mut snapshot = self.joinable_snapshot(checkpoint).await?;
+        let Some(mut snapshot) = self.joinable_snapshot(checkpoint).await? else {
+            return Ok(());
+        };
         let mut tables = Vec::new();
         for table in &missing {
             if self.interrupted().is_some() {
@@ -278,28 +282,50 @@ impl Worker {
     }
 
     /// A snapshot that the stream after `checkpoint` completes exactly: no transaction the replica
-    /// has already passed may be missing from it.
+    /// has already passed may be missing from it. None on an order or shutdown meanwhile: what is
+    /// missing may be withheld for long.
     pub(super) async fn joinable_snapshot(
         &mut self,
         checkpoint: &Checkpoint,
-    ) -> Result<Box<dyn Snapshot>, Failure> {
-        loop {
+    ) -> Result<Option<Box<dyn Snapshot>>, Failure> {
+        // What one snapshot shows, all later ones do.
+        let mut shown = Seq(0);
+        while self.interrupted().is_none() {
             let snapshot = self.parts.snapshots.snapshot().await?;
             match snapshot.cut() {
                 Cut::Through(seq) => {
                     self.wait_durable(seq).await?;
-                    return Ok(snapshot);
+                    return Ok(Some(snapshot));
                 }
                 // No snapshot has rows of several.
-                Cut::Several { .. } => return Ok(snapshot),
+                Cut::Several { .. } => return Ok(Some(snapshot)),
                 Cut::Transactions(visible) => {
-                    if !lacks_any(self.parts.log.as_ref(), checkpoint, &visible)? {
-                        return Ok(snapshot);
+                    match self.first_lacking(shown, checkpoint, visible).await? {
+                        None => return Ok(Some(snapshot)),
+                        Some(seq) => shown = Seq(seq.0 - 1),
                     }
                 }
             }
             tokio::time::sleep(SNAPSHOT_RETRY).await;
         }
+        Ok(None)
+    }
+
+    async fn first_lacking(
+        &mut self,
+        after: Seq,
+        checkpoint: &Checkpoint,
+        visible: VisibleTransactions,
+    ) -> Result<Option<Seq>, Failure> {
+        let (log, checkpoint) = (Arc::clone(&self.parts.log), checkpoint.clone());
+        // It may read all of the log, which is not for a thread that serves connections.
+        let read = tokio::task::spawn_blocking(move || {
+            first_lacking(log.as_ref(), after, &checkpoint, &visible)
+        });
+        let read = read.await.map_err(|_| {
+            ConnectorError::new(ErrorKind::Internal, "reading the event log panicked")
+        })?;
+        Ok(read?)
     }
 
     /// A cut by sequence counts only once the log is durable up to it: a lost tail would be
@@ -318,19 +344,20 @@ impl Worker {
     }
 }
 
-/// Whether the snapshot lacks a transaction at or before `checkpoint`: one that is running for it, or
-/// that has begun since.
-fn lacks_any(
+/// The first transaction behind `after`, at or before `checkpoint`, that the snapshot lacks: one that is
+/// running for it, or that has begun since.
+fn first_lacking(
     log: &dyn EventLog,
+    after: Seq,
     checkpoint: &Checkpoint,
     visible: &VisibleTransactions,
-) -> Result<bool, LogError> {
+) -> Result<Option<Seq>, LogError> {
     let bounds = log.bounds();
     if checkpoint.seq < bounds.first_seq {
-        return Ok(false);
+        return Ok(None);
     }
     let before_all = Seq(bounds.first_seq.0.saturating_sub(1));
-    let mut reader = log.follow(before_all, Visibility::Appended)?;
+    let mut reader = log.follow(before_all.max(after), Visibility::Appended)?;
     while let Some(record) = reader.next()? {
         if record.seq > checkpoint.seq {
             break;
@@ -341,8 +368,8 @@ fn lacks_any(
                 .header
                 .is_some_and(|header| !visible.contains(header.txid as u32))
         {
-            return Ok(true);
+            return Ok(Some(record.seq));
         }
     }
-    Ok(false)
+    Ok(None)
 }
