@@ -372,7 +372,7 @@ pub struct ReplicaStatus {
     #[serde(default)]
     pub queue_bytes: u64,
     /// Age of the oldest transaction it has not applied, in milliseconds: 0 when caught up, `null` when
-    /// not known (e.g. during the initial copy).
+    /// not known (during a copy, and with nothing left to apply while the primary is not followed).
     #[serde(default)]
     pub lag_ms: Option<u64>,
     /// The lag above which it needs attention, in milliseconds.

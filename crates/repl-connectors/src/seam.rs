@@ -11,8 +11,8 @@ mod strays;
 
 pub use bulk::{BulkForm, BulkInto, BulkPiece};
 pub use capture::{
-    Capture, CaptureBoard, CaptureLimits, CapturePort, CaptureState, CaptureStatus, Released,
-    SourceTable,
+    Capture, CaptureBoard, CaptureLimits, CapturePort, CaptureState, CaptureStatus, Lacking,
+    Released, SourceTable,
 };
 pub use demand::Demand;
 pub use gate::{CommitGate, GateProblem, GateReport};

@@ -18,13 +18,17 @@ use crate::wiring;
 /// When the configuration cannot be wired, which its own check would have refused.
 pub async fn report(config: &Config) -> anyhow::Result<(String, bool)> {
     let (requests, _unused) = mpsc::channel(1);
-    let source = wiring::source(config, requests)?;
+    let mut source = wiring::source(config, requests)?;
     let selection = wiring::selection(config, &config.primary)?;
     let tables = match source.snapshots.tables(&selection).await {
         Ok(tables) => tables,
         Err(error) if error.kind == ErrorKind::Connection => {
             return Ok((format!("tables not checked: {}\n", error.message), true));
         }
+        Err(error) => return Ok((problem("primary", &error), false)),
+    };
+    let lacking = match source.capture.lacking(&selection).await {
+        Ok(lacking) => lacking,
         Err(error) => return Ok((problem("primary", &error), false)),
     };
     let mut report = String::new();
@@ -36,7 +40,13 @@ pub async fn report(config: &Config) -> anyhow::Result<(String, bool)> {
             table.name, table.refusal, table.remedy
         );
     }
-    let mut good = true;
+    for error in &lacking.some {
+        report.push_str(&found("warning", "primary", error));
+    }
+    let mut good = lacking.all.is_none();
+    if let Some(error) = &lacking.all {
+        report.push_str(&problem("primary", error));
+    }
     for node in config.enabled_replicas() {
         let routing = wiring::routing(config, node)?;
         let conversion = wiring::conversion(config, node)?;
@@ -55,14 +65,24 @@ pub async fn report(config: &Config) -> anyhow::Result<(String, bool)> {
     }
     let count = tables.iter().filter(|table| table.schema.is_some()).count();
     let all = tables.len();
+    if all == 0 {
+        report.push_str(
+            "warning: the primary has no table that [tables] selects\n    fix: compare \
+             tables.include and tables.exclude with the names there\n",
+        );
+    }
     let _ = writeln!(report, "{count} of {all} selected tables can be captured");
     Ok((report, good))
 }
 
 fn problem(node: &str, error: &ConnectorError) -> String {
+    found("error", node, error)
+}
+
+fn found(what: &str, node: &str, error: &ConnectorError) -> String {
     let fix = match error.advice.as_str() {
         "" => String::new(),
         advice => format!("    fix: {advice}\n"),
     };
-    format!("error: {node}: {}\n{fix}", error.message)
+    format!("{what}: {node}: {}\n{fix}", error.message)
 }

@@ -80,6 +80,8 @@ impl Group {
         let bounds = self.log.bounds();
         let commits = self.modes.status();
         let epoch = u64::from(bounds.durable.epoch.0);
+        let streams = self.board.status().state == CaptureState::Streaming;
+        let current = streams && self.ingest.reason().is_none();
         Status {
             api_version: repl_api::API_VERSION.to_owned(),
             group: self.config.group.name.clone(),
@@ -106,7 +108,7 @@ impl Group {
                 .iter()
                 .map(|r| ReplicaStatus {
                     validated: self.verified.of(&r.node.name),
-                    ..replica_status(r, &bounds)
+                    ..replica_status(r, &bounds, current)
                 })
                 .collect(),
             alerts: self.alerts(),
@@ -235,7 +237,8 @@ fn table_status(table: &SourceTable) -> TableStatus {
     }
 }
 
-fn replica_status(replica: &Replica, bounds: &Bounds) -> ReplicaStatus {
+/// `current` tells whether the log has, or is about to get, what the primary has committed.
+fn replica_status(replica: &Replica, bounds: &Bounds, current: bool) -> ReplicaStatus {
     let node = &replica.node;
     let record = replica.record();
     let view = replica.view().clone();
@@ -260,6 +263,10 @@ fn replica_status(replica: &Replica, bounds: &Bounds) -> ReplicaStatus {
                 repl_core::membership::Membership::Filtered => Membership::Filtered,
             });
     let known = applied.is_some();
+    let follows = record.as_ref().is_some_and(|record| {
+        use repl_core::membership::Membership::{Filtered, Streaming};
+        matches!(record.standing, Streaming | Filtered)
+    });
     let queue = bounds.durable.seq.0.saturating_sub(applied_seq);
     let held = record
         .as_ref()
@@ -282,12 +289,12 @@ fn replica_status(replica: &Replica, bounds: &Bounds) -> ReplicaStatus {
         applied_position: applied.map(|(_, position)| position.0),
         durable_seq: replica.durable().map_or(0, |seq| seq.0),
         queue_transactions: queue,
-        // Measured once a second; a queue that is empty now has neither size nor age.
+        // Measured once a second; a queue that is empty now has neither size nor age. What the primary
+        // has beyond the log, or a copy beyond the queue, nobody knows.
         queue_bytes: if queue == 0 { 0 } else { view.queue_bytes },
-        lag_ms: if queue == 0 && known {
-            Some(0)
-        } else {
-            view.lag_ms
+        lag_ms: match queue {
+            0 => (current && follows && known).then_some(0),
+            _ => view.lag_ms,
         },
         max_lag_ms: Some(node.max_lag.as_millis() as u64),
         applied_transactions: view.transactions,

@@ -1,7 +1,10 @@
 //! What the daemon refuses to start with, the statement that mends it, and going on by itself.
 
+use std::process::Command;
+
 use anyhow::{Context, Result};
 use repl_api::{ErrorInfo, ErrorKind, TableState, TableStatus};
+use repl_tests::daemon::binaries::program;
 use repl_tests::daemon::{Daemon, DaemonConfig};
 use repl_tests::pg::{DATABASE, PgServer, Role};
 use repl_tests::proxy::Proxy;
@@ -343,5 +346,55 @@ fn a_replica_that_is_the_primary_under_another_address_is_refused() -> Result<()
     assert_eq!(error.kind, ErrorKind::Configuration, "{error:?}");
     assert_contains(&error.message, "the primary's own database");
     assert_eq!(primary.query("SELECT count(*) FROM t")?, "1");
+    Ok(())
+}
+
+/// Nothing is started, and nothing is granted or made by the check itself.
+#[test]
+fn check_names_what_the_role_lacks() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let primary = PgServer::builder("primary").start()?;
+    primary.execute(
+        "CREATE TABLE t (id int PRIMARY KEY); CREATE ROLE poor LOGIN REPLICATION PASSWORD 'p';
+         REVOKE CREATE ON DATABASE app FROM PUBLIC",
+    )?;
+    let url = format!(
+        "postgresql://poor:p@127.0.0.1:{}/{DATABASE}",
+        primary.port()
+    );
+    let file = scratch.join("config.toml");
+    let check = |manage: bool, include: &str| -> Result<(bool, String)> {
+        let config = DaemonConfig::new("g", &scratch.join("log"))
+            .primary("main", &url)
+            .replica("r", "postgresql://nobody@127.0.0.1:1/nowhere")
+            .set("capture", "manage_publication", manage)
+            .set("tables", "include", &[include][..]);
+        std::fs::write(&file, config.render())?;
+        let output = Command::new(program("repl-daemon")?)
+            .arg("--check")
+            .arg(&file)
+            .output()?;
+        Ok((output.status.success(), String::from_utf8(output.stdout)?))
+    };
+    let (good, report) = check(true, "*.*")?;
+    assert!(!good, "{report}");
+    assert_contains(&report, "may not make the publication");
+    assert_contains(&report, "may not read public.t");
+    let (good, report) = check(false, "*.*")?;
+    assert!(!good, "{report}");
+    assert_contains(
+        &report,
+        "CREATE PUBLICATION \"repl_g\" FOR TABLE \"public\".\"t\"",
+    );
+    primary.execute(&format!("GRANT CREATE ON DATABASE {DATABASE} TO poor"))?;
+    let (good, report) = check(true, "*.*")?;
+    assert!(good, "{report}");
+    assert_contains(&report, "does not hold public.t");
+    primary.execute("ALTER TABLE t OWNER TO poor")?;
+    let (good, report) = check(true, "*.*")?;
+    assert!(good && !report.contains("warning: primary"), "{report}");
+    let (_, report) = check(true, "typo.*")?;
+    assert_contains(&report, "no table that [tables] selects");
+    assert_eq!(primary.query("SELECT count(*) FROM pg_publication")?, "0");
     Ok(())
 }

@@ -68,6 +68,11 @@ pub(super) const INSTANCE: &str = "SELECT \
     FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()";
 
 impl Admin {
+    /// Name of the publication.
+    pub(super) fn publication(&self) -> &str {
+        &self.publication
+    }
+
     /// Connects and pins the session's settings.
     ///
     /// # Errors
@@ -142,9 +147,9 @@ impl Admin {
         if wal_level != "logical" {
             return Err(ConnectorError::new(
                 ErrorKind::Configuration,
-                format!("the primary has wal_level = {wal_level}; logical decoding needs logical"),
+                format!("the server has wal_level = {wal_level}; logical decoding needs logical"),
             )
-            .advice("run: ALTER SYSTEM SET wal_level = 'logical';  and restart the primary"));
+            .advice("run: ALTER SYSTEM SET wal_level = 'logical';  and restart that server"));
         }
         if row.try_get("standby").map_err(get)? {
             return Err(ConnectorError::new(
@@ -161,7 +166,7 @@ impl Admin {
         {
             return Err(ConnectorError::new(
                 ErrorKind::Privilege,
-                format!("role {role} may not start replication on the primary"),
+                format!("role {role} may not start replication on the server"),
             )
             .advice(format!(
                 "run: ALTER ROLE {} REPLICATION;",
@@ -175,10 +180,10 @@ impl Admin {
             if row.try_get::<i32, _>(column).map_err(get)? == 0 {
                 return Err(ConnectorError::new(
                     ErrorKind::Configuration,
-                    format!("the primary has {setting} = 0"),
+                    format!("the server has {setting} = 0"),
                 )
                 .advice(format!(
-                    "run: ALTER SYSTEM SET {setting} = 10;  and restart the primary"
+                    "run: ALTER SYSTEM SET {setting} = 10;  and restart that server"
                 )));
             }
         }

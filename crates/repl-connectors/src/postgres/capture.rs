@@ -23,7 +23,9 @@ use super::lsn::Lsn;
 use super::stream::Stream;
 use super::target::PgTarget;
 use super::verify::Overlap;
-use crate::seam::{Capture, CaptureBoard, CapturePort, CaptureState, ConnectorError, Result};
+use crate::seam::{
+    Capture, CaptureBoard, CapturePort, CaptureState, ConnectorError, Lacking, Result,
+};
 
 /// Names and switches of the capture.
 #[derive(Clone, Debug)]
@@ -278,6 +280,15 @@ impl Capture for PgCapture {
             succession: None,
         })?;
         Ok(())
+    }
+
+    async fn lacking(&mut self, selection: &Selection) -> Result<Lacking> {
+        let mut admin = self.admin().await?;
+        admin.preflight().await?;
+        let tables = catalog::tables(&mut admin.connection, selection, None).await?;
+        let taken = tables.into_iter().filter(|table| table.refusal.is_empty());
+        let names: Vec<TableName> = taken.map(|table| table.schema.table).collect();
+        admin.lacking(&names, self.options.manage_publication).await
     }
 
     /// The slot stays at what is durable here, and the server decodes the same commits in the same

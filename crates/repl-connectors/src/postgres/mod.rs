@@ -22,6 +22,7 @@ mod house;
 mod images;
 pub mod lsn;
 mod pgoutput;
+mod rights;
 pub mod role;
 pub mod snapshot;
 mod standby;

@@ -11,7 +11,7 @@ use repl_core::{Seq, SourcePosition};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Demand, Result, Snapshot};
+use super::{ConnectorError, Demand, Result, Snapshot};
 use crate::told::Teller;
 
 /// Reads the changes of the primary into the log.
@@ -39,6 +39,15 @@ pub trait Capture: Send {
         epoch: repl_core::Epoch,
         reason: &str,
     ) -> Result<()>;
+
+    /// What keeps the selected tables from being captured or copied, found without a change: what
+    /// refuses all of them, and what concerns some.
+    ///
+    /// # Errors
+    /// When the source cannot be asked.
+    async fn lacking(&mut self, _selection: &Selection) -> Result<Lacking> {
+        Ok(Lacking::default())
+    }
 
     /// Whether transactions that the log lost in a crash, because they were not durable yet, come
     /// again as the same transactions in the same order. Only then may replicas apply them before
@@ -149,6 +158,15 @@ pub struct CaptureStatus {
     pub transactions: u64,
     /// Row changes captured since start.
     pub rows: u64,
+}
+
+/// What [`Capture::lacking`] finds.
+#[derive(Debug, Default)]
+pub struct Lacking {
+    /// Without this nothing is captured.
+    pub all: Option<ConnectorError>,
+    /// Tables will be left out, or cannot be copied.
+    pub some: Vec<ConnectorError>,
 }
 
 /// One selected table of the source.

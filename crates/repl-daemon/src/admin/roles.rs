@@ -154,10 +154,15 @@ async fn replica(State(control): State<Arc<dyn Control>>, Query(asked): Query<As
     let Ok(status) = control.status().await else {
         return answer(false, json!({"error": "the daemon does not know"}));
     };
+    // That the primary cannot be asked is no reason to take its readers away as well.
+    let lags = |one: &ReplicaStatus| match one.queue_transactions {
+        0 => Some(0),
+        _ => one.lag_ms,
+    };
     let serves = |one: &&ReplicaStatus| {
         one.enabled
             && one.membership == Membership::Streaming
-            && lag.is_none_or(|most| one.lag_ms.is_some_and(|lag| lag <= most))
+            && lag.is_none_or(|most| lags(one).is_some_and(|lag| lag <= most))
             && asked.node.as_ref().is_none_or(|node| *node == one.name)
     };
     let names: Vec<&str> = status

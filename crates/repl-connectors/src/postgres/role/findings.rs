@@ -13,6 +13,9 @@ use crate::postgres::catalog::{self, CatalogTable};
 use crate::postgres::catalog_error::from_sqlx;
 use crate::seam::{Finding, Part, Result, SourceTable};
 
+/// First version that lets others than superusers set such parameters.
+const PARAMETER_PRIVILEGES: i32 = 150_000;
+
 /// Most names listed in one finding.
 const LISTED: usize = 8;
 
@@ -40,8 +43,9 @@ impl PgRole {
                 "let the daemon manage it, or use replctl mode async for the promotion",
             ));
         }
-        if part == Part::TakesOver {
-            findings.extend(self.as_primary(admin, tables).await?);
+        match part {
+            Part::TakesOver => findings.extend(self.as_primary(admin, tables).await?),
+            Part::HandsOver => findings.extend(as_replica(admin).await?),
         }
         Ok(findings)
     }
@@ -124,6 +128,33 @@ fn unlike(wanted: &TableSchema, found: Option<&CatalogTable>) -> Option<Finding>
     })
 }
 
+/// Whether the daemon's role can apply changes here afterwards.
+async fn as_replica(admin: &mut Admin) -> Result<Option<Finding>> {
+    let doing = |e: sqlx::Error| from_sqlx(&e, "looking at the role's privileges");
+    // Before there were privileges for parameters only superusers could.
+    let sql = match admin.version >= PARAMETER_PRIVILEGES {
+        true => {
+            "SELECT current_user::text AS role,
+                    has_parameter_privilege('session_replication_role', 'SET') AS may"
+        }
+        false => {
+            "SELECT rolname::text AS role, rolsuper AS may FROM pg_roles
+              WHERE rolname = current_user"
+        }
+    };
+    let row = admin.connection.fetch_one(sql).await.map_err(doing)?;
+    if row.try_get("may").map_err(doing)? {
+        return Ok(None);
+    }
+    let role = quote_identifier(&row.try_get::<String, _>("role").map_err(doing)?);
+    let remedy = match admin.version >= PARAMETER_PRIVILEGES {
+        true => format!("GRANT SET ON PARAMETER session_replication_role TO {role};"),
+        false => format!("ALTER ROLE {role} SUPERUSER;  (PostgreSQL 15 has a privilege for it)"),
+    };
+    let what = format!("role {role} could not apply changes there as a replica's");
+    Ok(Some(Finding::blocker(what, remedy)))
+}
+
 /// What the daemon's role may do here.
 async fn rights(connection: &mut PgConnection, tables: &[TableName]) -> Result<Vec<Finding>> {
     let doing = |e: sqlx::Error| from_sqlx(&e, "looking at the role's privileges");
@@ -136,6 +167,7 @@ async fn rights(connection: &mut PgConnection, tables: &[TableName]) -> Result<V
                       JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = g.name)
          SELECT current_user::text AS role, current_database()::text AS database,
                 (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS superuser,
+                to_regnamespace('repl') IS NOT NULL AS made,
                 coalesce(to_regnamespace('repl') IS NOT NULL
                   AND has_schema_privilege(to_regnamespace('repl')::oid, 'CREATE')
                   OR to_regnamespace('repl') IS NULL
@@ -168,7 +200,10 @@ async fn rights(connection: &mut PgConnection, tables: &[TableName]) -> Result<V
     }
     if !flag("schema")? {
         let what = format!("role {role} may not create the schema repl, or anything in it");
-        let remedy = format!("GRANT CREATE ON DATABASE {database} TO {role};");
+        let remedy = match flag("made")? {
+            true => format!("GRANT CREATE ON SCHEMA repl TO {role};"),
+            false => format!("GRANT CREATE ON DATABASE {database} TO {role};"),
+        };
         findings.push(Finding::blocker(what, remedy));
     }
     let tables: Vec<String> = row.try_get("tables").map_err(doing)?;
