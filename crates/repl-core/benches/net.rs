@@ -22,13 +22,7 @@ use repl_core::schema::{Column, Identity, SchemaId, TableName, TableSchema};
 const ROWS: u64 = 10_000;
 
 fn route() -> Arc<Route> {
-    let column = |name: &str| Column {
-        name: name.into(),
-        type_name: "bigint".into(),
-        type_id: 20,
-        nullable: false,
-        detail: None,
-    };
+    let column = |name: &str| Column::new(name, "bigint", 20, false);
     let table = TableName::new("public", "t");
     Arc::new(Route {
         schema: Arc::new(TableSchema {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use repl_connectors::seam::{ConnectorError, SourceTable};
 use repl_core::ErrorKind;
+use repl_core::schema::TableName;
 use tokio::sync::mpsc;
 
 use crate::config::Config;
@@ -27,7 +28,9 @@ pub async fn report(config: &Config) -> anyhow::Result<(String, bool)> {
         }
         Err(error) => return Ok((problem("primary", &error), false)),
     };
-    let lacking = match source.capture.lacking(&selection).await {
+    let taken = tables.iter().filter(|table| table.schema.is_some());
+    let names: Vec<TableName> = taken.map(|table| table.name.clone()).collect();
+    let lacking = match source.capture.lacking(&names).await {
         Ok(lacking) => lacking,
         Err(error) => return Ok((problem("primary", &error), false)),
     };

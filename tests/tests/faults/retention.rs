@@ -8,7 +8,7 @@ use repl_tests::daemon::DaemonConfig;
 use repl_tests::sqlite::SqliteDb;
 use rusqlite::TransactionBehavior;
 
-use super::rig::ARRIVAL;
+use super::rig::{ARRIVAL, resync};
 use super::sqlite_rig::SqliteRig;
 
 const BEHIND: &str = "behind";
@@ -65,13 +65,7 @@ fn past_the_limit_only_who_is_behind_is_given_up() -> Result<()> {
         .daemon
         .call(|client| async move { client.resume(BEHIND).await });
     ensure!(resumed.is_err(), "it was resumed with a gap in its history");
-    let output = rig.daemon.replctl(&["resync", BEHIND, "--yes"])?;
-    ensure!(output.status.success(), "replctl resync: {output:?}");
-    rig.daemon
-        .wait_replica(BEHIND, "to stream again", ARRIVAL, |replica| {
-            replica.membership == Membership::Streaming
-        })?;
-    Ok(())
+    resync(&rig.daemon, BEHIND)
 }
 
 /// At the start nobody is known to be where they were: that is not the same as to be behind.

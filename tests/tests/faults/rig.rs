@@ -147,12 +147,7 @@ impl Rig {
     /// `replctl resync`, and everything is equal again. The audit starts over: a copy replaces
     /// rows by other statements than the stream.
     pub fn resync(&self) -> Result<()> {
-        let output = self.daemon.replctl(&["resync", REPLICA, "--yes"])?;
-        ensure!(output.status.success(), "replctl resync: {output:?}");
-        self.daemon
-            .wait_replica(REPLICA, "to stream again", ARRIVAL, |r| {
-                r.membership == Membership::Streaming
-            })?;
+        resync(&self.daemon, REPLICA)?;
         self.settle()?;
         self.check_content()
     }
@@ -239,6 +234,16 @@ pub fn check_order(replica: &PgServer) -> Result<()> {
         "{}: {gaps} of its states were no prefix of the journal",
         replica.name()
     );
+    Ok(())
+}
+
+/// `replctl resync`, until the replica streams again.
+pub fn resync(daemon: &Daemon, replica: &str) -> Result<()> {
+    let output = daemon.replctl(&["resync", replica, "--yes"])?;
+    ensure!(output.status.success(), "replctl resync: {output:?}");
+    daemon.wait_replica(replica, "to stream again", ARRIVAL, |one| {
+        one.membership == Membership::Streaming
+    })?;
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use repl_tests::sqlite::SqliteDb;
 use repl_tests::wait::wait_until;
 use rusqlite::{Connection, params};
 
-use super::rig::{ARRIVAL, REPLICA};
+use super::rig::{self, ARRIVAL, REPLICA};
 
 /// The sum of all balances.
 const TOTAL: i64 = 200_000;
@@ -104,12 +104,7 @@ impl SqliteRig {
 
     /// `replctl resync`, and everything is equal again.
     pub fn resync(&self) -> Result<()> {
-        let output = self.daemon.replctl(&["resync", REPLICA, "--yes"])?;
-        ensure!(output.status.success(), "replctl resync: {output:?}");
-        self.daemon
-            .wait_replica(REPLICA, "to stream again", ARRIVAL, |replica| {
-                replica.membership == Membership::Streaming
-            })?;
+        rig::resync(&self.daemon, REPLICA)?;
         self.check()
     }
 }

@@ -444,7 +444,7 @@ impl Admin {
             })
     }
 
-    async fn published(&mut self) -> Result<Option<BTreeSet<TableName>>> {
+    pub(super) async fn published(&mut self) -> Result<Option<BTreeSet<TableName>>> {
         let read = |e: sqlx::Error| from_sqlx(&e, "reading the publication");
         let there = sqlx::query("SELECT 1 FROM pg_publication WHERE pubname = $1")
             .bind(&self.publication)

@@ -270,8 +270,6 @@ impl Capture for PgCapture {
             None => self.create_slot(&mut admin).await?,
         };
         let server = admin.position().await?;
-        port.board
-            .update(|status| status.instance.clone_from(&server.instance));
         port.writer.history(History {
             epoch,
             source: self.identity(&server),
@@ -282,13 +280,9 @@ impl Capture for PgCapture {
         Ok(())
     }
 
-    async fn lacking(&mut self, selection: &Selection) -> Result<Lacking> {
+    async fn lacking(&mut self, tables: &[TableName]) -> Result<Lacking> {
         let mut admin = self.admin().await?;
-        admin.preflight().await?;
-        let tables = catalog::tables(&mut admin.connection, selection, None).await?;
-        let taken = tables.into_iter().filter(|table| table.refusal.is_empty());
-        let names: Vec<TableName> = taken.map(|table| table.schema.table).collect();
-        admin.lacking(&names, self.options.manage_publication).await
+        admin.lacking(tables, self.options.manage_publication).await
     }
 
     /// The slot stays at what is durable here, and the server decodes the same commits in the same

@@ -8,15 +8,11 @@ use super::admin::Admin;
 use super::catalog_error::from_sqlx;
 use crate::seam::{ConnectorError, Lacking, Result};
 
-/// Most tables named in one finding.
-const LISTED: usize = 8;
-
 /// The role and the publication.
 struct Standing {
     role: String,
     database: String,
     may_create: bool,
-    published: bool,
     owns_publication: bool,
 }
 
@@ -26,7 +22,6 @@ struct Access {
     owner: String,
     owned: bool,
     readable: bool,
-    published: bool,
 }
 
 impl Admin {
@@ -38,8 +33,10 @@ impl Admin {
     pub async fn lacking(&mut self, tables: &[TableName], manage: bool) -> Result<Lacking> {
         let standing = self.standing().await?;
         let access = self.access(tables).await?;
+        let published = self.published().await?;
         let name = quote_identifier(self.publication());
-        let none = standing.refusal(self.publication(), manage, &access);
+        let none = standing.refusal(self.publication(), published.is_some(), manage, &access);
+        let published = published.unwrap_or_default();
         let mut some = Vec::new();
         let unread: Vec<&Access> = access.iter().filter(|one| !one.readable).collect();
         if !unread.is_empty() {
@@ -52,7 +49,8 @@ impl Admin {
             );
             some.push(ConnectorError::new(ErrorKind::Privilege, what).advice(advice));
         }
-        let left_out = |one: &&Access| none.is_none() && !one.published && !(manage && one.owned);
+        let held = |one: &Access| published.contains(&one.table) || manage && one.owned;
+        let left_out = |one: &&Access| none.is_none() && !held(one);
         let left_out: Vec<&Access> = access.iter().filter(left_out).collect();
         if let Some(first) = left_out.first() {
             let what = format!("publication {name} does not hold {}", listed(&left_out));
@@ -78,7 +76,6 @@ impl Admin {
         let row = sqlx::query(
             "SELECT current_user::text AS role, current_database()::text AS database,
                     has_database_privilege(current_database(), 'CREATE') AS may_create,
-                    p.oid IS NOT NULL AS published,
                     coalesce(pg_has_role(p.pubowner, 'USAGE'), false) AS owns_publication
                FROM (SELECT $1::text AS name) g LEFT JOIN pg_publication p ON p.pubname = g.name",
         )
@@ -90,7 +87,6 @@ impl Admin {
             role: row.try_get("role").map_err(doing)?,
             database: row.try_get("database").map_err(doing)?,
             may_create: row.try_get("may_create").map_err(doing)?,
-            published: row.try_get("published").map_err(doing)?,
             owns_publication: row.try_get("owns_publication").map_err(doing)?,
         })
     }
@@ -103,9 +99,7 @@ impl Admin {
             "SELECT g.schema, g.name, pg_get_userbyid(c.relowner)::text AS owner,
                     pg_has_role(c.relowner, 'USAGE') AS owned,
                     has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
-                        AS readable,
-                    EXISTS (SELECT FROM pg_publication_tables p WHERE p.pubname = $3
-                             AND p.schemaname = g.schema AND p.tablename = g.name) AS published
+                        AS readable
                FROM unnest($1::text[], $2::text[]) AS g(schema, name)
                JOIN pg_namespace n ON n.nspname = g.schema
                JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = g.name
@@ -113,7 +107,6 @@ impl Admin {
         )
         .bind(schemas)
         .bind(names)
-        .bind(self.publication().to_owned())
         .fetch_all(&mut self.connection)
         .await
         .map_err(doing)?;
@@ -124,7 +117,6 @@ impl Admin {
                 owner: text("owner")?,
                 owned: row.try_get("owned")?,
                 readable: row.try_get("readable")?,
-                published: row.try_get("published")?,
             })
         };
         rows.iter()
@@ -139,12 +131,13 @@ impl Standing {
     fn refusal(
         &self,
         publication: &str,
+        published: bool,
         manage: bool,
         access: &[Access],
     ) -> Option<ConnectorError> {
         let (name, role) = (quote_identifier(publication), quote_identifier(&self.role));
         let error = |kind, what, advice| Some(ConnectorError::new(kind, what).advice(advice));
-        if !self.published && !manage {
+        if !published && !manage {
             let tables: Vec<String> = access.iter().map(|one| one.table.quoted()).collect();
             return error(
                 ErrorKind::Configuration,
@@ -157,7 +150,7 @@ impl Standing {
                 ),
             );
         }
-        if !self.published && !self.may_create {
+        if !published && !self.may_create {
             return error(
                 ErrorKind::Privilege,
                 format!("role {} may not make the publication {name}", self.role),
@@ -167,7 +160,7 @@ impl Standing {
                 ),
             );
         }
-        if self.published && manage && !self.owns_publication {
+        if published && manage && !self.owns_publication {
             return error(
                 ErrorKind::Privilege,
                 format!("publication {name} is not role {}'s to change", self.role),
@@ -182,10 +175,6 @@ impl Standing {
 }
 
 fn listed(tables: &[&Access]) -> String {
-    let names = tables.iter().take(LISTED).map(|one| one.table.to_string());
-    let names: Vec<String> = names.collect();
-    match tables.len().saturating_sub(LISTED) {
-        0 => names.join(", "),
-        more => format!("{} and {more} more", names.join(", ")),
-    }
+    let names: Vec<String> = tables.iter().map(|one| one.table.to_string()).collect();
+    super::role::listed(&names)
 }

@@ -40,12 +40,12 @@ pub trait Capture: Send {
         reason: &str,
     ) -> Result<()>;
 
-    /// What keeps the selected tables from being captured or copied, found without a change: what
+    /// What keeps these tables from being captured or copied, found without a change: what
     /// refuses all of them, and what concerns some.
     ///
     /// # Errors
     /// When the source cannot be asked.
-    async fn lacking(&mut self, _selection: &Selection) -> Result<Lacking> {
+    async fn lacking(&mut self, _tables: &[TableName]) -> Result<Lacking> {
         Ok(Lacking::default())
     }
 

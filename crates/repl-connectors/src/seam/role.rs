@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use repl_core::SourcePosition;
 use repl_core::deposed::{Deposed, Found};
 use repl_core::position::SourceIdentity;
-use repl_core::schema::{TableName, TableSchema};
+use repl_core::schema::{Column, TableName, TableSchema, quote_identifier};
 use repl_core::select::Selection;
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +47,28 @@ impl Finding {
     pub fn missing(name: &TableName) -> Finding {
         let remedy = format!("copy it there: replctl resync, or exclude {name} from the selection");
         Finding::blocker(format!("table {name} is not there"), remedy)
+    }
+
+    /// A column that the table has there and the primary's has not; `same` compares names. With it
+    /// would return what was dropped at the primary.
+    pub fn superfluous(
+        wanted: &TableSchema,
+        here: &TableSchema,
+        same: impl Fn(&str, &str) -> bool,
+    ) -> Option<Finding> {
+        let known = |one: &&Column| wanted.columns.iter().any(|c| same(&c.name, &one.name));
+        let more = here.columns.iter().find(|one| !known(one))?;
+        let name = &wanted.table;
+        let what = format!(
+            "table {name} has a column {} there, which the primary has not (any more)",
+            more.name
+        );
+        let drop = format!(
+            "ALTER TABLE {} DROP COLUMN {};",
+            name.quoted(),
+            quote_identifier(&more.name)
+        );
+        Some(Finding::blocker(what, drop))
     }
 
     /// Something worth knowing.
@@ -227,4 +249,35 @@ pub trait RoleSwitch: Send + Sync {
     /// # Errors
     /// When it cannot be done.
     async fn end_capture(&self) -> Result<Vec<String>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use repl_core::schema::{Identity, SchemaId};
+
+    use super::*;
+
+    fn table(columns: &[&str]) -> TableSchema {
+        let column = |name: &&str| Column::new(*name, "int", 0, true);
+        TableSchema {
+            id: SchemaId(1),
+            engine: "sqlite".into(),
+            table: TableName::new("main", "t"),
+            incarnation: String::new(),
+            columns: columns.iter().map(column).collect(),
+            identity: Identity::FullRow,
+        }
+    }
+
+    #[test]
+    fn a_column_too_many_is_told_by_the_engines_own_way_to_compare_names() {
+        let (wanted, here) = (table(&["a", "B"]), table(&["a", "b"]));
+        let any_case = |a: &str, b: &str| a.eq_ignore_ascii_case(b);
+        assert_eq!(Finding::superfluous(&wanted, &here, any_case), None);
+        let found = Finding::superfluous(&wanted, &here, |a, b| a == b).unwrap();
+        assert!(found.blocks);
+        assert_eq!(found.remedy, r#"ALTER TABLE "main"."t" DROP COLUMN "b";"#);
+        // One that is missing is not one too many.
+        assert_eq!(Finding::superfluous(&here, &table(&["a"]), any_case), None);
+    }
 }

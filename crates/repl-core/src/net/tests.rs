@@ -7,13 +7,7 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 fn route(id: u32, identity: Identity) -> Arc<Route> {
-    let column = |name: &str| Column {
-        name: name.into(),
-        type_name: "bigint".into(),
-        type_id: 20,
-        nullable: false,
-        detail: None,
-    };
+    let column = |name: &str| Column::new(name, "bigint", 20, false);
     Arc::new(Route {
         schema: Arc::new(TableSchema {
             id: SchemaId(id),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use repl_core::schema::{Column, TableName, TableSchema, quote_identifier};
+use repl_core::schema::{TableName, TableSchema, quote_identifier};
 use repl_core::select::Selection;
 use sqlx::{Executor, PgConnection, Row};
 
@@ -103,18 +103,8 @@ fn unlike(wanted: &TableSchema, found: Option<&CatalogTable>) -> Option<Finding>
             }
         }
     }
-    let known = |one: &Column| wanted.columns.iter().any(|column| column.name == one.name);
-    if let Some(more) = here.columns.iter().find(|one| !known(one)) {
-        let what = format!(
-            "table {name} has a column {} there, which the primary has not (any more)",
-            more.name
-        );
-        let drop = format!(
-            "ALTER TABLE {} DROP COLUMN {};",
-            name.quoted(),
-            quote_identifier(&more.name)
-        );
-        return Some(Finding::blocker(what, drop));
+    if let Some(finding) = Finding::superfluous(wanted, here, |a, b| a == b) {
+        return Some(finding);
     }
     let key = |schema: &TableSchema| {
         schema
@@ -311,7 +301,7 @@ pub(super) async fn beside(connection: &mut PgConnection) -> Result<BTreeSet<(St
 }
 
 /// At most a few names, and how many more there are.
-pub(super) fn listed(names: &[String]) -> String {
+pub(in crate::postgres) fn listed(names: &[String]) -> String {
     let shown = names.iter().take(LISTED).cloned().collect::<Vec<_>>();
     match names.len().saturating_sub(LISTED) {
         0 => shown.join(", "),

@@ -18,6 +18,7 @@ use repl_core::{ErrorKind, SourcePosition};
 use sqlx::{AssertSqlSafe, Executor};
 
 use self::fence::Fence;
+pub(in crate::postgres) use self::findings::listed;
 use super::admin::Admin;
 use super::capture::{PgCapture, within};
 use super::catalog::CatalogTable;

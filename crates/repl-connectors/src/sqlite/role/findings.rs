@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use repl_core::ErrorKind;
-use repl_core::schema::{Column, TableSchema, quote_identifier};
+use repl_core::schema::TableSchema;
 use repl_core::select::Selection;
 use rusqlite::Connection;
 
@@ -89,18 +89,8 @@ fn unlike(wanted: &TableSchema, found: Option<&Inspected>) -> Option<Finding> {
             }
         }
     }
-    let known = |one: &Column| wanted.columns.iter().any(|column| column.name == one.name);
-    if let Some(more) = here.columns.iter().find(|one| !known(one)) {
-        let what = format!(
-            "table {name} has a column {} there, which the primary has not (any more)",
-            more.name
-        );
-        let drop = format!(
-            "ALTER TABLE {} DROP COLUMN {};",
-            name.quoted(),
-            quote_identifier(&more.name)
-        );
-        return Some(Finding::blocker(what, drop));
+    if let Some(finding) = Finding::superfluous(wanted, &here, same) {
+        return Some(finding);
     }
     let key = |schema: &TableSchema| -> BTreeSet<String> {
         schema.key_names().map(str::to_ascii_lowercase).collect()

@@ -72,13 +72,14 @@ impl Worker {
             return Ok(());
         }
         self.wait_for_tables(checkpoint).await;
-        // The primary may not have been known when the session was opened.
-        self.check_distinct()?;
         self.parts.tables.borrow_and_update();
         let missing = self.missing_tables();
         if missing.is_empty() {
             return Ok(());
         }
+        // Who tells of its tables has told which database it is; it may not have been known when the
+        // session was opened.
+        self.check_distinct()?;
         self.wait_for_release(checkpoint).await;
         self.enter_copying()?;
         self.replica().show(Activity::Copying);
