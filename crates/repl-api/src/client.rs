@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
+use hyper::header::HeaderValue;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -14,9 +15,10 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::{
-    ActionDone, ApiError, ErrorBody, Health, Index, LedgerPage, Ledgers, LogInfo, LogQuery,
-    ModeRequest, PromoteRequest, Promotions, Readiness, ReplicaStatus, ReplicaVerb, ResyncRequest,
-    SkipRequest, SlotDropRequest, Status, Validation, ValidationRequest, WaitDone, WaitRequest,
+    ActionDone, ApiError, ErrorBody, GROUP_HEADER, Health, Index, LedgerPage, Ledgers, LogInfo,
+    LogQuery, ModeRequest, PromoteRequest, Promotions, Readiness, ReplicaStatus, ReplicaVerb,
+    ResyncRequest, SkipRequest, SlotDropRequest, Status, Validation, ValidationRequest, WaitDone,
+    WaitRequest,
 };
 
 /// Largest answer the client reads, in bytes; a bound against a peer that is not the daemon.
@@ -51,6 +53,16 @@ pub enum ClientError {
     /// The daemon refused the request or failed to carry it out.
     #[error("{0}")]
     Refused(ApiError),
+    /// Another group's daemon answers on the socket, or one that does not tell its group.
+    #[error("the daemon on {socket} is {}, not that of group {expected:?}", whose(found.as_deref()), socket = socket.display())]
+    WrongGroup {
+        /// The socket that was used.
+        socket: PathBuf,
+        /// The group that was meant.
+        expected: String,
+        /// The daemon's own, where it tells it.
+        found: Option<String>,
+    },
     /// The exchange broke off, or the answer is not one of this API.
     #[error("the answer on {socket} is not understood: {detail}", socket = socket.display())]
     Protocol {
@@ -73,6 +85,7 @@ impl ClientError {
 pub struct Client {
     socket: PathBuf,
     timeout: Duration,
+    group: Option<String>,
 }
 
 impl Client {
@@ -82,7 +95,15 @@ impl Client {
         Self {
             socket: socket.into(),
             timeout: Duration::from_secs(35),
+            group: None,
         }
+    }
+
+    /// The same client, for the daemon of `group` alone: another group's daemon on the socket carries
+    /// out nothing, and its answers are errors.
+    pub fn expecting(mut self, group: impl Into<String>) -> Self {
+        self.group = Some(group.into());
+        self
     }
 
     /// The same client, waiting at most `timeout` for each whole exchange.
@@ -267,6 +288,10 @@ impl Client {
         body: &impl Serialize,
     ) -> Result<T, ClientError> {
         let json = serde_json::to_vec(body).map_err(|error| self.protocol(error))?;
+        if self.group.is_some() {
+            // A daemon too old to look at the header must not carry out what is meant for another.
+            self.exchange(Method::GET, "/v1", Bytes::new()).await?;
+        }
         let (status, body) = self.exchange(Method::POST, path, json.into()).await?;
         self.decode(status, &body)
     }
@@ -319,11 +344,15 @@ impl Client {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.protocol(error))?;
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header("host", "localhost")
-            .header("content-type", "application/json")
+            .header("content-type", "application/json");
+        if let Some(group) = &self.group {
+            request = request.header(GROUP_HEADER, group);
+        }
+        let request = request
             .body(Full::new(body))
             .map_err(|error| self.protocol(error))?;
         let answer = async {
@@ -332,11 +361,14 @@ impl Client {
                 .await
                 .map_err(|error| self.protocol(error))?;
             let status = response.status();
+            let told = response.headers().get(GROUP_HEADER).cloned();
             let body = Limited::new(response.into_body(), MAX_RESPONSE_BODY)
                 .collect()
                 .await
-                .map_err(|error| self.protocol(error))?;
-            Ok((status, body.to_bytes()))
+                .map_err(|error| self.protocol(error))?
+                .to_bytes();
+            self.verify_group(told.as_ref(), status, &body)?;
+            Ok((status, body))
         };
         // The connection future moves the bytes. Driving it here, not in a task of its own, ties the
         // socket's life to this call; the answer is polled first so that an error of the transport
@@ -350,11 +382,43 @@ impl Client {
         }
     }
 
+    /// Holds the group that answered against the one that is meant.
+    fn verify_group(
+        &self,
+        told: Option<&HeaderValue>,
+        status: StatusCode,
+        body: &[u8],
+    ) -> Result<(), ClientError> {
+        let Some(expected) = &self.group else {
+            return Ok(());
+        };
+        if told.is_some_and(|told| told == expected.as_str()) {
+            return Ok(());
+        }
+        // A refusal says itself what is wrong, and that nothing was done.
+        let refused = !status.is_success() && serde_json::from_slice::<ErrorBody>(body).is_ok();
+        if refused && told.is_none() {
+            return Ok(());
+        }
+        Err(ClientError::WrongGroup {
+            socket: self.socket.clone(),
+            expected: expected.clone(),
+            found: told.and_then(|told| Some(told.to_str().ok()?.to_owned())),
+        })
+    }
+
     fn protocol(&self, detail: impl std::fmt::Display) -> ClientError {
         ClientError::Protocol {
             socket: self.socket.clone(),
             detail: detail.to_string(),
         }
+    }
+}
+
+fn whose(found: Option<&str>) -> String {
+    match found {
+        Some(group) => format!("that of group {group:?}"),
+        None => "one that does not tell its group".to_owned(),
     }
 }
 

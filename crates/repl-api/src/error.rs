@@ -22,6 +22,8 @@ pub enum ErrorCode {
     ConfirmationRequired,
     /// The body exceeds [`crate::MAX_REQUEST_BODY`] (413).
     TooLarge,
+    /// The request is meant for another group than this daemon's (421).
+    WrongGroup,
     /// The daemon, or a part of it, cannot serve the request now; try again later (503).
     Unavailable,
     /// The operation is still running; its outcome will be in the status and the audit log (504).
@@ -44,6 +46,7 @@ impl ErrorCode {
             Self::RequestTimeout => 408,
             Self::Conflict => 409,
             Self::TooLarge => 413,
+            Self::WrongGroup => 421,
             Self::ConfirmationRequired => 422,
             Self::Internal | Self::Unknown => 500,
             Self::Unavailable => 503,

@@ -50,6 +50,10 @@ pub use validate::{
 /// The version of the API described by this crate: the first path segment of every endpoint.
 pub const API_VERSION: &str = "v1";
 
+/// The header that carries a group's name: in a request, the group it is meant for, and a daemon of
+/// another one refuses it; in every answer of a daemon, its own.
+pub const GROUP_HEADER: &str = "x-repl-group";
+
 /// Largest request body the daemon accepts, in bytes.
 pub const MAX_REQUEST_BODY: usize = 64 * 1024;
 

@@ -31,9 +31,14 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 pub struct Global {
     /// The daemon's admin socket (api.socket in its configuration)
-    #[arg(long, global = true, value_name = "PATH", env = "REPLCTL_SOCKET")]
+    /// [env: REPLCTL_SOCKET]
+    #[arg(long, global = true, value_name = "PATH", value_parser = socket_path)]
     pub socket: Option<PathBuf>,
-    /// The replication group: its socket is /run/repl-daemon/<GROUP>.sock
+    /// The replication group: a daemon of another one is refused. Without --socket its socket is
+    /// /run/repl-daemon/<GROUP>.sock [env: REPLCTL_GROUP]
+    ///
+    /// What the command line says goes before the environment: with one of the two options neither
+    /// variable is looked at.
     #[arg(long, global = true, value_name = "GROUP", value_parser = group_name)]
     pub group: Option<String>,
     /// Print JSON with stable field names instead of text
@@ -93,12 +98,23 @@ pub struct ReplicaArgs {
     pub replica: String,
 }
 
-/// Accepts a group name; it becomes part of a path, so separators are refused.
-fn group_name(text: &str) -> Result<String, String> {
-    if text.is_empty() || text.starts_with('.') || text.contains('/') {
+/// Accepts the name of a group (`[group] name` in a configuration).
+pub(crate) fn group_name(text: &str) -> Result<String, String> {
+    if text.contains('/') {
         return Err("a group name is not a path; use --socket for a path".to_owned());
     }
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    if text.is_empty() || !text.bytes().all(allowed) {
+        return Err("a group name is made of the characters a-z, 0-9 and _".to_owned());
+    }
     Ok(text.to_owned())
+}
+
+fn socket_path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() {
+        return Err("the path is empty".to_owned());
+    }
+    Ok(PathBuf::from(text))
 }
 
 /// Parses `500ms`, `2s`, `1m` or a number of seconds; at least 100 ms.

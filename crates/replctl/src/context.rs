@@ -1,6 +1,6 @@
 //! What the subcommands share: the daemon to talk to and the terminal to write to.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,7 +9,7 @@ use console::Term;
 use repl_api::Client;
 use serde::Serialize;
 
-use crate::cli::Global;
+use crate::cli::{Global, group_name};
 use crate::exit::Failure;
 use crate::render::View;
 
@@ -34,16 +34,29 @@ impl Context {
         self.global.json
     }
 
-    /// A client for the daemon the options name: `--socket`, else `--group`, else the only daemon there is.
+    /// A client for the daemon that the options name, else the environment, else the only one there is.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
-        if let Some(socket) = &self.global.socket {
-            return Ok(Client::new(socket));
-        }
+        let Named { socket, group } = self.named()?;
         let directory = Path::new(RUN_DIRECTORY);
-        if let Some(group) = &self.global.group {
-            return Ok(Client::new(directory.join(format!("{group}.sock"))));
-        }
-        only_socket(directory).map(Client::new)
+        let socket = match (socket, &group) {
+            (Some(socket), _) => socket,
+            (None, Some(group)) => directory.join(format!("{group}.sock")),
+            (None, None) => only_socket(directory)?,
+        };
+        let client = Client::new(socket);
+        Ok(match group {
+            Some(group) => client.expecting(group),
+            None => client,
+        })
+    }
+
+    /// The group that is meant, where one is named.
+    pub(crate) fn group(&self) -> Result<Option<String>, Failure> {
+        Ok(self.named()?.group)
+    }
+
+    fn named(&self) -> Result<Named, Failure> {
+        named(&self.global, |variable| std::env::var_os(variable))
     }
 
     /// How to render for stdout at this moment.
@@ -79,6 +92,40 @@ impl Context {
         }
         write_out(&text(&self.view()))
     }
+}
+
+/// The daemon that is meant, as far as somebody said it.
+#[derive(Debug, PartialEq)]
+struct Named {
+    /// Its socket.
+    socket: Option<PathBuf>,
+    /// Its group, which its answers are held against.
+    group: Option<String>,
+}
+
+/// What the command line says goes before the environment: one option there, and no variable counts. An
+/// empty variable is none.
+fn named(global: &Global, variable: impl Fn(&str) -> Option<OsString>) -> Result<Named, Failure> {
+    if global.socket.is_some() || global.group.is_some() {
+        return Ok(Named {
+            socket: global.socket.clone(),
+            group: global.group.clone(),
+        });
+    }
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+    let group = set("REPLCTL_GROUP").map(|value| {
+        let text = value.to_string_lossy();
+        group_name(&text).map_err(|why| {
+            Failure::usage(
+                format!("REPLCTL_GROUP is {text:?}: {why}"),
+                "unset it, or set it to the group's name",
+            )
+        })
+    });
+    Ok(Named {
+        socket: set("REPLCTL_SOCKET").map(PathBuf::from),
+        group: group.transpose()?,
+    })
 }
 
 /// A value that does not serialize: a defect, said plainly.
@@ -121,7 +168,7 @@ fn only_socket(directory: &Path) -> Result<PathBuf, Failure> {
                 "no daemon was named, and there is no socket in {}",
                 directory.display()
             ),
-            "give --socket PATH (api.socket in the daemon's configuration), or set REPLCTL_SOCKET",
+            "give --socket PATH (api.socket in the daemon's configuration), or set REPLCTL_SOCKET to it",
         )),
         several => {
             let groups: Vec<_> = several
@@ -139,6 +186,61 @@ fn only_socket(directory: &Path) -> Result<PathBuf, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_command_line_goes_before_the_environment() {
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        // --socket, --group, REPLCTL_SOCKET, REPLCTL_GROUP, and what they mean: socket, group.
+        let cases = [
+            ["", "", "", "", "", ""],
+            ["", "", "/a", "", "/a", ""],
+            ["", "", "", "a", "", "a"],
+            ["", "", "/a", "a", "/a", "a"],
+            ["", "b", "/a", "", "", "b"],
+            ["", "b", "", "a", "", "b"],
+            ["", "b", "/a", "a", "", "b"],
+            ["/b", "", "/a", "", "/b", ""],
+            ["/b", "", "", "a", "/b", ""],
+            ["/b", "", "/a", "a", "/b", ""],
+            ["/b", "b", "/a", "a", "/b", "b"],
+        ];
+        for [
+            socket,
+            group,
+            env_socket,
+            env_group,
+            wants_socket,
+            wants_group,
+        ] in cases
+        {
+            let global = Global {
+                socket: some(socket).map(PathBuf::from),
+                group: some(group),
+                json: false,
+            };
+            // An empty variable is none.
+            let variable = |name: &str| match name {
+                "REPLCTL_SOCKET" => Some(OsString::from(env_socket)),
+                _ => Some(OsString::from(env_group)),
+            };
+            let wants = Named {
+                socket: some(wants_socket).map(PathBuf::from),
+                group: some(wants_group),
+            };
+            let case = format!("{socket} {group} {env_socket} {env_group}");
+            assert_eq!(named(&global, variable).unwrap(), wants, "{case}");
+            if env_socket.is_empty() && env_group.is_empty() {
+                assert_eq!(named(&global, |_| None).unwrap(), wants, "{case}");
+            }
+        }
+        let nothing = Global {
+            socket: None,
+            group: None,
+            json: false,
+        };
+        let wrong = named(&nothing, |_| Some(OsString::from("../x"))).unwrap_err();
+        assert!(format!("{wrong:?}").contains("REPLCTL_GROUP"), "{wrong:?}");
+    }
 
     #[test]
     fn the_only_socket_is_found() {

@@ -122,7 +122,7 @@ impl From<ClientError> for Failure {
                     }
                     _ => {
                         "start the daemon, or name its socket (api.socket in its configuration) with \
-                         --socket or REPLCTL_SOCKET"
+                         --socket, or with REPLCTL_SOCKET (which --group goes before)"
                     }
                 };
                 Self::new(Exit::Unreachable, "unreachable", message, advice)
@@ -132,6 +132,21 @@ impl From<ClientError> for Failure {
                 "unreachable",
                 message,
                 "the daemon is overloaded, stopped (SIGSTOP) or hanging: look at its log",
+            ),
+            ClientError::WrongGroup { found, .. } => Self::new(
+                Exit::Failed,
+                "wrong_group",
+                format!("{message}; nothing was done"),
+                match found {
+                    Some(_) => {
+                        "name the socket of the group's own daemon with --socket, or the group that is \
+                         meant with --group"
+                    }
+                    None => {
+                        "it is another program, or a daemon older than this replctl (replctl --version): \
+                         restart the daemon after an upgrade"
+                    }
+                },
             ),
             ClientError::Protocol { .. } => Self::new(
                 Exit::Failed,

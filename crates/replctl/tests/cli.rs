@@ -24,6 +24,11 @@ struct Daemon {
 
 impl Daemon {
     fn answering(answers: Vec<(u16, String)>) -> Self {
+        Self::of_group("x-repl-group: shop\r\n", answers)
+    }
+
+    /// One whose answers carry this header.
+    fn of_group(header: &'static str, answers: Vec<(u16, String)>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("d.sock");
         let listener = UnixListener::bind(&socket).unwrap();
@@ -33,7 +38,8 @@ impl Daemon {
             for (code, body) in answers {
                 let (mut stream, _) = listener.accept().unwrap();
                 seen.lock().unwrap().push(read_request(&mut stream));
-                let head = format!("HTTP/1.1 {code} X\r\ncontent-length: {}\r\n", body.len());
+                let length = body.len();
+                let head = format!("HTTP/1.1 {code} X\r\n{header}content-length: {length}\r\n");
                 let _ =
                     stream.write_all(format!("{head}connection: close\r\n\r\n{body}").as_bytes());
             }
@@ -80,7 +86,10 @@ fn read_request(stream: &mut impl Read) -> String {
 
 fn replctl() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_replctl"));
-    command.env_remove("REPLCTL_SOCKET").env("COLUMNS", "100");
+    command
+        .env_remove("REPLCTL_SOCKET")
+        .env_remove("REPLCTL_GROUP");
+    command.env("COLUMNS", "100");
     command
 }
 
@@ -300,8 +309,95 @@ fn an_unreachable_daemon_is_code_3() {
 }
 
 #[test]
+fn another_groups_daemon_is_told_by_its_answer() {
+    let index = || (200, r#"{"api_version":"v1","endpoints":[]}"#.to_owned());
+    // Another group's daemon, one that is too old to tell its group, and the right one.
+    let other = Daemon::answering(vec![index(), json(&samples::healthy())]);
+    let old = Daemon::of_group("", vec![index(), json(&samples::healthy())]);
+    for (daemon, group) in [(&other, "billing"), (&old, "shop")] {
+        for arguments in [["pause", "replica-1"], ["status", "--check"]] {
+            let arguments = [&["--group", group][..], &arguments].concat();
+            let refused = daemon.run(&arguments);
+            assert_eq!(refused.status.code(), Some(1), "{}", out(&refused));
+            assert!(
+                err(&refused).contains("nothing was done"),
+                "{}",
+                err(&refused)
+            );
+            assert!(err(&refused).contains(group), "{}", err(&refused));
+        }
+        let requests = daemon.requests.lock().unwrap();
+        assert!(
+            requests.iter().all(|one| one.starts_with("GET ")),
+            "{requests:?}"
+        );
+    }
+    let right = Daemon::answering(vec![index(), done()]);
+    let paused = right.run(&["--group", "shop", "pause", "replica-1"]);
+    assert_eq!(paused.status.code(), Some(0), "{}", err(&paused));
+    let requests = right.requests.lock().unwrap();
+    assert!(
+        requests[1].contains("x-repl-group: shop\r\n"),
+        "{requests:?}"
+    );
+}
+
+#[test]
+fn the_command_line_goes_before_the_environment() {
+    let index = || (200, r#"{"api_version":"v1","endpoints":[]}"#.to_owned());
+    let daemon = Daemon::answering(vec![index(), index(), done(), done()]);
+    let run = |options: &[&str], group: &str| {
+        let mut command = replctl();
+        command
+            .env("REPLCTL_SOCKET", &daemon.socket)
+            .env("REPLCTL_GROUP", group);
+        command
+            .args(options)
+            .args(["pause", "replica-1"])
+            .output()
+            .unwrap()
+    };
+    let asked = || daemon.requests.lock().unwrap().len();
+    // There is no such group here, and the daemon of the environment is not asked.
+    let named = run(&["--group", "no_such_group"], "");
+    assert_eq!(named.status.code(), Some(3), "{}", out(&named));
+    assert!(
+        err(&named).contains("no_such_group.sock"),
+        "{}",
+        err(&named)
+    );
+    let named = run(&["--socket", "/nonexistent/d.sock"], "shop");
+    assert_eq!((named.status.code(), asked()), (Some(3), 0));
+    // The environment alone: both variables count.
+    let other = run(&[], "billing");
+    assert_eq!(
+        (other.status.code(), asked()),
+        (Some(1), 1),
+        "{}",
+        out(&other)
+    );
+    let right = run(&[], "shop");
+    assert_eq!(
+        (right.status.code(), asked()),
+        (Some(0), 3),
+        "{}",
+        err(&right)
+    );
+    let socket_alone = run(&[], "");
+    assert_eq!((socket_alone.status.code(), asked()), (Some(0), 4));
+    // An empty variable is none.
+    let mut nothing = replctl();
+    nothing.env("REPLCTL_SOCKET", "").env("REPLCTL_GROUP", "");
+    let nothing = nothing
+        .args(["--group", "no_such_group", "status"])
+        .output()
+        .unwrap();
+    assert_eq!(nothing.status.code(), Some(3), "{}", err(&nothing));
+}
+
+#[test]
 fn wrong_usage_is_code_2() {
-    let wrong: [&[&str]; 11] = [
+    let wrong: [&[&str]; 15] = [
         &[],
         &["explode"],
         &["pause"],
@@ -312,6 +408,10 @@ fn wrong_usage_is_code_2() {
         &["status", "--interval", "1s"],
         &["status", "--watch", "--check"],
         &["--group", "../x", "status"],
+        &["--group", "", "status"],
+        &["--group", "Shop", "status"],
+        &["--group", "..", "status"],
+        &["--socket", "", "status"],
         &["help", "nonsense"],
     ];
     for arguments in wrong {

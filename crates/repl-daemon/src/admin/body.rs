@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use repl_api::{ErrorBody, ErrorCode, MAX_REQUEST_BODY};
 use serde::de::DeserializeOwned;
 
-use super::{ControlError, Limits};
+use super::ControlError;
 
 /// A failed request; becomes the uniform error document with its HTTP status.
 #[derive(Debug)]
@@ -40,46 +40,49 @@ impl IntoResponse for Failure {
     }
 }
 
-/// How long a request's body may take to arrive; an extension of every request.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct BodyTimeout(pub(super) Duration);
+/// The whole body of a request, bounded in size and time.
+pub(super) async fn receive(request: Request, limit: Duration) -> Result<Bytes, Failure> {
+    // A declared length is believed at once; an undeclared one is counted while it arrives.
+    if request.body().size_hint().lower() > MAX_REQUEST_BODY as u64 {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(limit, Bytes::from_request(request, &())).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            Err(too_large())
+        }
+        Ok(Err(rejection)) => Err(Failure::new(
+            ErrorCode::BadRequest,
+            format!("the request body cannot be read: {}", rejection.body_text()),
+            "send a Content-Length that matches the body, or whole chunks",
+        )),
+        Err(_) => Err(Failure::new(
+            ErrorCode::RequestTimeout,
+            format!(
+                "the request body was not complete after {} s",
+                limit.as_secs_f64()
+            ),
+            "send the body without pauses, and a Content-Length that matches it",
+        )),
+    }
+}
 
-/// The whole body of a request, bounded in size and time. The content type is not looked at, so that
-/// `curl -d` works without a header.
+/// The body of a request that was received. The content type is not looked at, so that `curl -d` works
+/// without a header.
 pub(super) struct RequestBody(Bytes);
 
 impl<S: Send + Sync> FromRequest<S> for RequestBody {
     type Rejection = Failure;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
-        // A declared length is believed at once; an undeclared one is counted while it arrives.
-        if request.body().size_hint().lower() > MAX_REQUEST_BODY as u64 {
-            return Err(too_large());
-        }
-        let limit = match request.extensions().get::<BodyTimeout>() {
-            Some(timeout) => timeout.0,
-            None => Limits::default().body_timeout,
-        };
-        let read = tokio::time::timeout(limit, Bytes::from_request(request, state));
-        match read.await {
-            Ok(Ok(bytes)) => Ok(Self(bytes)),
-            Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                Err(too_large())
-            }
-            Ok(Err(rejection)) => Err(Failure::new(
+        let bytes = Bytes::from_request(request, state).await;
+        bytes.map(Self).map_err(|rejection| {
+            Failure::new(
                 ErrorCode::BadRequest,
                 format!("the request body cannot be read: {}", rejection.body_text()),
-                "",
-            )),
-            Err(_) => Err(Failure::new(
-                ErrorCode::RequestTimeout,
-                format!(
-                    "the request body was not complete after {} s",
-                    limit.as_secs_f64()
-                ),
-                "send the body without pauses, and a Content-Length that matches it",
-            )),
-        }
+                "send JSON; GET /v1 lists the endpoints",
+            )
+        })
     }
 }
 

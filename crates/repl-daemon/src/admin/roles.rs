@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::extract::{Query, State};
+use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -22,12 +23,13 @@ use repl_api::{Membership, PromotionState, ReplicaStatus, Status};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use super::Control;
+use super::seats::{Seat, Seats};
 
-/// Connections served at the same time; more wait in the kernel's backlog.
+/// Connections held at the same time; for one more, the oldest that is still sending its request or not
+/// reading its answer makes room.
 const MAX_CONNECTIONS: usize = 256;
 
 /// How long a connection may last, a request and its answer included.
@@ -53,39 +55,51 @@ impl RoleServer {
         Ok(RoleServer { listener })
     }
 
+    /// The address it is bound to.
+    ///
+    /// # Errors
+    /// When the system does not tell it.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
     /// Serves until `shutdown` completes.
     pub async fn serve(self, control: Arc<dyn Control>, shutdown: impl Future<Output = ()>) {
         let router = Router::new()
             .route("/primary", get(primary))
             .route("/replica", get(replica))
             .fallback(|| async { StatusCode::NOT_FOUND })
+            .layer(from_fn(seated))
             .with_state(control);
-        if let Ok(address) = self.listener.local_addr() {
+        if let Ok(address) = self.address() {
             info!(%address, "role checks ready");
         }
-        let mut connections = JoinSet::new();
+        let mut seats = Seats::new(MAX_CONNECTIONS);
         tokio::pin!(shutdown);
         loop {
-            tokio::select! {
+            let accepted = tokio::select! {
                 () = &mut shutdown => return,
-                Some(_) = connections.join_next(), if !connections.is_empty() => {}
-                accepted = self.listener.accept(), if connections.len() < MAX_CONNECTIONS => {
-                    match accepted {
-                        Ok((stream, _)) => {
-                            connections.spawn(connection(stream, router.clone()));
-                        }
-                        Err(error) => {
-                            warn!(%error, "role checks: cannot accept a connection");
-                            tokio::time::sleep(Duration::from_millis(200)).await;
-                        }
+                accepted = self.listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    tokio::select! {
+                        () = &mut shutdown => return,
+                        () = seats.free() => {}
                     }
+                    seats.take(|seat| connection(stream, router.clone(), seat));
+                }
+                Err(error) => {
+                    warn!(%error, "role checks: cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(200)).await;
                 }
             }
         }
     }
 }
 
-async fn connection(stream: TcpStream, router: Router) {
+async fn connection(stream: TcpStream, router: Router, seat: Arc<Seat>) {
+    let router = router.layer(Extension(seat));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(LIFETIME)
@@ -95,6 +109,16 @@ async fn connection(stream: TcpStream, router: Router) {
     if let Ok(Err(error)) = tokio::time::timeout(LIFETIME, served).await {
         debug!(%error, "role checks: connection ended early");
     }
+}
+
+/// Answers a request, whose head is complete.
+async fn seated(Extension(seat): Extension<Arc<Seat>>, request: Request, next: Next) -> Response {
+    if !seat.received() {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    let response = next.run(request).await;
+    seat.answered();
+    response
 }
 
 #[derive(Deserialize)]

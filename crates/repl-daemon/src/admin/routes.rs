@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -21,8 +22,9 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tracing::{error, info, warn};
 
+use super::admission::{self, Admission};
 use super::audit::{AuditLog, Intent};
-use super::body::{BodyTimeout, Failure, RequestBody};
+use super::body::{Failure, RequestBody};
 use super::control::unknown_replica;
 use super::{Actor, Control, ControlError, Limits};
 
@@ -144,6 +146,7 @@ pub(super) const ENDPOINTS: [(&str, &str, &str); 23] = [
 
 /// The router for peers that may use the API. Each request must carry an [`Actor`] extension.
 pub(super) fn router(app: App, limits: &Limits) -> Router {
+    let admission = Admission::new(Arc::clone(&app.control), limits);
     Router::new()
         .route("/v1", get(index))
         .route("/v1/status", get(status))
@@ -163,8 +166,8 @@ pub(super) fn router(app: App, limits: &Limits) -> Router {
         .route("/v1/validations/{id}/{verb}", post(validation_verb))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(admission, admission::admit))
         .layer(DefaultBodyLimit::max(MAX_REQUEST_BODY))
-        .layer(Extension(BodyTimeout(limits.body_timeout)))
         .with_state(app)
 }
 

@@ -11,12 +11,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use super::audit::AuditLog;
 use super::peer::Authority;
 use super::routes::{self, App, MAX_VERBS};
+use super::seats::{Seat, Seats};
 use super::socket::{self, AdminError, SocketFile};
 use super::{Actor, Control};
 
@@ -57,15 +57,20 @@ impl AdminConfig {
 /// Bounds on connections and requests.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Connections served at the same time; more wait in the kernel's backlog.
+    /// Connections held at the same time; for one more, the oldest that is still sending its request
+    /// or not reading its answer makes room.
     pub max_connections: usize,
+    /// Requests that may take long (waits, the begin of a comparison) at the same time; more are refused.
+    pub max_long: usize,
     /// How long the head of a request may take to arrive.
     pub header_timeout: Duration,
     /// How long the body of a request may take to arrive.
     pub body_timeout: Duration,
     /// How long the daemon may take for the answer. A mutating verb goes on beyond it.
     pub request_timeout: Duration,
-    /// How long a connection may last in all, a slow reader of the answer included.
+    /// How long the client may take to read the answer.
+    pub answer_timeout: Duration,
+    /// How long a connection may last in all.
     pub connection_lifetime: Duration,
     /// How long a shutdown waits for requests and verbs under way.
     pub drain: Duration,
@@ -74,11 +79,13 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_connections: 64,
+            max_connections: 256,
+            max_long: 128,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
-            connection_lifetime: Duration::from_secs(60),
+            answer_timeout: Duration::from_secs(15),
+            connection_lifetime: Duration::from_secs(75),
             drain: Duration::from_secs(10),
         }
     }
@@ -160,14 +167,14 @@ impl AdminServer {
         });
         info!(socket = %socket.display(), "admin API ready");
 
-        let mut connections = JoinSet::new();
-        accept_until(&listener, &door, &mut connections, shutdown).await;
+        let mut seats = Seats::new(door.limits.max_connections);
+        accept_until(&listener, &door, &mut seats, shutdown).await;
 
         // New clients are refused at once, not left waiting in the backlog.
         drop((listener, file));
         stop.send_replace(true);
         let ended = async {
-            while connections.join_next().await.is_some() {}
+            seats.emptied().await;
             // All permits back: no verb is under way, and none can begin.
             let _ = verbs.acquire_many(MAX_VERBS as u32).await;
         };
@@ -180,29 +187,31 @@ impl AdminServer {
     }
 }
 
-/// Accepts connections until `shutdown`, never holding more than the limit.
+/// Accepts connections until `shutdown`.
 async fn accept_until(
     listener: &UnixListener,
     door: &Arc<Door>,
-    connections: &mut JoinSet<()>,
+    seats: &mut Seats,
     shutdown: impl Future<Output = ()>,
 ) {
     tokio::pin!(shutdown);
     loop {
-        tokio::select! {
+        let accepted = tokio::select! {
             () = &mut shutdown => return,
-            Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            accepted = listener.accept(), if connections.len() < door.limits.max_connections => {
-                match accepted {
-                    Ok((stream, _)) => {
-                        connections.spawn(Arc::clone(door).connection(stream));
-                    }
-                    Err(error) => {
-                        // Out of file descriptors, most likely: nothing but time helps.
-                        warn!(%error, "admin API: cannot accept a connection");
-                        tokio::time::sleep(Duration::from_millis(200)).await;
-                    }
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                tokio::select! {
+                    () = &mut shutdown => return,
+                    () = seats.free() => {}
                 }
+                seats.take(|seat| Arc::clone(door).connection(stream, seat));
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: nothing but time helps.
+                warn!(%error, "admin API: cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }
     }
@@ -220,9 +229,12 @@ struct Door {
 impl Door {
     /// Serves one connection: one request, then it is closed. Keeping it alive would let an idle client
     /// hold a slot, and saves nothing on a local socket.
-    async fn connection(self: Arc<Self>, stream: UnixStream) {
+    async fn connection(self: Arc<Self>, stream: UnixStream, seat: Arc<Seat>) {
         let router = match self.admit(&stream).await {
-            Some(actor) => self.router.clone().layer(Extension(actor)),
+            Some(actor) => {
+                let router = self.router.clone().layer(Extension(actor));
+                router.layer(Extension(Arc::clone(&seat)))
+            }
             None => routes::deny_router(),
         };
         let connection = http1::Builder::new()
@@ -241,10 +253,16 @@ impl Door {
             }
             connection.await
         };
-        match tokio::time::timeout(self.limits.connection_lifetime, served).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => debug!(%error, "admin API: connection ended early"),
-            Err(_) => debug!("admin API: connection cut off at the end of its time"),
+        tokio::select! {
+            served = served => if let Err(error) = served {
+                debug!(%error, "admin API: connection ended early");
+            },
+            () = seat.unread_for(self.limits.answer_timeout) => {
+                debug!("admin API: connection cut off, its answer is not read");
+            }
+            () = tokio::time::sleep(self.limits.connection_lifetime) => {
+                debug!("admin API: connection cut off at the end of its time");
+            }
         }
     }
 

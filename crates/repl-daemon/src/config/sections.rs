@@ -1,5 +1,6 @@
 //! The sections that describe the daemon itself, each with the checks it can make alone.
 
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -139,6 +140,13 @@ pub(super) fn api(mut section: Section<'_>, base: &Path, log_dir: &Path) -> ApiC
         }
         address
     });
+    if listen.is_some_and(on_all_addresses) {
+        let what = "role checks are served on every address of this machine";
+        let why = "whoever reaches it may ask, without an account, which node is the primary";
+        let fix = "name the one address that load balancers use, or keep others out by a firewall";
+        let key = section.key("listen");
+        section.findings().warning(&key, complaint(what, why, fix));
+    }
     section.finish();
     ApiConfig {
         listen,
@@ -146,6 +154,12 @@ pub(super) fn api(mut section: Section<'_>, base: &Path, log_dir: &Path) -> ApiC
         socket_mode,
         socket_group,
     }
+}
+
+/// `0.0.0.0`, `::`, and the former in the form of the latter.
+fn on_all_addresses(address: SocketAddr) -> bool {
+    let ip = address.ip();
+    ip.to_canonical().is_unspecified() || ip.is_unspecified()
 }
 
 fn socket_mode(section: &mut Section<'_>) -> u32 {

@@ -11,9 +11,11 @@ use crate::admin::Limits;
 fn quick() -> Limits {
     Limits {
         max_connections: 8,
+        max_long: 2,
         header_timeout: Duration::from_millis(300),
         body_timeout: Duration::from_millis(300),
         request_timeout: Duration::from_secs(5),
+        answer_timeout: Duration::from_secs(5),
         connection_lifetime: Duration::from_secs(5),
         drain: Duration::from_secs(5),
     }
@@ -85,14 +87,125 @@ async fn slow_clients_are_cut_off() {
     assert!(begun.elapsed() < Duration::from_secs(4));
 }
 
-#[tokio::test]
-async fn idle_connections_only_delay_others() {
-    let fixture = start().await;
-    let mut idle = Vec::new();
-    for _ in 0..40 {
-        idle.push(fixture.connect().await);
+/// What is slow, and patient: its own deadlines are too far to help.
+fn patient() -> Limits {
+    let far = Duration::from_secs(60);
+    Limits {
+        header_timeout: far,
+        body_timeout: far,
+        answer_timeout: far,
+        connection_lifetime: far,
+        ..quick()
     }
+}
+
+/// A quick answer comes at once, whatever is open besides.
+async fn answers_at_once(fixture: &Fixture) {
+    let begun = Instant::now();
     fixture.client.status().await.unwrap();
+    assert!(fixture.client.health().await.unwrap().problems.len() == 1);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{begun:?}");
+}
+
+#[tokio::test]
+async fn half_open_connections_delay_nobody() {
+    let fixture = Fixture::start_with(TestControl::default(), patient(), |_| {}).await;
+    let halves = [
+        &b""[..],
+        b"GET /v1/status HTTP/1.1\r\nho",
+        b"POST /v1/slot/drop HTTP/1.1\r\nhost: x\r\ncontent-length: 20\r\n\r\n{",
+    ];
+    let mut open = Vec::new();
+    for half in halves {
+        for _ in 0..40 {
+            let mut stream = fixture.connect().await;
+            // It may have been shown out already.
+            let _ = stream.write_all(half).await;
+            open.push(stream);
+        }
+        answers_at_once(&fixture).await;
+    }
+}
+
+#[tokio::test]
+async fn answers_that_are_not_read_delay_nobody() {
+    let fixture = Fixture::start_with(TestControl::default(), patient(), |_| {}).await;
+    let mut open = Vec::new();
+    for _ in 0..20 {
+        let mut stream = fixture.connect().await;
+        let wide = "x".repeat(8000);
+        let head = format!("GET /v1/log?limit=1000&table={wide} HTTP/1.1\r\nhost: x\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        open.push(stream);
+    }
+    answers_at_once(&fixture).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_read_is_cut_off() {
+    let limits = Limits {
+        answer_timeout: Duration::from_millis(300),
+        ..patient()
+    };
+    let fixture = Fixture::start_with(TestControl::default(), limits, |_| {}).await;
+    let mut stream = fixture.connect().await;
+    let wide = "x".repeat(8000);
+    let head = format!("GET /v1/log?limit=1000&table={wide} HTTP/1.1\r\nhost: x\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.readable().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    let answer = read_to_end(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "));
+    assert!(answer.len() < 8_000_000, "{}", answer.len());
+}
+
+fn waits_for_now() -> repl_api::WaitRequest {
+    serde_json::from_str(r#"{"timeout_ms": 1000}"#).unwrap()
+}
+
+#[tokio::test]
+async fn waits_have_places_of_their_own() {
+    let control = TestControl {
+        delay: Duration::from_secs(3),
+        ..TestControl::default()
+    };
+    let fixture = Fixture::start_with(control, quick(), |_| {}).await;
+    let mut waits = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let client = fixture.client.clone();
+        waits.spawn(async move { client.wait(&waits_for_now()).await });
+    }
+    let first = waits.join_next().await.unwrap().unwrap();
+    let Err(repl_api::ClientError::Refused(refused)) = first else {
+        panic!("{first:?}");
+    };
+    assert_eq!(refused.code, ErrorCode::Unavailable);
+    assert!(!refused.advice.is_empty());
+    answers_at_once(&fixture).await;
+    assert!(waits.try_join_next().is_none(), "the others still wait");
+    for done in waits.join_all().await {
+        assert!(done.unwrap().done);
+    }
+}
+
+#[tokio::test]
+async fn requests_in_one_piece_and_resets_do_no_harm() {
+    let fixture = start().await;
+    let two = b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\nPOST /v1/replicas/replica-1/pause HTTP/1.1\r\nhost: x\r\n\r\n";
+    let answer = fixture.raw(two).await;
+    assert_eq!(answer.matches("HTTP/1.1 200 ").count(), 1, "{answer}");
+    assert!(fixture.calls().is_empty(), "one request, one answer");
+    for part in [
+        &b"GET /v1/sta"[..],
+        b"POST /v1/slot/drop HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{",
+    ] {
+        for _ in 0..20 {
+            let mut stream = fixture.connect().await;
+            stream.write_all(part).await.unwrap();
+            drop(stream);
+        }
+    }
+    answers_at_once(&fixture).await;
 }
 
 #[tokio::test]

@@ -294,6 +294,49 @@ async fn malformed_requests_change_nothing() {
 }
 
 #[tokio::test]
+async fn what_is_meant_for_another_group_is_refused() {
+    let fixture = Fixture::start().await;
+    let other = fixture.client.clone().expecting("billing");
+    for result in [
+        other.pause("replica-1").await,
+        other.resume("replica-1").await,
+    ] {
+        let wrong = result.unwrap_err();
+        assert!(
+            matches!(&wrong, ClientError::WrongGroup { found: Some(group), .. } if group == "shop"),
+            "{wrong:?}"
+        );
+        assert!(wrong.to_string().contains("billing"), "{wrong}");
+    }
+    assert!(matches!(
+        other.status().await,
+        Err(ClientError::WrongGroup { .. })
+    ));
+    assert!(matches!(
+        other.health().await,
+        Err(ClientError::WrongGroup { .. })
+    ));
+    // The order itself is refused too: a daemon may have been replaced since it was asked.
+    for header in ["billing", "Shop", "", "shop, billing", "\u{e9}"] {
+        let request = format!(
+            "POST /v1/replicas/replica-1/pause HTTP/1.1\r\nhost: x\r\nX-Repl-Group: {header}\r\n\r\n"
+        );
+        let answer = fixture.raw(request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 421 "), "{answer}");
+        assert!(answer.contains(r#""code":"wrong_group""#), "{answer}");
+    }
+    assert!(fixture.calls().is_empty() && fixture.audit().is_empty());
+    let own = fixture.client.clone().expecting("shop");
+    own.pause("replica-1").await.unwrap();
+    assert_eq!(own.status().await.unwrap().group, "shop");
+    assert!(!own.health().await.unwrap().healthy);
+    assert_eq!(refusal(own.pause("nobody").await).code, ErrorCode::NotFound);
+    assert_eq!(fixture.calls(), ["pause replica-1"]);
+    let named = fixture.raw(b"GET /v2 HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(named.contains("x-repl-group: shop\r\n"), "{named}");
+}
+
+#[tokio::test]
 async fn without_audit_nothing_is_carried_out() {
     let fixture = Fixture::start().await;
     std::fs::create_dir(fixture.audit_path()).unwrap();

@@ -218,6 +218,7 @@ impl Control for TestControl {
     }
 
     async fn wait(&self, request: &WaitRequest) -> Result<WaitDone, ControlError> {
+        tokio::time::sleep(self.delay).await;
         Ok(WaitDone {
             done: true,
             position: request.token.clone().unwrap_or_default(),

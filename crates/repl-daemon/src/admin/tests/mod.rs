@@ -4,3 +4,4 @@ mod bounds;
 mod endpoints;
 mod fixture;
 mod ownership;
+mod roles;
