@@ -4,6 +4,8 @@
 mod changes;
 #[path = "sqlite/group.rs"]
 mod group;
+#[path = "sqlite/process.rs"]
+mod process;
 #[path = "sqlite/quickstart.rs"]
 mod quickstart;
 #[path = "sqlite/schema.rs"]

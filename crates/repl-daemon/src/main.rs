@@ -23,6 +23,9 @@ struct Arguments {
     /// any more, and exit. For when the daemon is lost: what returns then may be on no replica.
     #[arg(long, conflicts_with = "check")]
     release: bool,
+    /// Only if the configuration is that of this group.
+    #[arg(long, requires = "release")]
+    group: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -38,6 +41,14 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let Some(group) = arguments.group.filter(|group| *group != config.group.name) {
+        eprintln!(
+            "{} is the configuration of group {:?}, not of {group:?}: nothing was done",
+            arguments.config.display(),
+            config.group.name
+        );
+        return ExitCode::FAILURE;
+    }
     if arguments.release {
         return release(&config);
     }
@@ -105,6 +116,9 @@ fn start_logging(config: &Config) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
+        // It would say on stderr that stderr cannot be written to, and panic: a reader of the log that
+        // has gone (a pipe, a closed terminal) must not end the daemon.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     match config.logging.format {
         LogFormat::Text => builder.init(),
@@ -117,6 +131,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
         .worker_threads(WORKER_THREADS)
         .enable_all()
         .build()?;
+    runtime.block_on(outlive_signals())?;
     let result = runtime.block_on(repl_daemon::run(config, stop_signal()));
     // Collector threads may sit in a read; they hold nothing that needs saving.
     runtime.shutdown_background();
@@ -125,6 +140,32 @@ fn serve(config: Config) -> anyhow::Result<()> {
 
 /// Connections are few and mostly wait; the work that is not waiting runs on threads of its own.
 const WORKER_THREADS: usize = 2;
+
+/// Has the signals that would end the process by default, and are sent for other reasons (a terminal that
+/// closes, `kill -HUP` to reload), change nothing. SIGPIPE is ignored by Rust's runtime.
+async fn outlive_signals() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let kinds = [
+        ("SIGHUP", SignalKind::hangup()),
+        ("SIGUSR1", SignalKind::user_defined1()),
+        ("SIGUSR2", SignalKind::user_defined2()),
+    ];
+    for (name, kind) in kinds {
+        let mut signals = signal(kind)?;
+        tokio::spawn(async move {
+            let mut told = false;
+            while signals.recv().await.is_some() {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::info!(
+                        signal = name,
+                        "ignored: the configuration is read at start, restart the daemon to change it"
+                    );
+                }
+            }
+        });
+    }
+    Ok(())
+}
 
 /// Completes on SIGTERM or SIGINT.
 async fn stop_signal() {
