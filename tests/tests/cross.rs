@@ -5,6 +5,7 @@ mod cross {
     mod check;
     mod chinook;
     mod group;
+    mod protected;
     mod refused;
     mod sqlite_primary;
     mod types;

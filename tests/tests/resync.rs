@@ -5,12 +5,14 @@ mod resync {
     #[allow(dead_code)]
     #[path = "../validate/ask.rs"]
     mod ask;
+    mod checkpoints;
     mod crashes;
     mod differences;
     #[allow(dead_code)]
     #[path = "../cross/group.rs"]
     mod group;
     mod hindrances;
+    mod lost_state;
     mod planted;
     mod returns;
     mod sqlite_primary;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use repl_api::Activity;
 use repl_connectors::seam::{ConnectorError, RoleSwitch, SourceTable};
 use repl_core::schema::TableName;
 use repl_core::select::Routing;
@@ -16,7 +17,7 @@ use crate::state::ReplicaRecord;
 
 /// How often it is looked whether writes are still refused.
 const LOOK: Duration = Duration::from_secs(10);
-/// How soon after a failure, and while the worker is busy making tables.
+/// How soon after a failure, and while tables are being made and copied.
 const RETRY: Duration = Duration::from_secs(1);
 /// How soon again at a former primary that has not been seen since its place was taken.
 const SIGHT: Duration = Duration::from_millis(200);
@@ -47,6 +48,7 @@ impl Guard {
             let looked = self.look().await;
             let deposed = self.is_deposed();
             let wait = match &looked {
+                Ok(_) if self.replica.view().activity == Some(Activity::Copying) => RETRY,
                 Ok(_) => LOOK,
                 Err(_) if deposed => SIGHT,
                 Err(_) => RETRY,

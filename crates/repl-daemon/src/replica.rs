@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use repl_api::{Activity, CopyProgress, ErrorInfo};
 use repl_connectors::seam::Commit;
@@ -45,6 +46,8 @@ pub struct View {
     pub copy: Option<CopyProgress>,
     /// Why its commits cannot be relied on; none when they can, or it is not connected.
     pub forgetful: Option<String>,
+    /// It waits for the log to come to this transaction, since then.
+    pub awaiting: Option<(Instant, Seq)>,
     /// Why writes of others than the daemon may not be refused, where they should be.
     pub unguarded: Option<String>,
     /// Age of the oldest unapplied transaction, milliseconds.

@@ -1,7 +1,9 @@
 //! What the daemon remembers of its replicas, beside the log: membership, pauses, skips.
 //!
 //! `state.json` in the log directory, replaced atomically (write, fsync, rename, fsync of the
-//! directory) before anything relies on the new content.
+//! directory) before anything relies on the new content. [`lost`] says what happens when it is gone.
+
+pub mod lost;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -18,6 +20,7 @@ use repl_core::schema::{TableName, TableSchema};
 use serde::{Deserialize, Serialize};
 
 use crate::document::{self, Replacement};
+use lost::{Lost, Past};
 
 /// Version of the file's format.
 const FORMAT: u32 = 1;
@@ -51,6 +54,9 @@ pub struct ReplicaRecord {
     /// Tables were copied and their foreign keys may be missing.
     #[serde(default)]
     pub foreign_keys_due: bool,
+    /// What was remembered of it was lost, and nobody has decided since what it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub doubted: bool,
     /// Commits of the primary may be promised on its account (see [`crate::mode`]).
     #[serde(default)]
     pub counted: bool,
@@ -99,6 +105,7 @@ impl ReplicaRecord {
             mend: None,
             restart: false,
             foreign_keys_due: false,
+            doubted: false,
             counted: false,
             handover: None,
             deposed: None,
@@ -135,6 +142,9 @@ impl ReplicaRecord {
 #[derive(Serialize, Deserialize)]
 struct Document {
     format: u32,
+    /// Counts how often the file was replaced; 0 in one of an earlier version.
+    #[serde(default)]
+    generation: u64,
     group: String,
     replicas: BTreeMap<String, ReplicaRecord>,
     /// The mode the operator ordered at run time, if any.
@@ -146,6 +156,13 @@ struct Document {
     /// Nodes that were primary and are not: they go on refusing writes.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     fenced: BTreeSet<String>,
+    /// An earlier file was lost, and there are replicas left of which nothing is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lost: Option<Lost>,
+    /// Commits of the primary that wait for the daemon go on doing so in a mode in which none should:
+    /// the file that was lost may have held another one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    gate_kept: bool,
 }
 
 /// A mode ordered at run time. It holds until the configuration's is changed.
@@ -157,6 +174,64 @@ pub struct ModeOrder {
     pub configured: Settings,
 }
 
+impl Document {
+    fn new(group: &str, generation: u64) -> Self {
+        Document {
+            format: FORMAT,
+            generation,
+            group: group.to_owned(),
+            replicas: BTreeMap::new(),
+            mode: None,
+            promotion: None,
+            fenced: BTreeSet::new(),
+            lost: None,
+            gate_kept: false,
+        }
+    }
+
+    /// Nothing is known of the replicas.
+    fn doubt(&mut self, why: &str, past: &Past) {
+        let now_ms = crate::clock::now_ms();
+        for name in &past.replicas {
+            let former = past.former.contains(name);
+            let record = lost::doubted(name, why, former, now_ms);
+            self.replicas.insert(name.clone(), record);
+        }
+        self.fenced.extend(past.former.iter().cloned());
+        self.gate_kept = true;
+        self.lost = Some(Lost {
+            at_ms: now_ms,
+            why: why.to_owned(),
+        });
+    }
+}
+
+fn parse(path: &Path, group: &str, bytes: &[u8]) -> anyhow::Result<Document> {
+    let place = path.display();
+    let document = serde_json::from_slice::<Document>(bytes).with_context(|| {
+        format!(
+            "{place} is damaged. It says which replicas are diverged, paused, in need of a resync or in the \
+             middle of one, which mode was ordered, and which former primaries must refuse writes; nothing \
+             else does. To go on without it: mv {place} {place}.damaged, and start again: every replica is then \
+             held until you have said what it is (replctl resume, then replctl validate --deep; or \
+             replctl resync)"
+        )
+    })?;
+    if document.format != FORMAT {
+        bail!(
+            "{place} has format {}; this version knows {FORMAT}",
+            document.format
+        );
+    }
+    if document.group != group {
+        bail!(
+            "{place} belongs to group {:?}, not {group:?}: give each group its own log.dir",
+            document.group
+        );
+    }
+    Ok(document)
+}
+
 /// The file and its content.
 pub struct StateFile {
     path: PathBuf,
@@ -164,47 +239,50 @@ pub struct StateFile {
 }
 
 impl StateFile {
-    /// Reads the file, or starts a new one.
+    /// Reads the file, or starts a new one. One that is missing although it was there, or that is an
+    /// older copy, is begun anew with every replica of `past` in doubt (see [`lost`]).
     ///
     /// # Errors
     /// When it is damaged, of another group or of a newer format: the daemon must not guess what
-    /// its replicas are.
-    pub fn open(dir: &Path, group: &str) -> anyhow::Result<StateFile> {
+    /// its replicas are. When it cannot be written.
+    pub fn open(dir: &Path, group: &str, past: &Past) -> anyhow::Result<StateFile> {
         let path = dir.join("state.json");
-        let document = match document::read(&path)? {
-            Some(bytes) => serde_json::from_slice::<Document>(&bytes).with_context(|| {
-                format!(
-                    "{} is damaged; move it away to start with every replica's own checkpoint",
-                    path.display()
-                )
-            })?,
-            None => Document {
-                format: FORMAT,
-                group: group.to_owned(),
-                replicas: BTreeMap::new(),
-                mode: None,
-                promotion: None,
-                fenced: BTreeSet::new(),
-            },
-        };
-        if document.format != FORMAT {
-            bail!(
-                "{} has format {}; this version knows {FORMAT}",
-                path.display(),
-                document.format
-            );
+        let read = document::read(&path)?;
+        let read = read.map(|bytes| parse(&path, group, &bytes)).transpose()?;
+        let marked = lost::marked(dir)?;
+        let why = lost::why(read.as_ref().map(|found| found.generation), marked, past);
+        if why.is_some() && read.is_some() {
+            lost::set_aside(&path, crate::clock::now_ms())?;
         }
-        if document.group != group {
-            bail!(
-                "{} belongs to group {:?}, not {group:?}: give each group its own log.dir",
-                path.display(),
-                document.group
-            );
+        let begins = read.is_none();
+        let newest = read.as_ref().map(|found| found.generation).max(marked);
+        let mut document = read
+            .filter(|_| why.is_none())
+            .unwrap_or_else(|| Document::new(group, newest.unwrap_or_default()));
+        if let Some(why) = why {
+            document.doubt(why, past);
         }
-        Ok(StateFile {
+        let state = StateFile {
             path,
             document: Mutex::new(document),
-        })
+        };
+        if begins || why.is_some() {
+            // Before any history begins, so that its absence tells something from then on.
+            let mut document = state.lock();
+            state.save(&mut document)?;
+        }
+        Ok(state)
+    }
+
+    /// That an earlier file was lost, while there are replicas of which nothing is known.
+    pub fn lost(&self) -> Option<Lost> {
+        self.lock().lost.clone()
+    }
+
+    /// Whether commits of the primary that wait go on waiting, although the mode says that none does:
+    /// until a mode is ordered.
+    pub fn keeps_gate(&self) -> bool {
+        self.lock().gate_kept
     }
 
     /// What is remembered of a replica, if anything.
@@ -232,12 +310,18 @@ impl StateFile {
         }
         // One step with what ends it: no acknowledgement can come in between.
         record.counted &= record.may_count();
+        record.doubted &= record.standing == Membership::Diverged;
         document.replicas.insert(name.to_owned(), record.clone());
-        if let Err(error) = self.save(&document) {
+        let lost = document.lost.clone();
+        if !document.replicas.values().any(|one| one.doubted) {
+            document.lost = None;
+        }
+        if let Err(error) = self.save(&mut document) {
             match before {
                 Some(before) => document.replicas.insert(name.to_owned(), before),
                 None => document.replicas.remove(name),
             };
+            document.lost = lost;
             return Err(error);
         }
         Ok(record)
@@ -254,10 +338,11 @@ impl StateFile {
     /// When the file cannot be written; what was remembered before is kept.
     pub fn order_mode(&self, order: ModeOrder) -> anyhow::Result<()> {
         let mut document = self.lock();
-        let before = document.mode.replace(order);
-        let saved = self.save(&document);
+        let before = (document.mode.replace(order), document.gate_kept);
+        document.gate_kept = false;
+        let saved = self.save(&mut document);
         if saved.is_err() {
-            document.mode = before;
+            (document.mode, document.gate_kept) = before;
         }
         saved
     }
@@ -279,7 +364,7 @@ impl StateFile {
     pub fn set_promotion(&self, promotion: Option<Promotion>) -> anyhow::Result<()> {
         let mut document = self.lock();
         let before = std::mem::replace(&mut document.promotion, promotion);
-        let saved = self.save(&document);
+        let saved = self.save(&mut document);
         if saved.is_err() {
             document.promotion = before;
         }
@@ -319,7 +404,7 @@ impl StateFile {
         document.fenced.insert(promotion.from.clone());
         document.fenced.remove(&promotion.to);
         let old = document.promotion.replace(promotion.clone());
-        let saved = self.save(&document);
+        let saved = self.save(&mut document);
         if saved.is_err() {
             (document.replicas, document.fenced) = before;
             document.promotion = old;
@@ -327,12 +412,15 @@ impl StateFile {
         saved
     }
 
-    fn save(&self, document: &Document) -> anyhow::Result<()> {
+    fn save(&self, document: &mut Document) -> anyhow::Result<()> {
+        document.generation += 1;
         let new = Replacement::prepare(&self.path, document)?;
         failpoint::hit("state.before_rename")?;
         new.commit(&self.path)?;
         failpoint::hit("state.after_rename")?;
-        Ok(())
+        // Behind the file: one that is newer than its mark is the newest.
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        lost::mark(dir, document.generation)
     }
 
     fn lock(&self) -> MutexGuard<'_, Document> {
@@ -347,19 +435,19 @@ mod tests {
     #[test]
     fn records_survive_and_foreign_files_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let state = StateFile::open(dir.path(), "shop").unwrap();
+        let state = StateFile::open(dir.path(), "shop", &Past::default()).unwrap();
         assert!(state.replica("r1").is_none());
         state
             .change("r1", 7, |record| record.standing = Membership::NeedsResync)
             .unwrap();
-        let again = StateFile::open(dir.path(), "shop").unwrap();
+        let again = StateFile::open(dir.path(), "shop", &Past::default()).unwrap();
         let record = again.replica("r1").unwrap();
         assert_eq!(
             (record.standing, record.since_ms),
             (Membership::NeedsResync, 7)
         );
-        assert!(StateFile::open(dir.path(), "other").is_err());
+        assert!(StateFile::open(dir.path(), "other", &Past::default()).is_err());
         std::fs::write(dir.path().join("state.json"), "{").unwrap();
-        assert!(StateFile::open(dir.path(), "shop").is_err());
+        assert!(StateFile::open(dir.path(), "shop", &Past::default()).is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! Puts together what `GET /v1/status` answers. Waits for no database.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use repl_api::{
     Activity, IngestState, LogStatus, Membership, Mode, ModeState, PrimaryState, PrimaryStatus,
@@ -23,6 +24,9 @@ use crate::replica::Replica;
 use crate::state::StateFile;
 use crate::validate::Record;
 use crate::wiring::engine_name;
+
+/// How long a replica may wait for the log to be completed before somebody should look.
+const AWAITING_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Everything status is read from.
 pub struct Group {
@@ -193,11 +197,29 @@ impl Group {
 
     fn alerts(&self) -> Vec<String> {
         let mut alerts = Vec::new();
+        let doubted = |replica: &Arc<Replica>| {
+            replica.node.enabled && replica.record().is_some_and(|record| record.doubted)
+        };
+        let lost = self.state.lost();
+        let lost = lost.filter(|_| self.replicas.iter().any(doubted));
+        alerts.extend(lost.map(|lost| lost.alert()));
+        alerts.extend(self.modes.kept_alert());
+        alerts.extend(self.promotions.alert());
+        alerts.extend(self.seen.alert());
         for replica in &self.replicas {
             let name = &replica.node.name;
             let reason = replica.record().map(|record| record.reason);
             if let Some(reason) = reason.filter(|reason| !reason.is_empty()) {
                 alerts.push(format!("replica {name}: {reason}"));
+            }
+            if let Some((since, seq)) = replica.view().awaiting
+                && since.elapsed() > AWAITING_PATIENCE
+            {
+                alerts.push(format!(
+                    "replica {name} is at transaction {seq}, ahead of the event log, and the primary has not sent \
+                     what lies between for {} s",
+                    since.elapsed().as_secs()
+                ));
             }
             if let Some(why) = &replica.view().unguarded {
                 alerts.push(format!(

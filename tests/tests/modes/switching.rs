@@ -153,3 +153,34 @@ fn a_replica_that_does_not_flush_does_not_count() -> Result<()> {
     rig.primary
         .execute("INSERT INTO public.history VALUES (1, 1)")
 }
+
+/// The order is lost, and with it what commits are to wait for: they go on waiting until it is given again.
+#[test]
+fn commits_go_on_waiting_when_the_order_is_lost() -> Result<()> {
+    let mut rig = Rig::prepare(false, |config| config)?;
+    rig.daemon.start()?;
+    rig.wait_state(ModeState::Off)?;
+    rig.order(ModeRequest::new(Mode::Sync))?;
+    rig.wait_in_force()?;
+    rig.daemon.terminate()?;
+    let log = rig.daemon.config().log_dir();
+    std::fs::remove_file(log.join("state.json"))?;
+    rig.daemon.start()?;
+    let names = || rig.primary.query("SHOW synchronous_standby_names");
+    rig.daemon
+        .wait_status("the alert", super::rig::PATIENCE, |status| {
+            let said = |alert: &String| alert.contains("replctl mode async");
+            status.alerts.iter().any(said).then_some(())
+        })?;
+    ensure!(names()?.contains("repl_modes"), "{}", names()?);
+    // They do return, once they are logged.
+    rig.primary
+        .execute("INSERT INTO public.unpublished DEFAULT VALUES")?;
+    rig.order(ModeRequest::new(Mode::Async))?;
+    wait_until("the name to be taken out", super::rig::PATIENCE, || {
+        Ok(!names()?.contains("repl_modes"))
+    })?;
+    let said = rig.daemon.status()?.alerts.join("; ");
+    ensure!(!said.contains("replctl mode async"), "{said}");
+    Ok(())
+}

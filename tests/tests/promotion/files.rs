@@ -241,3 +241,54 @@ fn a_file_that_was_lost_for_good_is_copied_anew() -> Result<()> {
     orders::wait_streaming(&group.daemon)?;
     group.check_equal()
 }
+
+/// What was remembered of the roles is lost, and somebody took the fence away meanwhile.
+#[test]
+fn a_former_primary_refuses_writes_when_the_state_is_lost() -> Result<()> {
+    let mut group = start()?;
+    group.promote("r1")?;
+    group.settle()?;
+    group.daemon.terminate()?;
+    let dir = group.daemon.config().log_dir().to_owned();
+    for file in ["state.json", "promotions.json", "primary.json"] {
+        std::fs::remove_file(dir.join(file))?;
+    }
+    let main = group.place("main")?;
+    let fence = "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' AND name LIKE '\\_repl\\_fence%' ESCAPE '\\'";
+    let fences = main.query_i64(fence)?;
+    for event in ["insert", "update", "delete"] {
+        main.execute(&format!("DROP TRIGGER \"_repl_fence_mixed:probe:{event}\""))?;
+    }
+    group.daemon.start()?;
+    ensure!(group.primary()? == "r1", "the roles were forgotten");
+    wait_until("the fence to be whole again", PATIENCE, || {
+        Ok(group.place("main")?.query_i64(fence)? == fences)
+    })?;
+    let status = group.daemon.status()?;
+    for wanted in [
+        "state.json was missing",
+        "promotions.json was missing",
+        "may have been the primary before",
+    ] {
+        let said = status.alerts.iter().any(|alert| alert.contains(wanted));
+        ensure!(said, "{wanted}: {:?}", status.alerts);
+    }
+    let ids: Vec<u64> = {
+        for name in ["main", "r2"] {
+            let resumed = group.daemon.replctl(&["resume", name])?;
+            ensure!(resumed.status.success(), "{resumed:?}");
+        }
+        group.daemon.wait_drained(PATIENCE)?;
+        orders::check_equal(&group.daemon)?;
+        group.settle()?;
+        group.promote("main")?;
+        let all = group
+            .daemon
+            .call(|client| async move { client.promotions().await })?;
+        all.history.iter().map(|one| one.id).collect()
+    };
+    // Numbers are not given out twice.
+    ensure!(ids.len() == 1 && ids[0] > 1, "{ids:?}");
+    group.settle()?;
+    group.check_equal()
+}

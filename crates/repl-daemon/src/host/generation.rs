@@ -30,6 +30,7 @@ use crate::status::Group;
 use crate::validate::{Member, Shared, Validator};
 use crate::wiring;
 use crate::worker::copy::pace::Others;
+use crate::worker::protect::Protection;
 use crate::worker::{Worker, WorkerParts};
 
 /// How long all tasks together may take to stop by themselves. One that waits for a dead server is then cut off,
@@ -327,6 +328,7 @@ impl Parts {
         follow: &Follow,
     ) -> anyhow::Result<JoinSet<()>> {
         let config = &self.group.config;
+        let primary = wiring::role(config, &config.primary);
         let mut workers = JoinSet::new();
         for replica in self
             .group
@@ -334,10 +336,18 @@ impl Parts {
             .iter()
             .filter(|replica| replica.node.enabled)
         {
+            let role = wiring::role(config, &replica.node);
+            let closed = stays_closed(&replica.node, &self.group.state);
+            let protection = role.clone().filter(|_| closed).map(|role| Protection {
+                role,
+                naming: wiring::naming(config, &replica.node),
+            });
             let worker = Worker::new(WorkerParts {
                 replica: Arc::clone(replica),
+                protection,
                 applier: wiring::applier(config, &replica.node),
-                role: wiring::role(config, &replica.node),
+                role,
+                primary: primary.clone(),
                 log: Arc::clone(&self.group.log),
                 durable: self.durable.clone(),
                 follow: follow.clone(),

@@ -2,6 +2,7 @@
 
 mod admit;
 mod generation;
+mod lasting;
 mod promote;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
@@ -11,10 +12,10 @@ use anyhow::{Context, bail};
 use repl_core::log::disk::HostDisk;
 use repl_core::log::file::{FileLog, FileLogOptions, Opened};
 use repl_core::log::{Durable, EventLog, Visibility};
-use repl_core::position::LogId;
+use repl_core::position::{LogId, Seq};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use self::generation::Generation;
 use crate::admin::roles::RoleServer;
@@ -42,8 +43,14 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
         warn!("configuration: {warning}");
     }
     let log = open_log(&config)?;
-    let state = Arc::new(StateFile::open(&config.log.dir, &config.group.name)?);
-    let mut host = Host::start(config, log, state).await?;
+    let (dir, group) = (&config.log.dir, &config.group.name);
+    let promotions = Arc::new(History::open(dir, group, lasting::promoted(log.as_ref()))?);
+    let past = lasting::past(&config, log.as_ref(), &promotions);
+    let state = Arc::new(StateFile::open(dir, group, &past)?);
+    if let Some(lost) = state.lost() {
+        error!("{}", lost.alert());
+    }
+    let mut host = Host::start(config, log, state, promotions).await?;
     host.announce_ready();
     tokio::pin!(shutdown);
     let ended = tokio::select! {
@@ -148,6 +155,7 @@ impl Host {
         config: Config,
         log: Arc<dyn EventLog>,
         state: Arc<StateFile>,
+        promotions: Arc<History>,
     ) -> anyhow::Result<Host> {
         let admin_stop = watch::Sender::new(false);
         let durable = watch_durable(log.as_ref());
@@ -191,8 +199,12 @@ impl Host {
         let (orders, ordered) = mpsc::channel(1);
         let fixed = Fixed {
             orders: orders.clone(),
-            promotions: Arc::new(History::open(&config.log.dir, &config.group.name)?),
-            seen: Arc::new(LastSeen::open(&config.log.dir, &config.group.name)?),
+            promotions,
+            seen: Arc::new(LastSeen::open(
+                &config.log.dir,
+                &config.group.name,
+                log.bounds().durable.seq > Seq(0),
+            )?),
             verified: Arc::new(Record::open(&config.log.dir, &config.group.name)?),
             config,
             log,

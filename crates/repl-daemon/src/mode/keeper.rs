@@ -1,6 +1,7 @@
 //! The task beside the commits: timeouts, who begins to count, the primary's own settings.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use repl_api::Activity;
@@ -176,6 +177,7 @@ impl Modes {
     /// since before go on waiting until the rule is met, and none begin to before it can be.
     fn wants_gate(&self, board: &CaptureBoard) -> Option<bool> {
         match self.lock().phase() {
+            Phase::Off if self.kept.load(Ordering::Acquire) => None,
             Phase::Off => Some(false),
             Phase::InForce if board.status().state == CaptureState::Streaming => Some(true),
             Phase::InForce | Phase::Enabling | Phase::Degraded(_) => None,

@@ -45,6 +45,8 @@ pub struct Modes {
     fsync: OnceLock<(Arc<AtomicBool>, bool)>,
     /// The end of the log is waited for, whatever the mode.
     hastened: AtomicBool,
+    /// Commits that wait go on doing so, whatever the mode: see [`StateFile::keeps_gate`].
+    kept: AtomicBool,
     config: Config,
     state: Arc<StateFile>,
 }
@@ -94,6 +96,7 @@ impl Modes {
             gate: Mutex::default(),
             fsync: OnceLock::new(),
             hastened: AtomicBool::new(false),
+            kept: AtomicBool::new(state.keeps_gate()),
             config: config.clone(),
             state: Arc::clone(state),
         });
@@ -141,7 +144,9 @@ impl Modes {
         let result = step(&mut rule, self.start.elapsed());
         let released = Released {
             seq: rule.released(),
-            waited: rule.settings().mode != Mode::Async || self.hastened.load(Ordering::Acquire),
+            waited: rule.settings().mode != Mode::Async
+                || self.hastened.load(Ordering::Acquire)
+                || self.kept.load(Ordering::Acquire),
             grouped: *rule.phase() == Phase::InForce && rule.settings().counts_replicas(),
         };
         // Still under the lock: a later step must not be overtaken by this one.
@@ -220,6 +225,7 @@ impl Modes {
             settings,
             configured: self.config.replication.settings,
         })?;
+        self.kept.store(false, Ordering::Release);
         self.with(|rule, now| rule.order(settings, now));
         self.follow_settings();
         self.changes.send_modify(|count| *count += 1);

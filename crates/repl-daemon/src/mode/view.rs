@@ -1,5 +1,7 @@
 //! The mode as status shows it.
 
+use std::sync::atomic::Ordering;
+
 use repl_api::{MemberStatus, ModeProblem, ModeState, ModeStatus};
 use repl_core::mode::{Level, Mode, Phase, Standing};
 
@@ -43,6 +45,16 @@ impl Modes {
                 Vec::new()
             },
         }
+    }
+
+    /// The alert while commits wait only because nobody knows whether they should.
+    pub fn kept_alert(&self) -> Option<String> {
+        let off = *self.lock().phase() == Phase::Off;
+        let kept = off && self.kept.load(Ordering::Acquire) && self.gate().report.closed;
+        let what = "commits of the primary wait for the event log although the mode is async: the mode ordered \
+                    at run time was lost with state.json; order it again (replctl mode sync), or have them wait \
+                    for nothing (replctl mode async)";
+        kept.then(|| what.to_owned())
     }
 
     fn state(&self, standing: &Standing, gate: &Gate) -> (ModeState, Option<String>, Option<u64>) {

@@ -2,6 +2,7 @@
 //! log directory.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -71,14 +72,19 @@ pub struct LastSeen {
     path: PathBuf,
     group: String,
     seen: Mutex<Seen>,
+    /// Nothing could be read although transactions were logged, and nothing was noted since.
+    lost: AtomicBool,
+    /// Somebody asks the primary.
+    sampled: AtomicBool,
 }
 
 impl LastSeen {
-    /// Reads the file, or begins with nothing known. One that cannot be read is of no use, and replaced.
+    /// Reads the file, or begins with nothing known: that is a loss where transactions were `logged`. One
+    /// that cannot be understood is of no use, and replaced.
     ///
     /// # Errors
     /// When the file is there and cannot be read.
-    pub fn open(dir: &Path, group: &str) -> anyhow::Result<LastSeen> {
+    pub fn open(dir: &Path, group: &str, logged: bool) -> anyhow::Result<LastSeen> {
         let path = dir.join("primary.json");
         let read = document::read(&path)?;
         let seen = read.map_or_else(Seen::default, |bytes| {
@@ -92,11 +98,22 @@ impl LastSeen {
                 }
             }
         });
+        let lost = logged && seen == Seen::default();
         Ok(LastSeen {
             path,
             group: group.to_owned(),
             seen: Mutex::new(seen),
+            lost: AtomicBool::new(lost),
+            sampled: AtomicBool::new(false),
         })
+    }
+
+    /// The alert while nothing is known of a primary that should have been asked long ago.
+    pub fn alert(&self) -> Option<String> {
+        let lost = self.lost.load(Ordering::Relaxed) && self.sampled.load(Ordering::Relaxed);
+        let what = "what was last known of the primary is lost (primary.json), and it has not answered since: \
+                    it cannot be replaced by force, because its tables and sequences are not known";
+        lost.then(|| what.to_owned())
     }
 
     /// What is known of the primary `node` of `epoch`; none when nothing is.
@@ -138,6 +155,7 @@ impl LastSeen {
         } == now;
         let due = now.at_ms.saturating_sub(*written_ms) >= POSITION_INTERVAL_MS;
         *seen = now;
+        self.lost.store(false, Ordering::Relaxed);
         if same && !due {
             return Ok(());
         }
@@ -172,6 +190,7 @@ pub struct Sampler {
 impl Sampler {
     /// Samples until shutdown.
     pub async fn run(mut self) {
+        self.seen.sampled.store(true, Ordering::Relaxed);
         let mut tables = self.board.tables();
         let mut written_ms = 0;
         while !*self.shutdown.borrow() {
@@ -230,7 +249,7 @@ mod tests {
     #[test]
     fn it_outlives_the_daemon_and_is_of_one_primary_only() {
         let dir = tempfile::tempdir().unwrap();
-        let seen = LastSeen::open(dir.path(), "shop").unwrap();
+        let seen = LastSeen::open(dir.path(), "shop", true).unwrap();
         assert_eq!(seen.of("main", 1), None);
         let now = Seen {
             node: "main".into(),
@@ -240,12 +259,14 @@ mod tests {
             ..Seen::default()
         };
         seen.note(now.clone(), &mut 0).unwrap();
-        let again = LastSeen::open(dir.path(), "shop").unwrap();
+        let again = LastSeen::open(dir.path(), "shop", true).unwrap();
         assert_eq!(again.of("main", 1), Some(now));
         assert_eq!(again.of("main", 2), None);
         assert_eq!(again.of("r1", 1), None);
         assert_eq!(
-            LastSeen::open(dir.path(), "other").unwrap().of("main", 1),
+            LastSeen::open(dir.path(), "other", true)
+                .unwrap()
+                .of("main", 1),
             None
         );
     }

@@ -82,6 +82,8 @@ pub fn candidates(group: &Group) -> Vec<Candidate> {
         } else if standing != Some(Membership::Streaming) {
             let is = standing.map_or("not there yet", Membership::name);
             Some(format!("it is {is}"))
+        } else if replica.view().awaiting.is_some() {
+            Some("it is ahead of the event log".to_owned())
         } else {
             None
         };

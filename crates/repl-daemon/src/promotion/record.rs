@@ -1,5 +1,6 @@
 //! The promotions that ended, for `replctl history`: `promotions.json` in the log directory.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -8,6 +9,7 @@ use repl_api::{PromotionInfo, PromotionState, PromotionStep};
 use repl_core::deposed::Loss;
 use repl_core::promotion::{Action, Passed, Promotion};
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use crate::document::{self, Replacement};
 
@@ -23,44 +25,81 @@ struct Document {
     group: String,
     /// Oldest first.
     promotions: Vec<PromotionInfo>,
+    /// An earlier file was lost: numbers through this one may have been given out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lost: Option<u64>,
 }
 
 /// The file and its content.
 pub struct History {
     path: PathBuf,
     document: Mutex<Document>,
+    /// It was found missing at this start.
+    missed: bool,
 }
 
 impl History {
-    /// Reads the file, or starts a new one.
+    /// Reads the file, or starts a new one: an earlier one was lost where the log says that there were
+    /// promotions, the last of which began the epoch `promoted` or an earlier one.
     ///
     /// # Errors
-    /// When it is damaged, of another group or of a newer format.
-    pub fn open(dir: &Path, group: &str) -> anyhow::Result<History> {
+    /// When it is damaged, of another group or of a newer format; when it cannot be written.
+    pub fn open(dir: &Path, group: &str, promoted: Option<u64>) -> anyhow::Result<History> {
         let path = dir.join("promotions.json");
-        let document = match document::read(&path)? {
+        let place = path.display();
+        let read = document::read(&path)?;
+        let missed = read.is_none() && promoted.is_some();
+        let document = match read {
             Some(bytes) => serde_json::from_slice::<Document>(&bytes).with_context(|| {
                 format!(
-                    "{} is damaged; move it away to go on without it",
-                    path.display()
+                    "{place} is damaged. It lists the promotions there were, with the nodes that gave their \
+                     place up; nothing is decided by it unless state.json is lost as well. To go on without \
+                     that list: mv {place} {place}.damaged"
                 )
             })?,
             None => Document {
                 format: FORMAT,
                 group: group.to_owned(),
                 promotions: Vec::new(),
+                lost: promoted,
             },
         };
-        if document.format != FORMAT || document.group != group {
+        if document.format != FORMAT {
             bail!(
-                "{} is of another group or version; move it away to go on without it",
-                path.display()
+                "{place} has format {}; this version knows {FORMAT}",
+                document.format
             );
+        }
+        if document.group != group {
+            bail!(
+                "{place} belongs to group {:?}, not {group:?}: give each group its own log.dir",
+                document.group
+            );
+        }
+        if missed {
+            warn!(path = %place, "missing, although there were promotions: which, is not known any more");
+            Replacement::prepare(&path, &document)?.commit(&path)?;
         }
         Ok(History {
             path,
             document: Mutex::new(document),
+            missed,
         })
+    }
+
+    /// The alert, where the list was lost; a restart of the daemon takes note of it.
+    pub fn alert(&self) -> Option<String> {
+        let what = "promotions.json was missing: which promotions there were is not known any more (put the file \
+                    back, or restart the daemon to go on without it)";
+        self.missed.then(|| what.to_owned())
+    }
+
+    /// The nodes that gave their place up to another.
+    pub fn gave_way(&self) -> BTreeSet<String> {
+        let document = self.document.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = document.promotions.iter();
+        let done = done.filter(|one| one.state == PromotionState::Done);
+        done.map(|one| one.from.clone()).collect()
     }
 
     /// The promotions that ended, newest first.
@@ -72,7 +111,8 @@ impl History {
     /// The number for the next promotion.
     pub fn next_id(&self) -> u64 {
         let document = self.document.lock().unwrap_or_else(PoisonError::into_inner);
-        document.promotions.last().map_or(0, |last| last.id) + 1
+        let last = document.promotions.last().map(|last| last.id);
+        last.max(document.lost).unwrap_or_default() + 1
     }
 
     /// Adds one that ended; one that is there already is replaced.

@@ -2,58 +2,38 @@
 
 use std::sync::Arc;
 
-use repl_api::Activity;
 use repl_connectors::seam::{ConnectorError, CopiedTable};
 use repl_core::checkpoint::Checkpoint;
-use repl_core::log::{Appended, Bounds, EventLog, LogError, Visibility};
+use repl_core::log::{Bounds, EventLog, LogError};
 use repl_core::membership::Membership;
 use repl_core::record::History;
 use repl_core::schema::TableName;
-use repl_core::{Epoch, ErrorKind, LogId, Seq, SourcePosition};
-use tracing::info;
+use repl_core::{Epoch, ErrorKind, Seq, SourcePosition};
+use tracing::{error, info};
 
-use super::{Ended, Failure, Worker, pass};
+use super::{Failure, Worker, pass};
 use crate::errors;
-use crate::state::ReplicaRecord;
+use crate::state::{ReplicaRecord, lost};
 
 impl Worker {
-    /// What is not durable in the log may be applied already, and a crash of this host then leaves
-    /// the replica ahead of the log. Nothing was acknowledged of that, so the primary sends it again,
-    /// to be logged under the same sequences; until then the replica waits, and [`Worker::attach`]
-    /// compares. A log that the primary does not complete is an older copy: capture finds the gap,
-    /// which begins an epoch and ends the wait.
-    pub(super) async fn wait_for_redelivery(&mut self) -> Option<Ended> {
-        let checkpoint = self.state.checkpoint.clone()?;
-        if self.attached || self.replica().record().is_some_and(|record| record.restart) {
-            return None;
+    /// A replica that follows this log and of which nothing is remembered: what it was is not known, and
+    /// it is held until that is decided. A record is there before a checkpoint is.
+    pub(super) fn is_unknown(&self) -> Result<bool, Failure> {
+        let replica = self.replica();
+        let own = |checkpoint: &Checkpoint| checkpoint.log == self.parts.log.id();
+        if replica.record().is_some() || !self.state.checkpoint.as_ref().is_some_and(own) {
+            return Ok(false);
         }
-        let (log, follow) = (Arc::clone(&self.parts.log), self.parts.follow.clone());
-        let mut told = false;
-        loop {
-            let watch = follow.watch();
-            let moved = watch.moved();
-            let end = log.appended();
-            if !awaited(log.id(), &end, &checkpoint, follow.visibility()) {
-                return None;
-            }
-            if let Some(ended) = self.interrupted() {
-                return Some(ended);
-            }
-            if !told {
-                info!(
-                    applied = checkpoint.seq.0,
-                    log_end = end.seq.0,
-                    "the log lost its end in a crash; waiting for the primary to send it again"
-                );
-                self.replica().show(Activity::AwaitingLog);
-                told = true;
-            }
-            tokio::select! {
-                () = moved => {}
-                _ = self.parts.shutdown.changed() => {}
-                _ = self.orders.changed() => return Some(Ended::Orders),
-            }
-        }
+        let name = &replica.node.name;
+        let why = format!("it follows this log, and nothing is remembered of a replica {name}");
+        error!(
+            why,
+            "replica held: replctl resume {name}, or replctl resync {name}"
+        );
+        let record = lost::doubted(name, &why, false, crate::clock::now_ms());
+        let changed = replica.change(|now| *now = record);
+        changed.map_err(errors::state)?;
+        Ok(true)
     }
 
     /// Finds where to go on: at the replica's own checkpoint if it belongs to this log, or from
@@ -205,14 +185,6 @@ impl Worker {
     }
 }
 
-/// Whether the checkpoint is ahead of the log only because the log lost its end.
-fn awaited(log: LogId, end: &Appended, checkpoint: &Checkpoint, visibility: Visibility) -> bool {
-    visibility == Visibility::Appended
-        && checkpoint.log == log
-        && checkpoint.epoch == end.epoch
-        && checkpoint.seq > end.seq
-}
-
 /// Refuses a checkpoint that is not a point of this log.
 fn check(log: &dyn EventLog, checkpoint: &Checkpoint) -> Result<(), Failure> {
     let bounds = log.bounds();
@@ -228,7 +200,7 @@ fn check(log: &dyn EventLog, checkpoint: &Checkpoint) -> Result<(), Failure> {
     if checkpoint.seq > end.seq || checkpoint.epoch > end.epoch {
         return Err(broken(&format!(
             "the replica is at transaction {} of epoch {}, ahead of the log's end {} of epoch {}: \
-             the log directory is an older copy",
+             the log directory is an older copy, or the checkpoint was altered",
             checkpoint.seq, checkpoint.epoch, end.seq, end.epoch
         )));
     }
@@ -317,7 +289,8 @@ fn last_before(log: &dyn EventLog, bounds: &Bounds, epoch: Epoch) -> Result<Seq,
     Ok(Seq(low))
 }
 
-fn broken(what: &str) -> Failure {
+/// The replica and the log do not join.
+pub(super) fn broken(what: &str) -> Failure {
     ConnectorError::new(ErrorKind::History, what.to_owned())
         .advice("copy it anew with: replctl resync <replica>")
         .into()

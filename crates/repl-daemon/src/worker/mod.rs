@@ -12,6 +12,8 @@ pub mod collect;
 pub mod copy;
 mod flight;
 mod mend;
+pub mod protect;
+mod redelivery;
 mod rejoin;
 mod repair;
 mod routes;
@@ -56,6 +58,10 @@ pub struct WorkerParts {
     pub applier: Box<dyn Applier>,
     /// What changes its role; none for an engine that has one role only.
     pub role: Option<Arc<dyn RoleSwitch>>,
+    /// Has it refuse writes of others; none where it need not.
+    pub protection: Option<protect::Protection>,
+    /// The primary, as far as its history is to be judged; none for an engine whose cannot be.
+    pub primary: Option<Arc<dyn RoleSwitch>>,
     /// The log.
     pub log: Arc<dyn EventLog>,
     /// The log's durable end.
@@ -213,7 +219,10 @@ impl Worker {
         }
         self.take_over().await?;
         self.open().await?;
-        if let Some(ended) = self.wait_for_redelivery().await {
+        if self.is_unknown()? {
+            return Ok(Ended::Orders);
+        }
+        if let Some(ended) = self.wait_for_redelivery().await? {
             return Ok(ended);
         }
         let mut checkpoint = self.attach().await?;
@@ -231,6 +240,7 @@ impl Worker {
             self.join_passed(&checkpoint).await?;
             self.finish_copies().await?;
             self.finish_mend(&checkpoint).await?;
+            self.protect().await?;
             self.settle_standing()?;
             match self.stream(&mut checkpoint).await? {
                 stream::Left::TablesChanged => {}

@@ -440,7 +440,7 @@ fn hint(replica: &ReplicaStatus, out: &mut Out<'_>) {
     let (what, verb) = match replica.membership {
         _ if !replica.enabled => return,
         Membership::Paused => ("paused", "resume"),
-        Membership::Diverged => ("known to differ from the primary", "resync"),
+        Membership::Diverged => ("may differ from the primary", "resync"),
         Membership::NeedsResync => ("no longer joined to the log", "resync"),
         _ => return,
     };

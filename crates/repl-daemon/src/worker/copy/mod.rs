@@ -95,6 +95,8 @@ impl Worker {
             let planned = self.plan_table(table, snapshot.as_mut(), checkpoint).await;
             tables.extend(planned.map_err(|failure| failure.at(&table.name))?);
         }
+        // Large tables are there by now, and nothing is being loaded yet.
+        self.protect().await?;
         let shown = Shown::new(Arc::clone(self.replica()), &tables);
         let pace = Pace::new(self.parts.copy.clone(), self.parts.others.clone());
         let round = Arc::new(Round::new(tables, pace, shown));
@@ -104,6 +106,7 @@ impl Worker {
         }
         self.take_in(&round);
         snapshot.end().await;
+        self.protect().await?;
         self.report(&round).await;
         info!(
             tables = missing.len(),
