@@ -13,6 +13,7 @@ mod postgres {
     mod partitions;
     mod refusals;
     mod replica_errors;
+    mod row_security;
     mod schema;
     mod selection;
     mod tls;

@@ -35,11 +35,15 @@ pub async fn report(config: &Config) -> anyhow::Result<(String, bool)> {
         Err(error) => return Ok((problem("primary", &error), false)),
     };
     let mut report = String::new();
-    for table in tables.iter().filter(|table| table.schema.is_none()) {
+    for table in tables.iter().filter(|table| !table.refusal.is_empty()) {
+        let what = match table.schema {
+            None => "is left out",
+            Some(_) => "cannot be copied",
+        };
         // Writing to a String cannot fail.
         let _ = write!(
             report,
-            "warning: table {} is left out: {}\n    fix: {}\n",
+            "warning: table {} {what}: {}\n    fix: {}\n",
             table.name, table.refusal, table.remedy
         );
     }
@@ -66,7 +70,10 @@ pub async fn report(config: &Config) -> anyhow::Result<(String, bool)> {
             }
         }
     }
-    let count = tables.iter().filter(|table| table.schema.is_some()).count();
+    let count = tables
+        .iter()
+        .filter(|table| table.refusal.is_empty())
+        .count();
     let all = tables.len();
     if all == 0 {
         report.push_str(

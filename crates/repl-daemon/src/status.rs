@@ -246,9 +246,9 @@ fn table_status(table: &SourceTable) -> TableStatus {
         None => String::new(),
     };
     let state = match &table.schema {
-        Some(_) => TableState::Replicated,
+        Some(_) if table.refusal.is_empty() => TableState::Replicated,
         None if table.refusal.starts_with("new") => TableState::New,
-        None => TableState::Refused,
+        _ => TableState::Refused,
     };
     TableStatus {
         source: table.name.to_string(),

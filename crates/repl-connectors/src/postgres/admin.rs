@@ -96,7 +96,7 @@ impl Admin {
         connection
             .execute(
                 "SET synchronous_commit = local; SET search_path = ''; SET statement_timeout = 0; \
-                 SET default_transaction_read_only = off; \
+                 SET default_transaction_read_only = off; SET row_security = off; \
                  SET lock_timeout = '5s'; SET idle_in_transaction_session_timeout = 0",
             )
             .await

@@ -9,6 +9,7 @@ use sqlx::{PgConnection, Row};
 
 use super::catalog_error::from_sqlx;
 use super::details::{TypeKey, details};
+use super::hidden;
 use crate::seam::{Result, SourceTable};
 
 /// A table with what capture needs to know of it.
@@ -20,18 +21,22 @@ pub struct CatalogTable {
     pub refusal: String,
     /// The statement that mends it.
     pub remedy: String,
+    /// The role from which row security hides rows of it: ours.
+    pub hidden_from: Option<String>,
 }
 
 impl CatalogTable {
     /// The table as the board shows it; a table that is refused without its schema.
     pub fn to_source(&self) -> SourceTable {
         let fit = self.refusal.is_empty();
+        // What the stream delivers is not filtered: such a table is captured, and not copied.
+        let hidden = self.hidden_from.as_deref().filter(|_| fit);
         SourceTable {
             name: self.schema.table.clone(),
             incarnation: self.schema.incarnation.clone(),
             schema: fit.then(|| Arc::new(self.schema.clone())),
-            refusal: self.refusal.clone(),
-            remedy: self.remedy.clone(),
+            refusal: hidden.map_or_else(|| self.refusal.clone(), hidden::reason),
+            remedy: hidden.map_or_else(|| self.remedy.clone(), hidden::remedy),
         }
     }
 
@@ -57,6 +62,7 @@ const TABLES: &str = "
                AND CASE c.relreplident WHEN 'd' THEN i.indisprimary
                                        WHEN 'i' THEN i.indisreplident END) AS identity_index,
            u.oid AS unique_index, u.name AS unique_index_name,
+           CASE WHEN row_security_active(c.oid) THEN current_user::text END AS hidden_from,
            (SELECT e.extname::text FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
              WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
              LIMIT 1) AS extension
@@ -99,6 +105,7 @@ struct RawTable {
     unique_index: Option<i64>,
     unique_index_name: Option<String>,
     extension: Option<String>,
+    hidden_from: Option<String>,
 }
 
 struct RawColumn {
@@ -165,6 +172,7 @@ async fn raw_tables(connection: &mut PgConnection, only: Option<u32>) -> Result<
             unique_index: row.try_get("unique_index")?,
             unique_index_name: row.try_get("unique_index_name")?,
             extension: row.try_get("extension")?,
+            hidden_from: row.try_get("hidden_from")?,
         })
     };
     rows.iter()
@@ -272,6 +280,7 @@ fn describe(table: RawTable, columns: &[RawColumn], index_columns: &[(i64, i32)]
         },
         refusal,
         remedy,
+        hidden_from: table.hidden_from,
     }
 }
 

@@ -104,8 +104,16 @@ impl ServerError {
         if code == "0A000" && !self.detail.is_empty() {
             text.push_str(&format!(" ({})", self.detail));
         }
+        if self.hides_rows() {
+            text.push_str(": row security hides rows from this node's role, which needs BYPASSRLS");
+        }
         text.push_str(&format!(" [SQLSTATE {code}]"));
         text
+    }
+
+    /// Whether row security would have filtered what was asked for.
+    fn hides_rows(&self) -> bool {
+        self.code == "42501" && self.message.contains("row-level security")
     }
 
     /// The texts that may hold row values.
@@ -182,6 +190,10 @@ fn advice(error: &ServerError, kind: ErrorKind) -> String {
              from this host, with the password method in use"
         }
         "3D000" => "create the database, or correct its name in the node's URL",
+        "42501" if error.hides_rows() => {
+            "as a superuser run ALTER ROLE … BYPASSRLS for this node's role, or have it own the \
+             table, without FORCE ROW LEVEL SECURITY; then `replctl retry`"
+        }
         "42501" => "grant the privilege named in the message to the role of this node",
         "25006" => {
             "the server accepts no writes: it is a standby, or default_transaction_read_only is on"

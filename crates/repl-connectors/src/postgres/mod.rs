@@ -18,6 +18,7 @@ mod divide;
 pub mod error;
 mod frozen;
 pub mod gate;
+mod hidden;
 mod house;
 mod images;
 pub mod lsn;

@@ -22,6 +22,7 @@ use super::ddl;
 use super::describe;
 use super::divide;
 use super::frozen;
+use super::hidden;
 use super::lsn::Lsn;
 use super::stream::SESSION_OPTIONS;
 use super::target::PgTarget;
@@ -322,10 +323,15 @@ impl PgSnapshot {
         let rows = self
             .client
             .simple(&format!(
-                "SELECT relfilenode = pg_relation_filenode(oid) FROM pg_class WHERE oid = {}::regclass",
+                "SELECT relfilenode = pg_relation_filenode(oid), row_security_active(oid) \
+                 FROM pg_class WHERE oid = {}::regclass",
                 ddl::literal(&name)
             ))
             .await?;
+        let hidden = rows.first().and_then(|row| row.get(1)?.as_deref()) == Some("t");
+        if hidden {
+            return Err(hidden::error("the primary's", table, &self.target.user));
+        }
         if single(rows)? == "t" {
             return Ok(());
         }

@@ -351,10 +351,11 @@ impl Stream {
 /// Longest silence on our side, and from the server before an answer is asked for.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// Settings that fix the text form of values, equal in stream and snapshot.
+/// Settings that fix the text form of values, equal in stream and snapshot; and with row security off a
+/// query that it would hide rows from fails.
 pub(super) const SESSION_OPTIONS: &str = "-c TimeZone=UTC -c DateStyle=ISO -c \
     IntervalStyle=postgres -c extra_float_digits=1 -c bytea_output=hex -c lc_monetary=C -c \
-    statement_timeout=0 -c search_path= -c xmloption=content";
+    statement_timeout=0 -c search_path= -c xmloption=content -c row_security=off";
 
 /// A publication name as an element of the option's comma-separated list of identifiers.
 fn quote_publication(name: &str) -> String {

@@ -179,7 +179,8 @@ pub struct SourceTable {
     pub incarnation: String,
     /// Present shape; none when the table is refused.
     pub schema: Option<Arc<TableSchema>>,
-    /// Why the table is not captured; empty when it is.
+    /// Why the table is not captured; with a shape, why its rows cannot be read, though its changes are
+    /// captured. Empty when neither is so.
     pub refusal: String,
     /// The statement that mends it; empty when there is nothing to mend.
     pub remedy: String,

@@ -32,10 +32,9 @@ impl ContentSource for PgContents {
         let mut target = self.config.target.clone();
         target.application_name = "repl-daemon validate".to_owned();
         let mut client = PgClient::connect(&target, &[("options", SESSION_OPTIONS)]).await?;
-        // Row security would hide rows: with it off, reading such a table fails instead.
         client
             .simple(
-                "SET row_security = off; SET idle_in_transaction_session_timeout = 0; \
+                "SET idle_in_transaction_session_timeout = 0; \
                  BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
             )
             .await?;

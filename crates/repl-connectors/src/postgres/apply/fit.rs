@@ -8,6 +8,7 @@ use repl_core::schema::{TableName, quote_identifier};
 
 use super::metadata::Catalog;
 use super::session::{Session, missing_table};
+use crate::postgres::hidden;
 use crate::seam::{ConnectorError, Result, TableDdl};
 
 impl Session {
@@ -125,7 +126,8 @@ fn additions(ddl: &TableDdl) -> Vec<&str> {
 /// Compares shapes.
 ///
 /// # Errors
-/// [`ErrorKind::Schema`] with the statement that mends the first difference found.
+/// [`ErrorKind::Schema`] with the statement that mends the first difference found;
+/// [`ErrorKind::Privilege`] where row security keeps rows from us.
 pub(super) fn check(route: &Route, catalog: &Catalog) -> Result<()> {
     let refuse = |what: String, advice: String| {
         Err(ConnectorError::new(
@@ -141,6 +143,9 @@ pub(super) fn check(route: &Route, catalog: &Catalog) -> Result<()> {
             "is not a table".into(),
             "replace it by a table, or exclude it from this replica's selection".into(),
         );
+    }
+    if let Some(role) = &catalog.hidden_from {
+        return Err(hidden::error("the replica's", &route.target, role));
     }
     let key = route.schema.key_columns();
     for (at, column) in route.schema.columns.iter().enumerate() {

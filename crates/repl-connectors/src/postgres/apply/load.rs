@@ -67,7 +67,8 @@ impl Session {
         };
         let name = table.quoted();
         if let Err(misfit) = fit::check(load.route, &catalog) {
-            if !load.create || load.existing == Existing::Refuse {
+            let other = misfit.kind != ErrorKind::Schema;
+            if other || !load.create || load.existing == Existing::Refuse {
                 return Err(misfit);
             }
             // Its rows go anyway, and so does a shape that cannot hold the new ones. Whatever

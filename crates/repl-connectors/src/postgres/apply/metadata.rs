@@ -62,6 +62,8 @@ pub(super) struct Catalog {
     pub(super) oid: String,
     /// `pg_class.relkind`: `r` table, `p` partitioned table, others are not ours.
     pub(super) kind: String,
+    /// The role from which row security hides rows: ours.
+    pub(super) hidden_from: Option<String>,
     pub(super) columns: Vec<ReplicaColumn>,
     pub(super) unique: Vec<UniqueIndex>,
     pub(super) deferrable: Vec<Deferrable>,
@@ -80,7 +82,10 @@ macro_rules! the_table {
     };
 }
 
-const CLASS: &str = the_table!("SELECT c.oid, c.relkind FROM c");
+const CLASS: &str = the_table!(
+    "SELECT c.oid, c.relkind, CASE WHEN pg_catalog.row_security_active(c.oid) \
+    THEN current_user END FROM c"
+);
 
 const COLUMNS: &str = the_table!(
     "SELECT a.attname, pg_catalog.format_type(a.atttypid, -1), \
@@ -144,6 +149,7 @@ impl Catalog {
         Ok(Some(Catalog {
             oid: field(class, 0).to_owned(),
             kind: field(class, 1).to_owned(),
+            hidden_from: class.get(2).cloned().flatten(),
             columns: columns.iter().map(column).collect(),
             unique: unique_indexes(&unique),
             deferrable: deferrables(&deferrable),

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use repl_core::ErrorKind;
 use repl_core::copy::{PartialCopy, StoredCopy};
 use repl_core::schema::TableName;
 
@@ -141,8 +142,10 @@ impl Session {
             self.run_all(&making.ddl.create).await?;
             return Ok(Some(true));
         };
-        if fit::check(making.route, &catalog).is_err() {
-            return Ok(None);
+        match fit::check(making.route, &catalog) {
+            Err(error) if error.kind != ErrorKind::Schema => return Err(error),
+            Err(_) => return Ok(None),
+            Ok(()) => {}
         }
         if left == Some(false) && making.existing != Existing::Compare {
             self.remove_rows(&name, &catalog.oid).await?;

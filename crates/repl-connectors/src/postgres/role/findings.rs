@@ -11,6 +11,7 @@ use super::fence::prepared;
 use crate::postgres::admin::Admin;
 use crate::postgres::catalog::{self, CatalogTable};
 use crate::postgres::catalog_error::from_sqlx;
+use crate::postgres::hidden;
 use crate::seam::{Finding, Part, Result, SourceTable};
 
 /// First version that lets others than superusers set such parameters.
@@ -169,7 +170,8 @@ async fn rights(connection: &mut PgConnection, tables: &[TableName]) -> Result<V
                 ARRAY(SELECT name::text FROM t WHERE NOT (has_table_privilege(t.oid, 'TRIGGER')
                   AND has_table_privilege(t.oid, 'DELETE')
                   AND pg_has_role(current_user,
-                        (SELECT relowner FROM pg_class WHERE oid = t.oid), 'USAGE'))) AS tables",
+                        (SELECT relowner FROM pg_class WHERE oid = t.oid), 'USAGE'))) AS tables,
+                ARRAY(SELECT name::text FROM t WHERE row_security_active(t.oid)) AS hidden",
     )
     .bind(schemas)
     .bind(names)
@@ -201,6 +203,12 @@ async fn rights(connection: &mut PgConnection, tables: &[TableName]) -> Result<V
         let what = format!("role {role} does not own {}", listed(&tables));
         let remedy = format!("GRANT the owner's role TO {role};");
         findings.push(Finding::blocker(what, remedy));
+    }
+    let hidden: Vec<String> = row.try_get("hidden").map_err(doing)?;
+    if !hidden.is_empty() {
+        let role = text("role")?;
+        let what = format!("{}: {}", listed(&hidden), hidden::reason(&role));
+        findings.push(Finding::blocker(what, hidden::remedy(&role)));
     }
     if !flag("owner")? && !superuser {
         let what = format!(
@@ -285,6 +293,13 @@ const BESIDE: &str = "
       LEFT JOIN pg_roles r ON r.oid = x.grantee
      WHERE c.relkind IN ('r', 'p', 'S') AND x.grantee <> c.relowner
        AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' AND n.nspname <> 'repl'
+    UNION ALL
+    SELECT 'row security', n.nspname || '.' || c.relname
+           || CASE WHEN c.relforcerowsecurity THEN ' (forced)' ELSE '' END
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relrowsecurity
+    UNION ALL
+    SELECT 'row security policy', schemaname || '.' || tablename || ': ' || policyname
+      FROM pg_policies
     UNION ALL
     SELECT 'extension', extname FROM pg_extension
     UNION ALL

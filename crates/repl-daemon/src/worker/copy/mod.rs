@@ -50,6 +50,7 @@ impl Worker {
             .iter()
             .filter(|table| table.schema.is_some())
             .filter(|table| self.parts.routing.target(&table.name).is_some())
+            .filter(|table| self.is_readable(table))
             .filter(|table| {
                 self.state
                     .tables
@@ -58,6 +59,13 @@ impl Worker {
             })
             .cloned()
             .collect()
+    }
+
+    /// Whether a table's rows can be read. A table that was not copied before waits until they can, and is
+    /// shown as refused; what is copied anew is not left out in silence: the attempt tells why.
+    fn is_readable(&self, table: &SourceTable) -> bool {
+        let replaced = || self.replica().record().is_some_and(|record| record.replace);
+        table.refusal.is_empty() || self.state.tables.contains_key(&table.name) || replaced()
     }
 
     /// Copies what is missing; returns early (with nothing half-done) on an order or shutdown.
