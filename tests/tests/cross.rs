@@ -4,6 +4,7 @@
 mod cross {
     mod check;
     mod chinook;
+    mod columns;
     mod group;
     mod protected;
     mod refused;

@@ -11,5 +11,6 @@ mod modes {
     mod release;
     mod rig;
     mod sabotage;
+    mod standing;
     mod switching;
 }

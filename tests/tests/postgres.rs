@@ -5,6 +5,7 @@ mod postgres {
     pub mod group;
 
     mod availability;
+    mod boundaries;
     mod changes;
     mod copy;
     mod copy_keys;

@@ -4,6 +4,7 @@
 
 mod promotion {
     mod across;
+    mod by_hand;
     mod crashes;
     mod engines;
     mod failover;

@@ -24,6 +24,13 @@ pub struct FileGroup {
 impl FileGroup {
     /// Fills the primary and starts the daemon.
     pub fn start(schema: &str) -> Result<FileGroup> {
+        let mut group = FileGroup::prepare(schema)?;
+        group.daemon.start()?;
+        Ok(group)
+    }
+
+    /// [`FileGroup::start`] with the daemon not started yet.
+    pub fn prepare(schema: &str) -> Result<FileGroup> {
         let scratch = Scratch::new()?;
         let primary = SqliteDb::create(&scratch.join("primary.db"))?;
         primary.execute(schema)?;
@@ -37,7 +44,7 @@ impl FileGroup {
             .replica(MARIADB, &mariadb.url(DATABASE))
             .replica(SQLITE, &sqlite.url());
         Ok(FileGroup {
-            daemon: Daemon::launch(config)?,
+            daemon: Daemon::new(config)?,
             primary,
             pg,
             mariadb,

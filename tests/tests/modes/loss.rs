@@ -16,6 +16,10 @@ fn cycles(usual: u32, full: u32) -> u32 {
 #[test]
 fn sync_loses_nothing_when_the_primary_is_killed_again_and_again() -> Result<()> {
     let mut rig = Rig::start(true, |config| mode(config, "sync"))?;
+    // Nobody but the daemon makes the replica's commits durable before their time.
+    rig.pg.set("wal_writer_delay", "10s")?;
+    rig.pg.set("wal_writer_flush_after", "1GB")?;
+    rig.pg.reload()?;
     let clients = rig.clients(8)?;
     for cycle in 0..cycles(10, 300) {
         rig.wait_progress(&clients, 20 + u64::from(cycle % 5) * 17)?;
@@ -25,6 +29,11 @@ fn sync_loses_nothing_when_the_primary_is_killed_again_and_again() -> Result<()>
             rig.daemon.kill9()?;
         }
         rig.primary.kill9()?;
+        if cycle % 3 == 0 {
+            // Whatever `commit` says, what counts is on the replica's disk.
+            rig.pg.kill9()?;
+            rig.pg.start()?;
+        }
         rig.check_confirmed(3)?;
         rig.primary.start()?;
         if both {

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use repl_api::PromoteRequest;
+use repl_tests::daemon::Toml;
 use repl_tests::mariadb::MariaDb;
 use repl_tests::pg::DATABASE;
 use repl_tests::wait::wait_until;
@@ -174,6 +175,19 @@ fn what_a_file_could_not_hold_is_refused_by_name_before_a_server_takes_its_place
     let said = String::from_utf8_lossy(&dry.stdout).into_owned();
     ensure!(
         dry.status.code() == Some(1) && said.contains("column total of main.bill"),
+        "{said}"
+    );
+    drop(group);
+    // New rows would lack what the file does not get.
+    let nodes = [("main", Kind::Pg), ("r1", Kind::Lite)];
+    let group = Mixed::start(&nodes, OF_SERVER, |config, _| {
+        let without = "[{ table = \"public.kind\", column = \"doc\" }]";
+        config.with_of("r1", "convert.exclude", Toml::raw(without))
+    })?;
+    let dry = group.daemon.replctl(&["promote", "r1", "--dry-run"])?;
+    let said = String::from_utf8_lossy(&dry.stdout).into_owned();
+    ensure!(
+        dry.status.code() == Some(1) && said.contains("doc"),
         "{said}"
     );
     Ok(())

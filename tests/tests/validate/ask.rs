@@ -1,10 +1,14 @@
 //! Asking the daemon for validations.
 
 use std::process::Output;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use repl_api::{TableValidation, Validation, ValidationRequest, ValidationState, Verdict};
+use repl_api::{
+    Membership, TableValidation, Validation, ValidationRequest, ValidationState, Verdict,
+};
 use repl_tests::daemon::Daemon;
 
 use super::group::PATIENCE;
@@ -35,7 +39,7 @@ pub fn validate(daemon: &Daemon, deep: bool) -> Result<Validation> {
         if begun.elapsed() > 2 * PATIENCE {
             bail!("still under way: {now:#?}");
         }
-        std::thread::sleep(Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -55,16 +59,31 @@ pub fn all_equal(found: &Validation, replicas: usize) -> Result<()> {
     Ok(())
 }
 
-/// Validates again and again.
+/// Validates again and again. No replica is held up for it: the worst that a look at them may find is that
+/// they stream.
 ///
 /// # Errors
 /// The first one that does not find everything equal.
 pub fn many_equal(daemon: &Daemon, replicas: usize) -> Result<()> {
-    for round in 0..rounds() {
-        let found = validate(daemon, round % 2 == 0)?;
-        all_equal(&found, replicas).with_context(|| format!("validation {round}"))?;
-    }
-    Ok(())
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| -> Result<()> {
+        let watch = scope.spawn(|| -> Result<()> {
+            while !over.load(Ordering::Relaxed) {
+                for replica in daemon.status()?.replicas {
+                    ensure!(replica.membership == Membership::Streaming, "{replica:#?}");
+                }
+                thread::sleep(Duration::from_millis(50));
+            }
+            Ok(())
+        });
+        let all = (0..rounds()).try_for_each(|round| {
+            let found = validate(daemon, round % 2 == 0)?;
+            all_equal(&found, replicas).with_context(|| format!("validation {round}"))
+        });
+        over.store(true, Ordering::Relaxed);
+        watch.join().ok().context("a thread panicked")??;
+        all
+    })
 }
 
 /// One table at one replica.

@@ -243,12 +243,16 @@ async fn triggers_fire_only_when_told_to() {
          $$ BEGIN INSERT INTO public.audit VALUES (tg_name, new.id); RETURN new; END $$; \
          CREATE TRIGGER plain AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION f(); \
          CREATE TRIGGER always AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION f(); \
-         ALTER TABLE t ENABLE ALWAYS TRIGGER always",
+         CREATE TRIGGER replica AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION f(); \
+         ALTER TABLE t ENABLE ALWAYS TRIGGER always; ALTER TABLE t ENABLE REPLICA TRIGGER replica",
     )
     .await;
     let t = route("t", &["*id integer"]);
     replica.net(net(&t, &[], &[], &[&["1"]])).await.unwrap();
-    assert_eq!(replica.rows("SELECT * FROM audit").await, ["always|1"]);
+    assert_eq!(
+        replica.rows("SELECT * FROM audit").await,
+        ["always|1", "replica|1"]
+    );
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! REPLACE in all its forms, with the writer's `recursive_triggers` off and on.
 
+use repl_core::ErrorKind;
+
 use crate::harness::{Primary, Replica, content};
 
 const TABLES: &str = "
@@ -166,4 +168,24 @@ async fn actions_onto_the_same_table_end_in_the_right_row() {
     primary.check(&mut replica).await;
     primary.sql("DELETE FROM t WHERE id = 2");
     primary.check(&mut replica).await;
+}
+
+/// No trigger can find them. A replica that has such an index stops at the row that takes their place.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_replaced_by_way_of_a_partial_or_expression_index_stop_the_replica() {
+    for index in [
+        "CREATE UNIQUE INDEX i ON t (a) WHERE a > 0",
+        "CREATE UNIQUE INDEX i ON t (a + 0)",
+    ] {
+        let primary = Primary::start(&format!(
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, a INT); {index}; INSERT INTO t VALUES (1, 5), (2, 6);"
+        ))
+        .await;
+        let mut replica = primary.replica("r").await;
+        primary.sql("REPLACE INTO t VALUES (3, 5)");
+        assert_eq!(content(&primary.db)["t"].len(), 2, "row 1 is gone");
+        primary.settle().await;
+        let error = replica.follow(&primary).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Constraint, "{index}: {error}");
+    }
 }

@@ -43,13 +43,22 @@ async fn a_restart_goes_on_where_it_ended() {
         ));
         primary.settle().await;
         primary.stop().await.unwrap();
-        primary.sql(&format!(
-            "INSERT INTO t (v) VALUES ('while stopped {round}')"
-        ));
+        let before = primary.log.log.bounds().durable.seq.0;
+        for part in ["one", "two"] {
+            primary.sql(&format!(
+                "INSERT INTO t (v) VALUES ('while stopped {round} {part}')"
+            ));
+        }
         primary.run().await;
         primary.check(&mut replica).await;
+        let now = primary.log.log.bounds().durable.seq.0;
+        assert_eq!(
+            now,
+            before + 1,
+            "what was written meanwhile is one transaction"
+        );
     }
-    assert_eq!(content(&primary.db)["t"].len(), 11);
+    assert_eq!(content(&primary.db)["t"].len(), 16);
 }
 
 #[tokio::test(flavor = "multi_thread")]

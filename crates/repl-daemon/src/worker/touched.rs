@@ -349,6 +349,15 @@ mod tests {
     }
 
     #[test]
+    fn a_table_with_too_many_keys_is_left_to_a_comparison() {
+        let mut table = touched(Engine::Postgres, "bigint").unwrap();
+        let one = |n: usize| stray(StrayOp::Delete, &["k"], Some(Value::Integer(n as i64)));
+        assert!((0..MOST_KEYS).all(|n| table.touch(&one(n))));
+        assert!(table.touch(&one(0)), "known already");
+        assert!(!table.touch(&one(MOST_KEYS)));
+    }
+
+    #[test]
     fn the_memory_of_a_key_is_counted_once() {
         let mut table = touched(Engine::Postgres, "text").unwrap();
         let long = vec![b'x'; 1000];
