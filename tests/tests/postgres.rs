@@ -10,6 +10,7 @@ mod postgres {
     mod copy;
     mod copy_keys;
     mod copy_pace;
+    mod coverage;
     mod large;
     mod partitions;
     mod refusals;
@@ -17,6 +18,7 @@ mod postgres {
     mod row_security;
     mod schema;
     mod selection;
+    mod slot;
     mod tls;
     mod types;
 }

@@ -11,7 +11,7 @@ mod strays;
 
 pub use bulk::{BulkForm, BulkInto, BulkPiece};
 pub use capture::{
-    Capture, CaptureBoard, CaptureLimits, CapturePort, CaptureState, CaptureStatus, Lacking,
+    Capture, CaptureBoard, CaptureLimits, CapturePort, CaptureState, CaptureStatus, Lacking, Note,
     Released, SourceTable,
 };
 pub use demand::Demand;

@@ -175,6 +175,9 @@ impl CaptureTask {
     }
 
     async fn failed(&mut self, error: ConnectorError, backoff: &mut Backoff) {
+        if *self.shutdown.borrow() {
+            return;
+        }
         let wait = backoff.failed(crate::random::unit());
         let attempts = backoff.attempts();
         let refused = error.kind.directive() != Directive::Retry;

@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod conversion;
+pub mod coverage;
 mod document;
 pub mod errors;
 pub mod failover;

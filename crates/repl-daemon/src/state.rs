@@ -19,7 +19,9 @@ use repl_core::promotion::{Handover, Promotion};
 use repl_core::schema::{TableName, TableSchema};
 use serde::{Deserialize, Serialize};
 
+use crate::coverage::Coverage;
 use crate::document::{self, Replacement};
+use crate::worker::received::Received;
 use lost::{Lost, Past};
 
 /// Version of the file's format.
@@ -46,6 +48,13 @@ pub struct ReplicaRecord {
     /// Tables whose resync begins with the next session. Until then the replica is what it was.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resync: Vec<TableName>,
+    /// Tables that lack changes, each with the replica's table whose rows are the daemon's own: they are
+    /// compared when the table is copied next.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub lacking: BTreeSet<(TableName, TableName)>,
+    /// How its tables were received; none before it was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received: Option<Received>,
     /// Rows to be replaced before it is what the log says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mend: Option<Mend>,
@@ -102,6 +111,8 @@ impl ReplicaRecord {
             replace: false,
             full: false,
             resync: Vec::new(),
+            lacking: BTreeSet::new(),
+            received: None,
             mend: None,
             restart: false,
             foreign_keys_due: false,
@@ -163,6 +174,9 @@ struct Document {
     /// the file that was lost may have held another one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     gate_kept: bool,
+    /// By what the primary's stream covered each table when it was last looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    coverage: Option<Coverage>,
 }
 
 /// A mode ordered at run time. It holds until the configuration's is changed.
@@ -186,6 +200,7 @@ impl Document {
             fenced: BTreeSet::new(),
             lost: None,
             gate_kept: false,
+            coverage: None,
         }
     }
 
@@ -343,6 +358,36 @@ impl StateFile {
         let saved = self.save(&mut document);
         if saved.is_err() {
             (document.mode, document.gate_kept) = before;
+        }
+        saved
+    }
+
+    /// By what the primary's stream covered each table when it was last looked at.
+    pub fn coverage(&self) -> Option<Coverage> {
+        self.lock().coverage.clone()
+    }
+
+    /// Remembers by what tables are covered and, in the same durable write, of every replica, those that
+    /// are not configured now included, that it may lack changes of some.
+    ///
+    /// # Errors
+    /// When the file cannot be written; what was remembered before is kept.
+    pub fn set_coverage(
+        &self,
+        coverage: Coverage,
+        change: impl Fn(&str, &mut ReplicaRecord),
+    ) -> anyhow::Result<()> {
+        let mut document = self.lock();
+        let before = (
+            document.replicas.clone(),
+            document.coverage.replace(coverage),
+        );
+        for (name, record) in &mut document.replicas {
+            change(name, record);
+        }
+        let saved = self.save(&mut document);
+        if saved.is_err() {
+            (document.replicas, document.coverage) = before;
         }
         saved
     }

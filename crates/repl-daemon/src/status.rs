@@ -206,6 +206,10 @@ impl Group {
         alerts.extend(self.modes.kept_alert());
         alerts.extend(self.promotions.alert());
         alerts.extend(self.seen.alert());
+        let waits = self.board.status().waits;
+        if !waits.is_empty() {
+            alerts.push(format!("primary {}: {waits}", self.config.primary.name));
+        }
         for replica in &self.replicas {
             let name = &replica.node.name;
             let reason = replica.record().map(|record| record.reason);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use repl_core::ErrorKind;
 use repl_core::schema::{TableName, quote_identifier};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, Row};
 
 use super::catalog_error::from_sqlx;
 use super::lsn::Lsn;
@@ -30,7 +30,7 @@ pub struct Admin {
     pub connection: PgConnection,
     /// Server version, e.g. 150018.
     pub version: i32,
-    slot: String,
+    pub(super) slot: String,
     publication: String,
 }
 
@@ -78,7 +78,8 @@ impl Admin {
     /// # Errors
     /// When the server cannot be reached or refuses.
     pub async fn connect(target: &PgTarget, slot: &str, publication: &str) -> Result<Admin> {
-        let options = target.sqlx_options();
+        // Some are meant to wait for long, and what is wrong is told by errors.
+        let options = target.sqlx_options().disable_statement_logging();
         let connecting = PgConnection::connect_with(&options);
         let mut connection = tokio::time::timeout(target.connect_timeout, connecting)
             .await
@@ -271,35 +272,6 @@ impl Admin {
         }))
     }
 
-    /// Makes the slot. Waits until every transaction now running has ended.
-    ///
-    /// # Errors
-    /// When the server refuses, e.g. for lack of free slots.
-    pub async fn create_slot(&mut self) -> Result<Slot> {
-        sqlx::query("SELECT pg_create_logical_replication_slot($1, 'pgoutput')")
-            .bind(&self.slot)
-            .execute(&mut self.connection)
-            .await
-            .map_err(|e| {
-                let mut error = from_sqlx(&e, "creating the replication slot");
-                if error.code.as_deref() == Some("53400") {
-                    // It will not pass by itself.
-                    error.kind = ErrorKind::Configuration;
-                    error.advice =
-                        "run: ALTER SYSTEM SET max_replication_slots = 20;  and restart \
-                                    the primary, or drop slots nothing uses"
-                            .into();
-                }
-                error
-            })?;
-        self.slot().await?.ok_or_else(|| {
-            ConnectorError::new(
-                ErrorKind::Transient,
-                "the replication slot vanished after creation",
-            )
-        })
-    }
-
     /// Whether commits wait for the standby `name`. A setting that is not understood counts as if
     /// they did.
     ///
@@ -344,23 +316,12 @@ impl Admin {
         Ok(there)
     }
 
-    /// Makes the publication hold exactly `wanted`; returns the tables it could not add, each with
-    /// why: it is being written to, or the role may not. One table must not hold up the others.
-    /// With `manage` false the publication is only checked.
-    ///
-    /// Once a slot exists (`slot_exists`) a table is added under a lock that waits, briefly, for
-    /// its writers: a transaction that wrote to it before would otherwise be in no stream, and yet
-    /// be invisible to the snapshot the table is copied from. A slot made afterwards waits for all
-    /// running transactions by itself.
+    /// Makes the publication where there is none, refuses one that would lose changes, and returns the
+    /// tables it holds. With `manage` false it is only checked.
     ///
     /// # Errors
     /// With the exact statement to run, when the role may not or must not change it.
-    pub async fn ensure_publication(
-        &mut self,
-        wanted: &BTreeSet<TableName>,
-        manage: bool,
-        slot_exists: bool,
-    ) -> Result<BTreeMap<TableName, ConnectorError>> {
+    pub async fn prepare_publication(&mut self, manage: bool) -> Result<BTreeSet<TableName>> {
         let name = quote_identifier(&self.publication);
         let published = match self.published().await? {
             Some(published) => published,
@@ -371,8 +332,30 @@ impl Admin {
             }
         };
         self.check_publication().await?;
+        Ok(published)
+    }
+
+    /// Makes the publication, which holds `published`, hold exactly `wanted`; returns the tables it could
+    /// not add, each with why: it is being written to, or the role may not. One table must not hold up the
+    /// others. With `manage` false nothing is changed.
+    ///
+    /// Once a slot exists (`slot_exists`) a table is added under a lock that waits, briefly, for
+    /// its writers: a transaction that wrote to it before would otherwise be in no stream, and yet
+    /// be invisible to the snapshot the table is copied from. A slot made afterwards waits for all
+    /// running transactions by itself.
+    ///
+    /// # Errors
+    /// With the exact statement to run, when the role may not or must not change it.
+    pub async fn fill_publication(
+        &mut self,
+        wanted: &BTreeSet<TableName>,
+        published: &BTreeSet<TableName>,
+        manage: bool,
+        slot_exists: bool,
+    ) -> Result<BTreeMap<TableName, ConnectorError>> {
+        let name = quote_identifier(&self.publication);
         let mut left_out = BTreeMap::new();
-        for table in wanted.difference(&published) {
+        for table in wanted.difference(published) {
             match self.publish(table, manage, slot_exists).await {
                 Ok(()) => {}
                 Err(error) if error.kind == ErrorKind::Connection => return Err(error),
@@ -474,43 +457,6 @@ impl Admin {
             .collect::<sqlx::Result<_>>()
             .map(Some)
             .map_err(read)
-    }
-
-    /// Refuses a publication that would lose changes.
-    async fn check_publication(&mut self) -> Result<()> {
-        // Row filters and column lists came with PostgreSQL 15; the columns do not exist before.
-        let filtered = if self.version >= 150_000 {
-            "EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid
-                        AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL))"
-        } else {
-            "false"
-        };
-        let sql = format!(
-            "SELECT p.puballtables OR NOT (p.pubinsert AND p.pubupdate AND p.pubdelete AND \
-             p.pubtruncate) OR p.pubviaroot OR {filtered} AS unfit FROM pg_publication p WHERE \
-             p.pubname = $1"
-        );
-        let unfit: bool = sqlx::query_scalar(AssertSqlSafe(sql))
-            .bind(&self.publication)
-            .fetch_one(&mut self.connection)
-            .await
-            .map_err(|e| from_sqlx(&e, "reading the publication"))?;
-        if unfit {
-            return Err(ConnectorError::new(
-                ErrorKind::Configuration,
-                format!(
-                    "publication {} is FOR ALL TABLES, publishes via the partition root, leaves out \
-                     an operation, or has row filters or column lists: changes would be lost",
-                    self.publication
-                ),
-            )
-            .advice(format!(
-                "run: DROP PUBLICATION {};  and let the daemon make it, or choose another \
-                 capture.publication_name",
-                quote_identifier(&self.publication)
-            )));
-        }
-        Ok(())
     }
 
     /// Writes a heartbeat into the WAL, so that an idle set of tables does not pin it.

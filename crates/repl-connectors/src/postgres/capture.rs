@@ -18,6 +18,7 @@ use repl_core::{Epoch, ErrorKind, SourcePosition};
 
 use super::admin::{Admin, ServerPosition, Slot};
 use super::catalog::{self, CatalogTable};
+use super::coverage::{Coverage, Settled};
 use super::house::Housekeeping;
 use super::lsn::Lsn;
 use super::stream::Stream;
@@ -47,54 +48,62 @@ pub struct PgCaptureOptions {
 pub struct PgCapture {
     pub(super) target: PgTarget,
     pub(super) options: PgCaptureOptions,
+    settled: Settled,
 }
 
 impl PgCapture {
     /// A capture that is not connected yet.
     pub fn new(target: PgTarget, options: PgCaptureOptions) -> Self {
-        PgCapture { target, options }
+        PgCapture {
+            target,
+            options,
+            settled: Settled::default(),
+        }
     }
 
     pub(super) async fn admin(&self) -> Result<Admin> {
         Admin::connect(&self.target, &self.options.slot, &self.options.publication).await
     }
 
-    /// Makes the slot, which waits for all running transactions. One whose commit waits for us is
-    /// among them, and nothing can be acknowledged before there is a slot.
-    pub(super) async fn create_slot(&self, admin: &mut Admin) -> Result<Slot> {
-        let standby = &self.options.standby;
-        if admin.commits_wait_for(standby).await? {
-            return Err(ConnectorError::new(
-                ErrorKind::Configuration,
-                format!(
-                    "the replication slot cannot be made while commits wait for the daemon \
-                     (synchronous_standby_names holds {standby}): each would wait for the other"
-                ),
-            )
-            .advice(
-                "give up the guarantee for now with: replctl mode async  and return to it once \
-                 the replicas have been copied",
-            ));
-        }
-        admin.create_slot().await
-    }
-
-    /// Compares selection, catalog and publication, and shows the result on the board, with
-    /// incarnations in the words of the log.
+    /// Compares selection, catalog and publication while a slot is there, and shows the result on the
+    /// board, with incarnations in the words of the log.
     pub(super) async fn refresh_tables(
         &self,
         admin: &mut Admin,
         selection: &Selection,
         board: &CaptureBoard,
         history: Option<&History>,
-        slot_exists: bool,
     ) -> Result<()> {
-        let mut tables = self.publish_tables(admin, selection, slot_exists).await?;
-        for table in &mut tables {
-            table.rename_incarnation(history);
+        let show = |mut tables: Vec<CatalogTable>| {
+            for table in &mut tables {
+                table.rename_incarnation(history);
+            }
+            board.set_tables(tables.iter().map(CatalogTable::to_source).collect())
+        };
+        let manage = self.options.manage_publication;
+        let mut tables = catalog::tables(&mut admin.connection, selection, None).await?;
+        let published = admin.prepare_publication(manage).await?;
+        cover(&mut tables, &admin.coverage().await?);
+        let known = |table: &&CatalogTable| {
+            board.was_settled(&told_incarnation(table, history), &table.coverage)
+        };
+        self.settled.accept(tables.iter().filter(known));
+        self.settled.judge(admin, &mut tables).await?;
+        // That it is not in the stream is remembered before it is again: what is told of it from then on
+        // is not for replicas that lack what came before.
+        let mut uncovered = tables.clone();
+        for table in uncovered.iter_mut().filter(|table| table.is_unpublished()) {
+            table.waits = "new: being added to the publication".into();
         }
-        board.set_tables(tables.iter().map(CatalogTable::to_source).collect());
-        Ok(())
+        let news = |table: &CatalogTable| {
+            table.is_unpublished() && !is_known_uncovered(board, table, history)
+        };
+        if uncovered.iter().any(news) {
+            show(uncovered)?;
+        }
+        self.publish(admin, &mut tables, &published, true).await?;
+        self.settled.judge(admin, &mut tables).await?;
+        show(tables)
     }
 
     /// Compares selection, catalog and publication.
@@ -105,22 +114,44 @@ impl PgCapture {
         slot_exists: bool,
     ) -> Result<Vec<CatalogTable>> {
         let mut tables = catalog::tables(&mut admin.connection, selection, None).await?;
-        let wanted: BTreeSet<TableName> = tables
-            .iter()
-            .filter(|table| table.refusal.is_empty())
-            .map(|table| table.schema.table.clone())
-            .collect();
+        let manage = self.options.manage_publication;
+        let published = admin.prepare_publication(manage).await?;
+        self.publish(admin, &mut tables, &published, slot_exists)
+            .await?;
+        if !slot_exists {
+            // A slot that is made from here on waits for all transactions.
+            self.settled.accept(tables.iter());
+        }
+        Ok(tables)
+    }
+
+    /// Makes the publication hold the tables that can be captured, and says of each what covers it.
+    async fn publish(
+        &self,
+        admin: &mut Admin,
+        tables: &mut [CatalogTable],
+        published: &BTreeSet<TableName>,
+        slot_exists: bool,
+    ) -> Result<()> {
+        let fit = tables.iter().filter(|table| table.refusal.is_empty());
+        let wanted: BTreeSet<TableName> = fit.map(|table| table.schema.table.clone()).collect();
         let manage = self.options.manage_publication;
         let mut left_out = admin
-            .ensure_publication(&wanted, manage, slot_exists)
+            .fill_publication(&wanted, published, manage, slot_exists)
             .await?;
-        for table in &mut tables {
+        cover(tables, &admin.coverage().await?);
+        let added = |table: &&CatalogTable| {
+            let name = &table.schema.table;
+            !published.contains(name) && !left_out.contains_key(name)
+        };
+        self.settled.accept(tables.iter().filter(added));
+        for table in tables {
             if let Some(error) = left_out.remove(&table.schema.table) {
                 table.refusal = error.message;
                 table.remedy = error.advice;
             }
         }
-        Ok(tables)
+        Ok(())
     }
 
     /// Checks that the slot can deliver everything after the log's end (invariant I9).
@@ -167,6 +198,34 @@ impl PgCapture {
         Ok(logged)
     }
 
+    /// Whether the server failed on a change that was made while there was no publication (before
+    /// PostgreSQL 18, which passes over it).
+    fn lost_publication(&self, error: &ConnectorError) -> bool {
+        error.code.as_deref() == Some(UNDEFINED_OBJECT)
+            && error.message.contains(&self.options.publication)
+    }
+
+    /// No stream from the present slot gets past such a change: it is dropped, and history begins anew
+    /// behind it.
+    async fn begin_behind(&self, admin: &mut Admin) -> Result<ConnectorError> {
+        // The server may not have noticed yet that the stream has ended.
+        let until = tokio::time::Instant::now() + SLOT_RELEASE;
+        while let Some(Slot {
+            active_pid: Some(_),
+            ..
+        }) = admin.slot().await?
+            && tokio::time::Instant::now() < until
+        {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        admin.drop_slot().await?;
+        Ok(broken(&format!(
+            "publication {} was missing while rows were written, which cannot be decoded: the slot is \
+             made anew behind them",
+            self.options.publication
+        )))
+    }
+
     pub(super) fn identity(&self, server: &ServerPosition) -> SourceIdentity {
         SourceIdentity {
             node: self.options.node.clone(),
@@ -176,6 +235,12 @@ impl PgCapture {
         }
     }
 }
+
+/// SQLSTATE of an object that is not there.
+const UNDEFINED_OBJECT: &str = "42704";
+
+/// How long a slot may go on being in use after its stream has ended.
+const SLOT_RELEASE: Duration = Duration::from_secs(5);
 
 /// Adding tables to the publication waits for their writers, one after the other: it may take this
 /// many times as long as another answer.
@@ -196,6 +261,33 @@ pub(super) async fn within<T>(
             ),
         ))
     })
+}
+
+/// Says of each table what covers it.
+fn cover(tables: &mut [CatalogTable], coverage: &Coverage) {
+    for table in tables {
+        let covered = coverage.get(&table.schema.incarnation);
+        table.coverage = covered.cloned().unwrap_or_default();
+    }
+}
+
+/// The table's incarnation as the log knows it.
+fn told_incarnation(table: &CatalogTable, history: Option<&History>) -> String {
+    let own = &table.schema.incarnation;
+    history.map_or_else(|| own.clone(), |history| history.incarnation(own))
+}
+
+/// Whether the board says already that the table is not in the stream.
+fn is_known_uncovered(
+    board: &CaptureBoard,
+    table: &CatalogTable,
+    history: Option<&History>,
+) -> bool {
+    let told = told_incarnation(table, history);
+    let shown = board.tables();
+    let shown = shown.borrow();
+    let mut same = shown.iter().filter(|one| one.incarnation == told);
+    same.any(|one| one.coverage.is_empty())
 }
 
 fn broken(what: &str) -> ConnectorError {
@@ -223,13 +315,8 @@ impl Capture for PgCapture {
         let slot = within(limit, "looking at the slot", admin.slot()).await?;
         let logged = Self::check_continuity(port, &server, slot.as_ref())?;
         let history = port.writer.log().bounds().history;
-        let refreshed = self.refresh_tables(
-            &mut admin,
-            &port.selection,
-            &port.board,
-            history.as_ref(),
-            true,
-        );
+        let refreshed =
+            self.refresh_tables(&mut admin, &port.selection, &port.board, history.as_ref());
         within(limit * REFRESH_FACTOR, "comparing the tables", refreshed).await?;
         // Present since `check_continuity`; asked again because the publication may have waited.
         let slot = within(limit, "looking at the slot", admin.slot()).await?;
@@ -246,7 +333,13 @@ impl Capture for PgCapture {
         let result = stream.run(&mut admin, port, &mut house).await;
         stream.close().await;
         port.writer.abandon()?;
-        result
+        match result {
+            Err(error) if self.lost_publication(&error) => {
+                drop(house);
+                Err(self.begin_behind(&mut admin).await?)
+            }
+            other => other,
+        }
     }
 
     async fn rebase(&mut self, port: &mut CapturePort, epoch: Epoch, reason: &str) -> Result<()> {
@@ -256,7 +349,7 @@ impl Capture for PgCapture {
         admin.preflight().await?;
         // The publication must be there before the slot: a slot decodes with the catalog of the
         // time of each change, and fails on changes older than its publication.
-        let existing = admin.slot().await?;
+        let existing = self.made_slot(&mut admin).await?;
         let there = existing.is_some();
         // Shown by their new names once the span has begun.
         self.publish_tables(&mut admin, &port.selection, there)
@@ -265,9 +358,9 @@ impl Capture for PgCapture {
             Some(slot) if slot.wal_status != "lost" => slot,
             Some(_) => {
                 admin.drop_slot().await?;
-                self.create_slot(&mut admin).await?
+                self.make_slot(&mut admin, port).await?
             }
-            None => self.create_slot(&mut admin).await?,
+            None => self.make_slot(&mut admin, port).await?,
         };
         let server = admin.position().await?;
         port.writer.history(History {

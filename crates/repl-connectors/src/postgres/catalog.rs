@@ -23,6 +23,10 @@ pub struct CatalogTable {
     pub remedy: String,
     /// The role from which row security hides rows of it: ours.
     pub hidden_from: Option<String>,
+    /// By what the publication covers it; empty when it does not.
+    pub coverage: String,
+    /// Why its rows cannot be copied yet; empty when they can.
+    pub waits: String,
 }
 
 impl CatalogTable {
@@ -37,7 +41,14 @@ impl CatalogTable {
             schema: fit.then(|| Arc::new(self.schema.clone())),
             refusal: hidden.map_or_else(|| self.refusal.clone(), hidden::reason),
             remedy: hidden.map_or_else(|| self.remedy.clone(), hidden::remedy),
+            coverage: self.coverage.clone(),
+            waits: self.waits.clone(),
         }
+    }
+
+    /// Whether it could be captured, and is not in the publication.
+    pub fn is_unpublished(&self) -> bool {
+        self.refusal.is_empty() && self.coverage.is_empty()
     }
 
     /// Calls its incarnation what the log calls it.
@@ -281,6 +292,8 @@ fn describe(table: RawTable, columns: &[RawColumn], index_columns: &[(i64, i32)]
         refusal,
         remedy,
         hidden_from: table.hidden_from,
+        coverage: String::new(),
+        waits: String::new(),
     }
 }
 

@@ -88,13 +88,9 @@ impl House {
 
     async fn refresh(&self, admin: &mut Admin) -> Result<()> {
         let limit = self.limits.idle_timeout;
-        let refreshed = self.capture.refresh_tables(
-            admin,
-            &self.selection,
-            &self.board,
-            self.history.as_ref(),
-            true,
-        );
+        let refreshed =
+            self.capture
+                .refresh_tables(admin, &self.selection, &self.board, self.history.as_ref());
         within(limit * REFRESH_FACTOR, "comparing the tables", refreshed).await?;
         let server = within(limit, "asking for its position", admin.position()).await?;
         let retained = within(limit, "looking at the slot", admin.slot())

@@ -1,5 +1,6 @@
 //! What the daemon asks of a primary's capture.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -158,6 +159,8 @@ pub struct CaptureStatus {
     pub transactions: u64,
     /// Row changes captured since start.
     pub rows: u64,
+    /// What it waits for at the source, for people; empty when for nothing.
+    pub waits: String,
 }
 
 /// What [`Capture::lacking`] finds.
@@ -184,7 +187,23 @@ pub struct SourceTable {
     pub refusal: String,
     /// The statement that mends it; empty when there is nothing to mend.
     pub remedy: String,
+    /// By what the stream covers the table: another word once anything can have kept one of its changes
+    /// out of the stream, even if that was undone since. Empty while it is not in the stream, and where
+    /// the incarnation tells it all.
+    pub coverage: String,
+    /// Why its rows cannot be copied yet; empty when they can.
+    pub waits: String,
 }
+
+impl SourceTable {
+    /// Whether it will be copied by itself, and cannot be yet.
+    pub fn is_awaited(&self) -> bool {
+        !self.waits.is_empty() || self.refusal.starts_with("new")
+    }
+}
+
+/// Called with the tables before anybody sees them.
+pub type Note = Box<dyn Fn(&[SourceTable]) -> Result<()> + Send + Sync>;
 
 /// Shared view of the capture.
 pub struct CaptureBoard {
@@ -192,6 +211,9 @@ pub struct CaptureBoard {
     tables: watch::Sender<Arc<Vec<SourceTable>>>,
     /// How the tables are told; as they are where there is none.
     teller: Option<Teller>,
+    note: Option<Note>,
+    /// What covered the tables, by their incarnations, when all writers of before had ended already.
+    settled: HashMap<String, String>,
 }
 
 impl CaptureBoard {
@@ -202,6 +224,21 @@ impl CaptureBoard {
             ..CaptureBoard::default()
         }
     }
+
+    /// Has every new list noted before it is shown. `settled` is what was noted before: of tables that
+    /// were not waiting, what covered them.
+    #[must_use]
+    pub fn noting(mut self, note: Note, settled: HashMap<String, String>) -> CaptureBoard {
+        (self.note, self.settled) = (Some(note), settled);
+        self
+    }
+
+    /// Whether the writers that were there when `coverage` began had ended when the daemon was started.
+    pub fn was_settled(&self, incarnation: &str, coverage: &str) -> bool {
+        self.settled
+            .get(incarnation)
+            .is_some_and(|one| one == coverage)
+    }
 }
 
 impl Default for CaptureBoard {
@@ -210,6 +247,8 @@ impl Default for CaptureBoard {
             status: Mutex::new(CaptureStatus::default()),
             tables: watch::Sender::new(Arc::new(Vec::new())),
             teller: None,
+            note: None,
+            settled: HashMap::new(),
         }
     }
 }
@@ -229,20 +268,24 @@ impl CaptureBoard {
     }
 
     /// Publishes the selected tables; watchers wake only when the list changed.
-    pub fn set_tables(&self, mut tables: Vec<SourceTable>) {
+    ///
+    /// # Errors
+    /// When it cannot be noted; nobody sees it then.
+    pub fn set_tables(&self, mut tables: Vec<SourceTable>) -> Result<()> {
         if let Some(teller) = &self.teller {
             tables = tables
                 .into_iter()
                 .map(|table| teller.table(table))
                 .collect();
         }
-        self.tables.send_if_modified(|now| {
-            let changed = **now != tables;
-            if changed {
-                *now = Arc::new(tables);
-            }
-            changed
-        });
+        if **self.tables.borrow() == tables {
+            return Ok(());
+        }
+        if let Some(note) = &self.note {
+            note(&tables)?;
+        }
+        self.tables.send_replace(Arc::new(tables));
+        Ok(())
     }
 
     /// Watches the selected tables.

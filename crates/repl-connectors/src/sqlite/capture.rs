@@ -357,6 +357,8 @@ impl Session {
                 schema: Some(schema),
                 refusal: String::new(),
                 remedy: String::new(),
+                coverage: String::new(),
+                waits: String::new(),
             });
         }
         for (name, refusal) in &known.refused {
@@ -366,10 +368,12 @@ impl Session {
                 schema: None,
                 refusal: refusal.reason.clone(),
                 remedy: refusal.remedy.clone(),
+                coverage: String::new(),
+                waits: String::new(),
             });
         }
         published.sort_by(|a, b| a.name.cmp(&b.name));
-        port.board.set_tables(published);
+        port.board.set_tables(published)?;
         port.board
             .update(|status| status.state = CaptureState::Streaming);
         Ok(())

@@ -153,6 +153,8 @@ fn present_tables(db: &Connection, selection: &Selection) -> Result<Vec<SourceTa
             schema,
             refusal,
             remedy,
+            coverage: String::new(),
+            waits: String::new(),
         }
     });
     Ok(shown.collect())

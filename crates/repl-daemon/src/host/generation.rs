@@ -9,6 +9,7 @@ use repl_connectors::seam::{CaptureBoard, CaptureLimits, CapturePort, SnapshotSo
 use repl_connectors::told::ToldSnapshots;
 use repl_core::backoff::BackoffPolicy;
 use repl_core::log::{Durable, TxWriter, Visibility};
+use repl_core::select::Routing;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -17,6 +18,7 @@ use crate::admin::audit::AuditLog;
 use crate::capture_task::{CaptureErrors, CaptureTask};
 use crate::config::Config;
 use crate::control::Running;
+use crate::coverage;
 use crate::failover::Failover;
 use crate::follow::Follow;
 use crate::guard::Guard;
@@ -74,10 +76,7 @@ impl Generation {
             seen: Arc::clone(&fixed.seen),
             failover: Arc::default(),
             configured_primary: fixed.config.primary.name.clone(),
-            board: Arc::new(CaptureBoard::telling(wiring::teller(
-                &config,
-                Arc::clone(&fixed.log),
-            )?)),
+            board: Arc::new(board(fixed, &config, &replicas)?),
             capture_errors: Arc::new(CaptureErrors::default()),
             capture_meter: Arc::new(Mutex::new(Meter::default())),
             replicas,
@@ -167,6 +166,22 @@ impl Generation {
         end(&mut self.workers, "worker", until).await?;
         end(&mut self.tasks, "task", until).await
     }
+}
+
+/// The board of the capture, which notes what covers the tables before anybody sees them.
+fn board(
+    fixed: &Fixed,
+    config: &Config,
+    replicas: &[Arc<Replica>],
+) -> anyhow::Result<CaptureBoard> {
+    let board = CaptureBoard::telling(wiring::teller(config, Arc::clone(&fixed.log))?);
+    let received = |replica: &Arc<Replica>| -> anyhow::Result<(Arc<Replica>, Routing)> {
+        let routing = wiring::routing(config, &replica.node)?;
+        Ok((Arc::clone(replica), routing))
+    };
+    let replicas = replicas.iter().map(received).collect::<Result<_, _>>()?;
+    let (log, state) = (Arc::clone(&fixed.log), Arc::clone(&fixed.state));
+    Ok(coverage::noting(board, log, state, replicas))
 }
 
 /// What the running capture gives to the others.

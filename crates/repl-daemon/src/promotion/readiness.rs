@@ -147,6 +147,8 @@ fn source(schema: &TableSchema) -> SourceTable {
         schema: Some(Arc::new(schema.clone())),
         refusal: String::new(),
         remedy: String::new(),
+        coverage: String::new(),
+        waits: String::new(),
     }
 }
 

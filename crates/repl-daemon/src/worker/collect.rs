@@ -16,7 +16,7 @@ use repl_core::schema::{SchemaId, TableName};
 use repl_core::select::Routing;
 use repl_core::{Epoch, Seq, SourcePosition};
 
-use super::routes::{Routed, Routes};
+use super::routes::{Routed, Routes, Unroutable};
 use crate::conversion::{self, Conversion};
 use crate::follow::Follow;
 
@@ -128,6 +128,8 @@ pub enum CollectError {
     Convert(TxInfo, Box<ConnectorError>),
     /// This table's copy cannot settle: it is to be copied anew.
     Unsettled(TableName),
+    /// A table that the replica holds under the first name is written to under the second.
+    Elsewhere(TableName, TableName),
 }
 
 impl From<LogError> for CollectError {
@@ -383,7 +385,7 @@ impl Collector {
                 Change::Message { .. } => continue,
             };
             let routed = self.routes.of(&self.plan, schema);
-            let routed = routed.map_err(|error| unfit(&self.transaction, error))?;
+            let routed = routed.map_err(|error| unroutable(&self.transaction, error))?;
             let Some(Routed { route, plan }) = routed else {
                 continue;
             };
@@ -420,7 +422,7 @@ impl Collector {
         let mut tables = Vec::new();
         for schema in schemas {
             let routed = self.routes.of(&self.plan, *schema);
-            let routed = routed.map_err(|error| unfit(&self.transaction, error))?;
+            let routed = routed.map_err(|error| unroutable(&self.transaction, error))?;
             tables.extend(routed.map(|routed| Arc::clone(&routed.route)));
         }
         if tables.is_empty() {
@@ -530,6 +532,13 @@ impl Building {
             self.ordered_steps
                 .push(Step::Ordered(std::mem::take(&mut self.ordered)));
         }
+    }
+}
+
+fn unroutable(transaction: &TxInfo, error: Unroutable) -> CollectError {
+    match error {
+        Unroutable::Unfit(error) => unfit(transaction, error),
+        Unroutable::Elsewhere(held, name) => CollectError::Elsewhere(held, name),
     }
 }
 

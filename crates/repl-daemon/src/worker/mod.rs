@@ -13,6 +13,7 @@ pub mod copy;
 mod flight;
 mod mend;
 pub mod protect;
+pub mod received;
 mod redelivery;
 mod rejoin;
 mod repair;
@@ -21,6 +22,7 @@ mod send;
 pub mod stream;
 mod touched;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -228,6 +230,7 @@ impl Worker {
         let mut checkpoint = self.attach().await?;
         self.note_committed(&checkpoint, Commit::Durable);
         self.begin_mend(&checkpoint).await?;
+        self.check_received().await?;
         self.begin_resync(&checkpoint).await?;
         if let Some(ended) = self.repair(&checkpoint).await {
             return Ok(ended);
@@ -421,6 +424,7 @@ impl Worker {
     fn settle_standing(&mut self) -> Result<(), Failure> {
         // An interrupted copy has left some out.
         let joined = self.missing_tables().is_empty()
+            && !self.awaits_tables()
             && self.state.tables.values().all(|table| table.cut.is_none());
         // Before the capture has told which tables there are, having copied none means nothing.
         let told = !self.parts.tables.borrow().is_empty();
@@ -435,6 +439,7 @@ impl Worker {
             (Membership::Diverged, true) if told && replacing => Membership::Diverged,
             _ => return Ok(()),
         };
+        let held: BTreeSet<TableName> = self.state.tables.keys().cloned().collect();
         self.replica()
             .change(|record| {
                 // A resync was ordered meanwhile: what the replica holds is the state before it.
@@ -444,6 +449,7 @@ impl Worker {
                 record.standing = next;
                 if joined {
                     (record.replace, record.full) = (false, false);
+                    record.lacking.retain(|(table, _)| !held.contains(table));
                 }
                 if next == Membership::Streaming {
                     record.reason.clear();

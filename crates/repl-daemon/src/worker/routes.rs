@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use repl_connectors::seam::ConnectorError;
+use repl_connectors::seam::{ConnectorError, CopiedTable};
 use repl_core::Seq;
 use repl_core::batch::Route;
 use repl_core::change::schemas;
@@ -12,6 +12,20 @@ use repl_core::convert::TablePlan;
 use repl_core::schema::{SchemaId, TableName};
 
 use super::collect::Plan;
+
+/// Why a change goes nowhere, and is not passed over.
+pub(super) enum Unroutable {
+    /// The replica's engine cannot hold the table.
+    Unfit(ConnectorError),
+    /// The replica holds the table under the first name, and it is written to under the second.
+    Elsewhere(TableName, TableName),
+}
+
+impl From<ConnectorError> for Unroutable {
+    fn from(error: ConnectorError) -> Self {
+        Unroutable::Unfit(error)
+    }
+}
 
 /// A schema version as the replica gets it.
 pub(super) struct Routed {
@@ -29,6 +43,8 @@ pub(super) struct Routes {
     fresh: Vec<Arc<Route>>,
     /// Tables whose copy contains the current transaction.
     contained: HashSet<TableName>,
+    /// Those of tables that the replica holds under another name, which lack what is written.
+    elsewhere: HashMap<SchemaId, (TableName, TableName)>,
     /// The last answer: most changes are of the same table as the one before.
     last: Option<(SchemaId, Option<Arc<Routed>>)>,
 }
@@ -51,12 +67,12 @@ impl Routes {
     /// table, has not copied it yet, or its copy contains the transaction.
     ///
     /// # Errors
-    /// When the replica's engine cannot hold the table.
+    /// When the replica's engine cannot hold the table, or the replica holds it under another name.
     pub(super) fn of(
         &mut self,
         plan: &Plan,
         schema: SchemaId,
-    ) -> Result<Option<&Routed>, ConnectorError> {
+    ) -> Result<Option<&Routed>, Unroutable> {
         if self.last.as_ref().is_none_or(|(last, _)| *last != schema) {
             // A version that only such transactions have need not fit the replica's table, which was
             // copied as it was after them.
@@ -64,6 +80,11 @@ impl Routes {
                 true => None,
                 false => self.find(plan, schema)?,
             };
+            if let Some((held, name)) = self.elsewhere.get(&schema)
+                && !self.contained.contains(held)
+            {
+                return Err(Unroutable::Elsewhere(held.clone(), name.clone()));
+            }
             self.last = Some((schema, routed));
         }
         Ok(self.last.as_ref().and_then(|(_, routed)| routed.as_deref()))
@@ -83,6 +104,9 @@ impl Routes {
         if let Some(routed) = self.known.get(&schema) {
             return Ok(routed.clone());
         }
+        let elsewhere = held_elsewhere(plan, schema);
+        self.elsewhere
+            .extend(elsewhere.map(|names| (schema, names)));
         let routed = make(plan, schema)?.map(Arc::new);
         let route = routed.as_ref().map(|routed| Arc::clone(&routed.route));
         self.fresh.extend(route);
@@ -111,6 +135,19 @@ impl Routes {
     pub(super) fn take_fresh(&mut self) -> Vec<Arc<Route>> {
         std::mem::take(&mut self.fresh)
     }
+}
+
+/// The table of this version, as the replica holds it under another name, and its name.
+fn held_elsewhere(plan: &Plan, schema: SchemaId) -> Option<(TableName, TableName)> {
+    let schema = plan.log.schema(schema)?;
+    let is_it = |(name, held): &(&TableName, &CopiedTable)| {
+        **name != schema.table && held.incarnation == schema.incarnation
+    };
+    let mut tables = plan.tables.iter();
+    let (held, _) = tables
+        .find(is_it)
+        .filter(|_| !schema.incarnation.is_empty())?;
+    Some((held.clone(), schema.table.clone()))
 }
 
 fn make(plan: &Plan, schema: SchemaId) -> Result<Option<Routed>, ConnectorError> {

@@ -261,6 +261,11 @@ impl Worker {
                 self.copy_anew(&table).await?;
                 Ok(true)
             }
+            Err(CollectError::Elsewhere(table, name)) => {
+                self.written_elsewhere(course.checkpoint, table, &name)
+                    .await?;
+                Ok(true)
+            }
             Err(CollectError::Convert(transaction, error)) => Err(match course.mode {
                 Mode::OneByOne(_) => blame(*error, &transaction).into(),
                 // Those before it are applied first, so that the one at fault is met by itself.

@@ -284,6 +284,8 @@ mod tests {
             schema: Some(Arc::new(schema)),
             refusal: String::new(),
             remedy: String::new(),
+            coverage: String::new(),
+            waits: String::new(),
         };
         let options = ConvertOptions::default();
         Touched::new(source, name, &Conversion { target, options })

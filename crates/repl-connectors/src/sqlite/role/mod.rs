@@ -215,6 +215,8 @@ impl RoleSwitch for SqliteRole {
             schema: Some(stored.schema().into()),
             refusal: String::new(),
             remedy: String::new(),
+            coverage: String::new(),
+            waits: String::new(),
         });
         Ok(CaptureStart {
             source,

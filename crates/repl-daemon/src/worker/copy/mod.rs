@@ -36,19 +36,20 @@ use self::lanes::Round;
 use self::pace::Pace;
 use self::progress::Shown;
 use super::{Failure, Worker, pass};
+use crate::coverage::lacks;
 use crate::errors;
 
 /// Wait before another snapshot when one lacked a transaction that the log already holds.
 const SNAPSHOT_RETRY: Duration = Duration::from_millis(50);
 
 impl Worker {
-    /// Selected tables whose present incarnation was not copied.
+    /// Selected tables whose present incarnation was not copied, and can be.
     pub(super) fn missing_tables(&self) -> Vec<SourceTable> {
         self.parts
             .tables
             .borrow()
             .iter()
-            .filter(|table| table.schema.is_some())
+            .filter(|table| table.schema.is_some() && table.waits.is_empty())
             .filter(|table| self.parts.routing.target(&table.name).is_some())
             .filter(|table| self.is_readable(table))
             .filter(|table| {
@@ -90,6 +91,7 @@ impl Worker {
         self.check_distinct()?;
         self.wait_for_release(checkpoint).await;
         self.enter_copying()?;
+        self.note_received(&missing)?;
         self.replica().show(Activity::Copying);
         let started = Instant::now();
         let Some(mut snapshot) = self.joinable_snapshot(checkpoint).await? else {
@@ -155,8 +157,21 @@ impl Worker {
         }
     }
 
-    /// Begins the resync of single tables that was ordered: the replica ceases to count, forgets that it
-    /// holds them, and they are copied like new ones. Where an order comes first, the next session begins it.
+    /// Whether tables that lack changes cannot be copied yet.
+    pub(super) fn awaits_tables(&self) -> bool {
+        let record = self.replica().record();
+        let lacking = record.map(|record| record.lacking).unwrap_or_default();
+        let awaited = |table: &SourceTable| {
+            let held = self.state.tables.contains_key(&table.name);
+            let lacks = lacking.iter().any(|(name, _)| *name == table.name);
+            lacks && !held && table.is_awaited()
+        };
+        !lacking.is_empty() && self.parts.tables.borrow().iter().any(awaited)
+    }
+
+    /// Begins the resync of single tables, ordered or because they lack changes: the replica ceases to
+    /// count, forgets that it holds them, and they are copied like new ones, compared where they were held.
+    /// Where an order comes first, the next session begins it.
     pub(super) async fn begin_resync(&mut self, checkpoint: &Checkpoint) -> Result<(), Failure> {
         let Some(record) = self.replica().record() else {
             return Ok(());
@@ -174,16 +189,20 @@ impl Worker {
                 .change(|record| record.standing = Membership::Resyncing)
                 .map_err(errors::state)?;
         }
-        self.parts.applier.forget_tables(&tables).await?;
-        for table in &tables {
-            self.state.tables.remove(table);
-            if let Some(stored) = self.state.copies.get_mut(table) {
-                stored.copy = None;
-            }
-        }
-        pass("worker.resync.begun")?;
+        let held = |table: &&TableName| {
+            self.state.tables.contains_key(*table) || self.state.copies.contains_key(*table)
+        };
+        let place = |table: &TableName| Some((table.clone(), self.parts.routing.target(table)?));
+        let held: Vec<_> = tables.iter().filter(held).filter_map(place).collect();
+        // First: whose rows they are is not known once they are forgotten.
         self.replica()
-            .change(|record| record.resync.clear())
+            .change(|record| record.lacking.extend(held))
+            .map_err(errors::state)?;
+        self.forget(&tables).await?;
+        pass("worker.resync.begun")?;
+        // Those that came meanwhile are begun by the next session.
+        self.replica()
+            .change(|record| record.resync.retain(|table| !tables.contains(table)))
             .map_err(errors::state)?;
         info!(tables = tables.len(), "resync of single tables begins");
         Ok(())
@@ -208,6 +227,35 @@ impl Worker {
         let standing = self.replica().record().map(|record| record.standing);
         matches!(standing, Some(Membership::Copying | Membership::Resyncing))
             && self.state.tables.values().all(|table| table.cut.is_none())
+    }
+
+    /// The replica does not know any more that it holds these tables, or parts of them.
+    pub(super) async fn forget(&mut self, tables: &[TableName]) -> Result<(), Failure> {
+        self.parts.applier.forget_tables(tables).await?;
+        for table in tables {
+            self.state.tables.remove(table);
+            if let Some(stored) = self.state.copies.get_mut(table) {
+                stored.copy = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// A table is written to under another name, which the replica does not follow, or follows as
+    /// another table: it lacks what is written, and is compared when it comes back to its name.
+    pub(super) async fn written_elsewhere(
+        &mut self,
+        checkpoint: &Checkpoint,
+        table: TableName,
+        name: &TableName,
+    ) -> Result<(), Failure> {
+        let reason =
+            format!("{table} was written to as {name} for a time: it is compared with the primary");
+        info!(%table, %name, "a table is written to under another name");
+        self.replica()
+            .change(|record| lacks(record, &[table], &reason))
+            .map_err(errors::state)?;
+        self.begin_resync(checkpoint).await
     }
 
     /// Notes what was copied.

@@ -79,6 +79,7 @@ impl Worker {
         let shape = plan
             .as_ref()
             .map_or_else(|| division.schema.clone(), |plan| plan.schema().clone());
+        let existing = self.existing(&table.name, &target);
         let mut copy = TableCopy {
             name: table.name.clone(),
             route: Arc::new(Route {
@@ -89,7 +90,7 @@ impl Worker {
             ddl,
             plan,
             create: self.parts.replica.node.tables.create_tables,
-            existing: self.existing(&table.name),
+            existing,
             copied: CopiedTable {
                 incarnation: table.incarnation.clone(),
                 cut: Some(snapshot.cut()),
@@ -104,10 +105,12 @@ impl Worker {
     }
 
     /// What may be done with rows that the replica's table holds.
-    fn existing(&self, table: &TableName) -> Existing {
+    fn existing(&self, table: &TableName, target: &TableName) -> Existing {
+        let place = (table.clone(), target.clone());
         match self.replica().record() {
             Some(record) if record.replace && record.full => Existing::Replace,
             Some(record) if record.replace => Existing::Compare,
+            Some(record) if record.lacking.contains(&place) => Existing::Compare,
             // It was copied once, and made anew at the primary since.
             _ if self.state.tables.contains_key(table) => Existing::Compare,
             _ => Existing::Refuse,
