@@ -11,6 +11,7 @@ mod postgres {
     mod copy_keys;
     mod copy_pace;
     mod coverage;
+    mod inheritance;
     mod large;
     mod partitions;
     mod refusals;

@@ -21,7 +21,7 @@ pub(crate) use snapshot::altered;
 pub use snapshot::{Division, ForeignKeyDdl, PartSize, Snapshot, SnapshotSource, TableDdl};
 pub use strays::{Stray, StrayKey, StrayOp, StraySink, stray_key};
 
-pub use load::{Existing, Load, LoadPart, Loaded, Making, Written};
+pub use load::{Existing, Inherits, Load, LoadPart, Loaded, Making, Written};
 
 use std::collections::HashMap;
 
@@ -337,6 +337,20 @@ pub trait Applier: Send {
     /// # Errors
     /// As above.
     async fn add_foreign_keys(&mut self, statements: &[String]) -> Result<()>;
+
+    /// Sees to it that each table inherits, at the replica, from just those of `held` that it is to
+    /// inherit from; with `make` by changing it. Where the engine knows no such thing there is nothing to see to.
+    ///
+    /// # Errors
+    /// Without `make`, [`ErrorKind::Schema`] with the statement for the first that does not.
+    async fn inherit(
+        &mut self,
+        _tables: &[Inherits],
+        _held: &[TableName],
+        _make: bool,
+    ) -> Result<()> {
+        Ok(())
+    }
 
     /// Forgets that tables were copied (before a new copy of them), and that copies in parts can
     /// go on.

@@ -60,6 +60,9 @@ impl Teller {
     /// A selected table as the log knows it.
     pub fn table(&self, mut table: SourceTable) -> SourceTable {
         table.name = self.known(&table.name);
+        for parent in &mut table.parents {
+            *parent = self.known(parent);
+        }
         let latest = self.log.latest_schema(&table.name);
         let same = latest.is_some_and(|latest| latest.incarnation == table.incarnation);
         table.schema = table.schema.map(|own| match same {

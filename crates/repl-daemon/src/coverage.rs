@@ -193,6 +193,7 @@ mod tests {
             remedy: String::new(),
             coverage: coverage.into(),
             waits: String::new(),
+            parents: Vec::new(),
         }
     }
 

@@ -173,7 +173,7 @@ fn an_unmanaged_publication_is_left_to_the_operator() -> Result<()> {
     let table = group.table_becomes("public.another", TableState::Refused)?;
     assert_contains(
         &remedy(&table),
-        "ALTER PUBLICATION \"repl_g\" ADD TABLE \"public\".\"another\"",
+        "ALTER PUBLICATION \"repl_g\" ADD TABLE ONLY \"public\".\"another\"",
     );
     group.primary.execute("INSERT INTO t VALUES (3, 'c')")?;
     wait_query(group.replica(), "SELECT count(*) FROM t", "3")?;
@@ -384,7 +384,7 @@ fn check_names_what_the_role_lacks() -> Result<()> {
     assert!(!good, "{report}");
     assert_contains(
         &report,
-        "CREATE PUBLICATION \"repl_g\" FOR TABLE \"public\".\"t\"",
+        "CREATE PUBLICATION \"repl_g\" FOR TABLE ONLY \"public\".\"t\"",
     );
     primary.execute(&format!("GRANT CREATE ON DATABASE {DATABASE} TO poor"))?;
     let (good, report) = check(true, "*.*")?;

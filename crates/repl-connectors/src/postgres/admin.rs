@@ -376,13 +376,13 @@ impl Admin {
     /// Adds one table.
     async fn publish(&mut self, table: &TableName, manage: bool, lock: bool) -> Result<()> {
         let add = format!(
-            "ALTER PUBLICATION {} ADD TABLE {}",
+            "ALTER PUBLICATION {} ADD TABLE ONLY {}",
             quote_identifier(&self.publication),
             table.quoted()
         );
         let sql = if lock {
             format!(
-                "BEGIN; SET LOCAL lock_timeout = '{LOCK_WAIT_MS}ms'; LOCK TABLE {} IN SHARE ROW \
+                "BEGIN; SET LOCAL lock_timeout = '{LOCK_WAIT_MS}ms'; LOCK TABLE ONLY {} IN SHARE ROW \
                  EXCLUSIVE MODE; {add}; COMMIT",
                 table.quoted()
             )
@@ -516,10 +516,11 @@ fn lsn(text: &str) -> Result<Lsn> {
     })
 }
 
+/// Each by itself: a bare name means the tables that inherit from it too.
 fn list(tables: &BTreeSet<TableName>) -> String {
     tables
         .iter()
-        .map(TableName::quoted)
+        .map(|table| format!("ONLY {}", table.quoted()))
         .collect::<Vec<_>>()
         .join(", ")
 }

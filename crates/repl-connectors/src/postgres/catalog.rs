@@ -27,6 +27,8 @@ pub struct CatalogTable {
     pub coverage: String,
     /// Why its rows cannot be copied yet; empty when they can.
     pub waits: String,
+    /// Tables it inherits from.
+    pub parents: Vec<TableName>,
 }
 
 impl CatalogTable {
@@ -43,6 +45,7 @@ impl CatalogTable {
             remedy: hidden.map_or_else(|| self.remedy.clone(), hidden::remedy),
             coverage: self.coverage.clone(),
             waits: self.waits.clone(),
+            parents: self.parents.clone(),
         }
     }
 
@@ -73,6 +76,10 @@ const TABLES: &str = "
                AND CASE c.relreplident WHEN 'd' THEN i.indisprimary
                                        WHEN 'i' THEN i.indisreplident END) AS identity_index,
            u.oid AS unique_index, u.name AS unique_index_name,
+           ARRAY(SELECT json_build_array(pn.nspname, p.relname)::text
+                   FROM pg_inherits h JOIN pg_class p ON p.oid = h.inhparent
+                   JOIN pg_namespace pn ON pn.oid = p.relnamespace
+                  WHERE h.inhrelid = c.oid AND NOT c.relispartition ORDER BY h.inhseqno) AS parents,
            CASE WHEN row_security_active(c.oid) THEN current_user::text END AS hidden_from,
            (SELECT e.extname::text FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
              WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
@@ -117,6 +124,7 @@ struct RawTable {
     unique_index_name: Option<String>,
     extension: Option<String>,
     hidden_from: Option<String>,
+    parents: Vec<TableName>,
 }
 
 struct RawColumn {
@@ -184,10 +192,19 @@ async fn raw_tables(connection: &mut PgConnection, only: Option<u32>) -> Result<
             unique_index_name: row.try_get("unique_index_name")?,
             extension: row.try_get("extension")?,
             hidden_from: row.try_get("hidden_from")?,
+            parents: parents(&row.try_get::<Vec<String>, _>("parents")?),
         })
     };
     rows.iter()
         .map(|row| read(row).map_err(|e| from_sqlx(&e, "reading the list of tables")))
+        .collect()
+}
+
+fn parents(names: &[String]) -> Vec<TableName> {
+    let name = |text: &String| serde_json::from_str::<(String, String)>(text).ok();
+    let names = names.iter().filter_map(name);
+    names
+        .map(|(schema, name)| TableName::new(schema, name))
         .collect()
 }
 
@@ -294,6 +311,7 @@ fn describe(table: RawTable, columns: &[RawColumn], index_columns: &[(i64, i32)]
         hidden_from: table.hidden_from,
         coverage: String::new(),
         waits: String::new(),
+        parents: table.parents,
     }
 }
 

@@ -336,7 +336,8 @@ fn quote_ident_like(name: &str) -> String {
 }
 
 /// Primary key; then unique, exclusion and check constraints and the other indexes. What a
-/// partition inherits from its parent is left out.
+/// partition inherits from its parent is left out; a child of an ordinary table is made by itself, with
+/// everything it has to have before it can inherit.
 async fn constraints_and_indexes(
     connection: &mut PgConnection,
     oid: i64,
@@ -348,7 +349,7 @@ async fn constraints_and_indexes(
                     AS definition
            FROM pg_constraint
           WHERE conrelid = $1::oid AND contype IN ('p', 'u', 'x', 'c') AND conparentid = 0
-            AND coninhcount = 0
+            AND (coninhcount = 0 OR NOT (SELECT relispartition FROM pg_class WHERE oid = conrelid))
           ORDER BY array_position(ARRAY['p', 'u', 'x', 'c'], contype::text), conname",
     )
     .bind(oid)

@@ -198,6 +198,10 @@ fn advice(error: &ServerError, kind: ErrorKind) -> String {
         "25006" => {
             "the server accepts no writes: it is a standby, or default_transaction_read_only is on"
         }
+        "2BP01" => {
+            "what depends on the table is not the daemon's to drop: give the replica's table the \
+             primary's shape by hand, then `replctl retry`"
+        }
         "53100" => "free disk space on the server",
         "53300" => "raise max_connections, or free connections of this server",
         "55P03" => {

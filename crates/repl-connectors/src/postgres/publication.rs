@@ -62,7 +62,8 @@ impl Admin {
         }
         if !narrowed.is_empty() {
             let names: Vec<String> = narrowed.iter().map(TableName::to_string).collect();
-            let tables: Vec<String> = narrowed.iter().map(TableName::quoted).collect();
+            let each = |table: &TableName| format!("ONLY {}", table.quoted());
+            let tables: Vec<String> = narrowed.iter().map(each).collect();
             let tables = tables.join(", ");
             return refused(
                 format!(

@@ -55,7 +55,7 @@ impl Admin {
         if let Some(first) = left_out.first() {
             let what = format!("publication {name} does not hold {}", listed(&left_out));
             let add = format!(
-                "ALTER PUBLICATION {name} ADD TABLE {};",
+                "ALTER PUBLICATION {name} ADD TABLE ONLY {};",
                 first.table.quoted()
             );
             let advice = match manage {
@@ -138,7 +138,8 @@ impl Standing {
         let (name, role) = (quote_identifier(publication), quote_identifier(&self.role));
         let error = |kind, what, advice| Some(ConnectorError::new(kind, what).advice(advice));
         if !published && !manage {
-            let tables: Vec<String> = access.iter().map(|one| one.table.quoted()).collect();
+            let each = |one: &Access| format!("ONLY {}", one.table.quoted());
+            let tables: Vec<String> = access.iter().map(each).collect();
             return error(
                 ErrorKind::Configuration,
                 format!(

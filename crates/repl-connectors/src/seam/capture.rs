@@ -193,6 +193,8 @@ pub struct SourceTable {
     pub coverage: String,
     /// Why its rows cannot be copied yet; empty when they can.
     pub waits: String,
+    /// Tables whose reading shows this one's rows too (PostgreSQL's INHERITS), in their order.
+    pub parents: Vec<TableName>,
 }
 
 impl SourceTable {

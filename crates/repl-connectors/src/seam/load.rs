@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use repl_core::batch::Route;
 use repl_core::copy::PartialCopy;
+use repl_core::schema::TableName;
 
 use super::{CopiedTable, Snapshot, TableDdl};
 
@@ -107,4 +108,13 @@ pub struct Load<'a> {
     pub rows: &'a mut dyn Snapshot,
     /// Told the number of rows read so far, for progress.
     pub progress: &'a (dyn Fn(u64) + Send + Sync),
+}
+
+/// What a table inherits from, all by their names at the replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inherits {
+    /// The table.
+    pub table: TableName,
+    /// Tables it inherits from.
+    pub parents: Vec<TableName>,
 }

@@ -359,6 +359,7 @@ impl Session {
                 remedy: String::new(),
                 coverage: String::new(),
                 waits: String::new(),
+                parents: Vec::new(),
             });
         }
         for (name, refusal) in &known.refused {
@@ -370,6 +371,7 @@ impl Session {
                 remedy: refusal.remedy.clone(),
                 coverage: String::new(),
                 waits: String::new(),
+                parents: Vec::new(),
             });
         }
         published.sort_by(|a, b| a.name.cmp(&b.name));

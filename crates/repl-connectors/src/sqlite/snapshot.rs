@@ -155,6 +155,7 @@ fn present_tables(db: &Connection, selection: &Selection) -> Result<Vec<SourceTa
             remedy,
             coverage: String::new(),
             waits: String::new(),
+            parents: Vec::new(),
         }
     });
     Ok(shown.collect())

@@ -149,6 +149,7 @@ fn source(schema: &TableSchema) -> SourceTable {
         remedy: String::new(),
         coverage: String::new(),
         waits: String::new(),
+        parents: Vec::new(),
     }
 }
 

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use repl_api::Activity;
 use repl_connectors::seam::{
-    Applier, Commit, ConnectorError, Released, ReplicaState, RoleSwitch, SnapshotSource,
+    Applier, Commit, ConnectorError, Inherits, Released, ReplicaState, RoleSwitch, SnapshotSource,
     SourceTable,
 };
 use repl_core::backoff::{Backoff, BackoffPolicy};
@@ -110,6 +110,8 @@ pub struct Worker {
     attached: bool,
     /// Rows that are to be put in place in this session.
     mending: Option<mend::Mending>,
+    /// The inheritance that was last seen to in this session.
+    inherited: Option<Vec<Inherits>>,
 }
 
 /// Why a session failed.
@@ -169,6 +171,7 @@ impl Worker {
             state: ReplicaState::default(),
             attached: false,
             mending: None,
+            inherited: None,
         }
     }
 
@@ -255,6 +258,7 @@ impl Worker {
     /// Opens a session at the replica and takes in what it says of itself.
     async fn open(&mut self) -> Result<(), Failure> {
         self.state = self.parts.applier.open().await?;
+        self.inherited = None;
         self.check_distinct()?;
         self.note_forgetful()?;
         let options = &mut Arc::make_mut(&mut self.parts.conversion).options;

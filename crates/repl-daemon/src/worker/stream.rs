@@ -154,7 +154,7 @@ impl Worker {
                 Event::Tables => {
                     self.parts.tables.borrow_and_update();
                     let copied = self.is_copied() || self.foreign_keys_due();
-                    copied || !self.missing_tables().is_empty()
+                    copied || self.inheritance_due() || !self.missing_tables().is_empty()
                 }
                 Event::Orders => {
                     let ended = self.leave(course, Ended::Orders).await;

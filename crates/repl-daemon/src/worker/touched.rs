@@ -286,6 +286,7 @@ mod tests {
             remedy: String::new(),
             coverage: String::new(),
             waits: String::new(),
+            parents: Vec::new(),
         };
         let options = ConvertOptions::default();
         Touched::new(source, name, &Conversion { target, options })

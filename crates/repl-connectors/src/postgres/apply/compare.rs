@@ -35,7 +35,7 @@ impl Session {
         let make = format!(
             "CREATE TEMPORARY TABLE repl_compare ON COMMIT DROP AS SELECT {names} FROM {} \
              WITH NO DATA",
-            target.name
+            target.own_rows
         );
         let made = self.client.simple(&make).await;
         made.map_err(|error| self.explain_stage(error))?;
@@ -114,7 +114,7 @@ impl Target {
     fn delete_extra(&self, within: &str) -> String {
         format!(
             "DELETE FROM {} AS t WHERE {}NOT EXISTS (SELECT FROM {STAGE} AS s WHERE {})",
-            self.name,
+            self.own_rows,
             and(within),
             self.same_key()
         )
@@ -123,7 +123,7 @@ impl Target {
     fn delete_different(&self, within: &str) -> String {
         format!(
             "DELETE FROM {} AS t USING {STAGE} AS s WHERE {}{} AND NOT ({})",
-            self.name,
+            self.own_rows,
             and(within),
             self.same_key(),
             self.same_row()
@@ -143,7 +143,7 @@ impl Target {
         }
         format!(
             "UPDATE {} AS t SET {} FROM {STAGE} AS s WHERE {}{} AND NOT ({})",
-            self.name,
+            self.own_rows,
             join(&writable, ", ", |_, name| {
                 let name = quote_identifier(name);
                 format!("{name} = s.{name}")
@@ -161,10 +161,24 @@ impl Target {
             self.name,
             self.names(""),
             self.names("s."),
-            self.name,
+            self.own_rows,
             and(within),
             self.same_key()
         )
+    }
+}
+
+#[cfg(test)]
+impl Target {
+    /// All statements of a comparison.
+    pub(super) fn comparing(&self) -> Vec<String> {
+        let all = [
+            Self::delete_extra,
+            Self::delete_different,
+            Self::update_different,
+            Self::insert_missing,
+        ];
+        all.map(|statement| statement(self, "")).into()
     }
 }
 

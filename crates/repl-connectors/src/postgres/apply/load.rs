@@ -79,12 +79,13 @@ impl Session {
             return Ok(Ready::Made);
         }
         // Nobody else may write while the rows are compared, counted or removed.
+        let rows = catalog.own_rows(table);
         self.client
-            .simple(&format!("LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE"))
+            .simple(&format!("LOCK TABLE {rows} IN SHARE ROW EXCLUSIVE MODE"))
             .await?;
-        let exists = format!("SELECT EXISTS (SELECT 1 FROM {name})");
-        let rows = self.client.simple(&exists).await?;
-        if store::text(&rows, 0, 0) != "t" {
+        let exists = format!("SELECT EXISTS (SELECT 1 FROM {rows})");
+        let found = self.client.simple(&exists).await?;
+        if store::text(&found, 0, 0) != "t" {
             return Ok(Ready::Empty);
         }
         let keyed = !load.route.schema.key_columns().is_empty();
@@ -93,7 +94,7 @@ impl Session {
             Existing::Compare if keyed => return Ok(Ready::Filled),
             // Unlike TRUNCATE it lets readers see the old rows until the new ones are there.
             _ => {
-                self.client.simple(&format!("DELETE FROM {name}")).await?;
+                self.client.simple(&format!("DELETE FROM {rows}")).await?;
             }
         }
         Ok(Ready::Empty)
@@ -112,12 +113,13 @@ impl Session {
         } else if existing != Existing::Compare
             && let Some(catalog) = self.catalog(table).await?
         {
-            self.remove_rows(&table.quoted(), &catalog.oid).await?;
+            self.remove_rows(&catalog.own_rows(table), &catalog.oid)
+                .await?;
         }
         Ok(())
     }
 
-    pub(super) async fn remove_rows(&mut self, name: &str, oid: &str) -> Result<()> {
+    pub(super) async fn remove_rows(&mut self, rows: &str, oid: &str) -> Result<()> {
         let referring = self
             .rows(
                 "SELECT 1 FROM pg_catalog.pg_constraint WHERE contype = 'f' \
@@ -132,7 +134,7 @@ impl Session {
         } else {
             "DELETE FROM"
         };
-        self.client.simple(&format!("{remove} {name}")).await?;
+        self.client.simple(&format!("{remove} {rows}")).await?;
         Ok(())
     }
 

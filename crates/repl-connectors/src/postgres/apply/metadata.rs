@@ -160,6 +160,15 @@ impl Catalog {
         self.columns.iter().find(|column| column.name == name)
     }
 
+    /// The table's name where its rows are to be found: those of tables that inherit from it belong to
+    /// tables of their own, those of partitions to it.
+    pub(super) fn own_rows(&self, table: &TableName) -> String {
+        match self.kind.as_str() {
+            "p" => table.quoted(),
+            _ => format!("ONLY {}", table.quoted()),
+        }
+    }
+
     /// The unique index over exactly these columns, in any order.
     pub(super) fn unique_over(&self, names: &[&str]) -> Option<&UniqueIndex> {
         self.unique.iter().find(|index| {
@@ -253,8 +262,10 @@ type Statements = HashMap<(super::sql::Kind, Vec<bool>), Arc<str>>;
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) route: Arc<Route>,
-    /// Quoted name.
+    /// Quoted name, for what puts rows in.
     pub(super) name: String,
+    /// The same for what finds rows.
+    pub(super) own_rows: String,
     /// The replica's columns in the order of the row images.
     pub(super) columns: Vec<ReplicaColumn>,
     /// Key columns, as indexes of the images; empty when the whole row is the identity.
@@ -268,7 +279,6 @@ pub(super) struct Target {
     /// A column outside of the key cannot be updated, only inserted.
     pub(super) rewrite_updates: bool,
     pub(super) oid: String,
-    pub(super) partitioned: bool,
     pub(super) deferrable: Vec<Deferrable>,
     /// Statements by the columns they write.
     pub(super) statements: Mutex<Statements>,
@@ -308,6 +318,7 @@ impl Target {
         let updatable = |at: usize, c: &ReplicaColumn| !c.identity_always || key.contains(&at);
         Ok(Target {
             name: route.target.quoted(),
+            own_rows: catalog.own_rows(&route.target),
             rewrite_updates: !columns.iter().enumerate().all(|(at, c)| updatable(at, c)),
             columns,
             key,
@@ -318,7 +329,6 @@ impl Target {
                 .filter(|column| !column.generated)
                 .map(|column| column.name.clone())
                 .collect(),
-            partitioned: catalog.kind == "p",
             key_is_only_unique: catalog.unique.len() <= 1,
             oid: catalog.oid,
             deferrable: catalog.deferrable,
@@ -360,4 +370,51 @@ fn equality(index: Option<&UniqueIndex>, column: &str) -> String {
             index.equals.get(at).cloned()
         })
         .unwrap_or_else(|| "=".into())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::Arc;
+
+    use repl_core::schema::{Column, Identity, SchemaId, TableSchema};
+
+    use super::*;
+
+    /// Table `s.t` of the key `a` and the column `b`, which is perhaps one that cannot be updated.
+    pub(in crate::postgres::apply) fn target(kind: &str, identity_always: bool) -> Target {
+        let schema = TableSchema {
+            id: SchemaId(1),
+            engine: "postgres".into(),
+            table: TableName::new("s", "t"),
+            incarnation: String::new(),
+            columns: ["a", "b"]
+                .map(|name| Column::new(name, "integer", 23, false))
+                .into(),
+            identity: Identity::Key(vec![0]),
+        };
+        let column = |name: &str, identity_always| ReplicaColumn {
+            name: name.into(),
+            cast: "integer".into(),
+            declared: "integer".into(),
+            in_arrays: true,
+            delimiter: b',',
+            not_null: true,
+            has_default: false,
+            generated: false,
+            identity_always,
+        };
+        let catalog = Catalog {
+            oid: "1".into(),
+            kind: kind.into(),
+            hidden_from: None,
+            columns: vec![column("a", false), column("b", identity_always)],
+            unique: Vec::new(),
+            deferrable: Vec::new(),
+        };
+        let route = Arc::new(Route {
+            schema: Arc::new(schema),
+            target: TableName::new("s", "t"),
+        });
+        Target::new(&route, catalog).unwrap()
+    }
 }

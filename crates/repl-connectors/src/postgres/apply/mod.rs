@@ -18,6 +18,7 @@ mod adopt;
 mod compare;
 mod content;
 mod fit;
+mod inherit;
 mod load;
 mod metadata;
 mod ordered;
@@ -47,8 +48,8 @@ use self::session::Session;
 use super::target::PgTarget;
 use crate::held::Held;
 use crate::seam::{
-    Applier, Commit, ConnectorError, CopiedTable, Load, LoadPart, Loaded, Making, ReplicaState,
-    Result, Style, TableDdl,
+    Applier, Commit, ConnectorError, CopiedTable, Inherits, Load, LoadPart, Loaded, Making,
+    ReplicaState, Result, Style, TableDdl,
 };
 
 /// Most transactions on the wire at once. A full batch takes some 50 ms, so this covers round trips
@@ -216,6 +217,12 @@ impl Applier for PgApplier {
     async fn add_foreign_keys(&mut self, statements: &[String]) -> Result<()> {
         self.session
             .with(async |session| session.add_foreign_keys(statements).await)
+            .await
+    }
+
+    async fn inherit(&mut self, tables: &[Inherits], held: &[TableName], make: bool) -> Result<()> {
+        self.session
+            .with(async |session| session.inherit(tables, held, make).await)
             .await
     }
 

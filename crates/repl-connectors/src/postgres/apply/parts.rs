@@ -148,18 +148,20 @@ impl Session {
             Ok(()) => {}
         }
         if left == Some(false) && making.existing != Existing::Compare {
-            self.remove_rows(&name, &catalog.oid).await?;
+            self.remove_rows(&catalog.own_rows(table), &catalog.oid)
+                .await?;
             return Ok(Some(false));
         }
         // Nobody else may write while rows are looked for.
+        let rows = catalog.own_rows(table);
         self.client
-            .simple(&format!("LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE"))
+            .simple(&format!("LOCK TABLE {rows} IN SHARE ROW EXCLUSIVE MODE"))
             .await?;
-        Ok((!self.holds_rows(&name).await?).then_some(false))
+        Ok((!self.holds_rows(&rows).await?).then_some(false))
     }
 
-    async fn holds_rows(&mut self, name: &str) -> Result<bool> {
-        let exists = format!("SELECT EXISTS (SELECT 1 FROM {name})");
+    async fn holds_rows(&mut self, rows: &str) -> Result<bool> {
+        let exists = format!("SELECT EXISTS (SELECT 1 FROM {rows})");
         let rows = self.client.simple(&exists).await?;
         Ok(text(&rows, 0, 0) == "t")
     }
@@ -167,7 +169,7 @@ impl Session {
     /// Whether the table holds rows that can be compared part by part: its key orders rows as
     /// integers, and no other row can stand in the way of one of a later part.
     async fn can_compare(&mut self, making: Making<'_>) -> Result<bool> {
-        let (route, name) = (making.route, making.route.target.quoted());
+        let route = making.route;
         let Some(catalog) = self.catalog(&route.target).await? else {
             return Ok(false);
         };
@@ -180,7 +182,7 @@ impl Session {
             && catalog.unique_over(&key).is_some()
             && key.into_iter().all(integer)
             && self.unique_indexes(&catalog.oid).await? == 1
-            && self.holds_rows(&name).await?)
+            && self.holds_rows(&catalog.own_rows(&route.target)).await?)
     }
 
     /// Indexes that can refuse a row because of another one.

@@ -201,7 +201,7 @@ impl Target {
     fn delete_row(&self) -> String {
         format!(
             "WITH done AS (DELETE FROM {} AS t WHERE {} RETURNING 1){}",
-            self.name,
+            self.own_rows,
             self.key_is(|at, column| self.param(column, at + 1)),
             counted("done", "1")
         )
@@ -211,7 +211,7 @@ impl Target {
     fn delete_set(&self, end: fn(&str, &str) -> String) -> String {
         format!(
             "WITH done AS (DELETE FROM {} AS t USING {} WHERE {} RETURNING 1){}",
-            self.name,
+            self.own_rows,
             self.unnest_sorted(&self.key),
             self.key_is(|at, column| self.element(at, column)),
             end("done", &format!("${}::int8", self.key.len() + 1))
@@ -237,7 +237,7 @@ impl Target {
         };
         format!(
             "WITH done AS (UPDATE {} AS t SET {} FROM {rows} WHERE {key} RETURNING 1){}",
-            self.name,
+            self.own_rows,
             self.or_nothing(set),
             end("done", &format!("${}::int8", arrays.len() + 1))
         )
@@ -262,7 +262,7 @@ impl Target {
         let key = self.key_is(|at, column| self.param(column, written.len() + at + 1));
         format!(
             "WITH done AS (UPDATE {} AS t SET {} WHERE {key} RETURNING 1){}",
-            self.name,
+            self.own_rows,
             self.or_nothing(set),
             counted("done", "1")
         )
@@ -291,9 +291,10 @@ impl Target {
         let columns = self.writable_columns();
         let merged = self.merged(written, |at, column| self.param(column, at + 1));
         format!(
-            "WITH old AS (DELETE FROM {0} AS t WHERE {key} RETURNING {merged}), \
-             done AS (INSERT INTO {0} ({columns}) OVERRIDING SYSTEM VALUE \
-             SELECT * FROM old RETURNING 1){1}",
+            "WITH old AS (DELETE FROM {} AS t WHERE {key} RETURNING {merged}), \
+             done AS (INSERT INTO {} ({columns}) OVERRIDING SYSTEM VALUE \
+             SELECT * FROM old RETURNING 1){}",
+            self.own_rows,
             self.name,
             counted("done", "1")
         )
@@ -311,7 +312,7 @@ impl Target {
              WITH NO DATA",
             self.stage(),
             self.writable_columns(),
-            self.name
+            self.own_rows
         )
     }
 
@@ -324,7 +325,7 @@ impl Target {
         format!(
             "WITH old AS (DELETE FROM {} AS t USING {} WHERE {key} RETURNING {merged}), \
              done AS (INSERT INTO {} ({}) SELECT * FROM old RETURNING 1){}",
-            self.name,
+            self.own_rows,
             self.unnest(&arrays),
             self.stage(),
             self.writable_columns(),
@@ -383,8 +384,8 @@ impl Target {
              AND t.ctid = have.c AND t.tableoid = have.o RETURNING 1){}",
             copies + 1,
             self.stored_image(),
-            self.name,
-            self.name,
+            self.own_rows,
+            self.own_rows,
             counted("done", &format!("${}::int8", copies + 2))
         )
     }
@@ -393,7 +394,7 @@ impl Target {
     fn pick(&self, first: usize) -> String {
         format!(
             "pick AS (SELECT t.tableoid AS o, t.ctid AS c FROM {} AS t WHERE {} = {} LIMIT 1)",
-            self.name,
+            self.own_rows,
             self.stored_image(),
             self.image(|column| self.param(column, first + column))
         )
@@ -405,7 +406,7 @@ impl Target {
             "WITH {}, done AS (DELETE FROM {} AS t USING pick \
              WHERE t.ctid = pick.c AND t.tableoid = pick.o RETURNING 1){}",
             self.pick(1),
-            self.name,
+            self.own_rows,
             counted("done", "1")
         )
     }
@@ -416,10 +417,11 @@ impl Target {
         if self.rewrite_updates {
             let merged = self.merged(written, |at, column| self.param(column, at + 1));
             return format!(
-                "WITH {pick}, old AS (DELETE FROM {0} AS t USING pick WHERE t.ctid = pick.c \
+                "WITH {pick}, old AS (DELETE FROM {} AS t USING pick WHERE t.ctid = pick.c \
                  AND t.tableoid = pick.o RETURNING {merged}), \
-                 done AS (INSERT INTO {0} ({1}) OVERRIDING SYSTEM VALUE \
-                 SELECT * FROM old RETURNING 1){2}",
+                 done AS (INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE \
+                 SELECT * FROM old RETURNING 1){}",
+                self.own_rows,
                 self.name,
                 self.writable_columns(),
                 counted("done", "1")
@@ -431,7 +433,7 @@ impl Target {
         format!(
             "WITH {pick}, done AS (UPDATE {} AS t SET {} FROM pick \
              WHERE t.ctid = pick.c AND t.tableoid = pick.o RETURNING 1){}",
-            self.name,
+            self.own_rows,
             self.or_nothing(set),
             counted("done", "1")
         )
@@ -460,7 +462,7 @@ impl Target {
                 .map_or(String::new(), |p| format!(" WHERE {p}"));
             format!(
                 "(SELECT ctid AS c, tableoid AS o{expressions}{keys} FROM {}{predicate})",
-                self.name
+                self.own_rows
             )
         };
         let clash = join(&constraint.operators, " AND ", |at, operator| {
@@ -484,5 +486,58 @@ impl Target {
             rows(&keys),
             rows("")
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::apply::metadata::tests::target;
+
+    const KINDS: [Kind; 15] = [
+        Kind::InsertRow,
+        Kind::CopyIn,
+        Kind::DeleteRow,
+        Kind::DeleteSet,
+        Kind::UpdateSet,
+        Kind::DeleteAny,
+        Kind::UpdateAny,
+        Kind::UpdateRow,
+        Kind::UpdateKeyRow,
+        Kind::ReplaceRow,
+        Kind::Stage,
+        Kind::StageAny,
+        Kind::DeleteCopies,
+        Kind::DeleteCopy,
+        Kind::UpdateCopy,
+    ];
+
+    /// A bare name behind FROM, UPDATE or DELETE means the rows of children too.
+    #[test]
+    fn only_the_table_itself_is_meant_wherever_rows_are_found() {
+        let deferrable = Deferrable {
+            name: "d".into(),
+            expressions: vec!["a".into()],
+            plain: Some(vec!["a".into()]),
+            operators: vec!["=".into()],
+            predicate: None,
+            nulls_equal: false,
+        };
+        for (kind, always) in [("r", false), ("r", true), ("p", false)] {
+            let target = target(kind, always);
+            let mut all: Vec<String> = KINDS.map(|kind| target.build(kind, &[false, true])).into();
+            all.push(target.create_stage());
+            all.extend(target.unstage());
+            all.push(target.constraint_holds(&deferrable, None));
+            all.extend(target.comparing());
+            for sql in all {
+                for (at, _) in sql.match_indices("\"s\".\"t\"") {
+                    let before = &sql[..at];
+                    let puts = before.ends_with("INSERT INTO ") || before.ends_with("COPY ");
+                    let only = before.ends_with(" ONLY ");
+                    assert!(puts || only == (kind == "r"), "{sql}");
+                }
+            }
+        }
     }
 }

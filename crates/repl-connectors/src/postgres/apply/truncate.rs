@@ -20,9 +20,7 @@ impl Session {
         let mut label = Label::Other;
         for route in tables {
             let target = self.target(route).await?;
-            // Children by inheritance are tables of their own; partitions are not.
-            let only = if target.partitioned { "" } else { "ONLY " };
-            names.push(format!("{only}{}", target.name));
+            names.push(target.own_rows.clone());
             label = Label::Rows("truncate", target, None);
         }
         if names.is_empty() {

@@ -31,7 +31,7 @@ const SEQUENCES: &str = "
 /// The integer columns that sequences serve: as their own, or by a default.
 const SERVED: &str = "
     SELECT d.objid::int8 AS oid, n.nspname::text AS schema, c.relname::text AS name,
-           a.attname::text AS column_name
+           a.attname::text AS column_name, c.relkind = 'p' AS whole
       FROM (SELECT objid, refobjid AS relid, refobjsubid AS attnum FROM pg_depend
              WHERE classid = 'pg_class'::regclass AND refclassid = 'pg_class'::regclass
                AND deptype IN ('a', 'i') AND refobjsubid > 0
@@ -150,13 +150,16 @@ pub(super) async fn used(
         } else {
             "min"
         };
+        // Tables that inherit the column and its default are served themselves.
+        let whole: bool = row.try_get("whole").map_err(doing)?;
+        let only = if whole { "" } else { "ONLY " };
         let limit = until
             .saturating_duration_since(Instant::now())
             .as_millis()
             .max(1);
         let sql = format!(
             "SELECT pg_catalog.set_config('statement_timeout', '{limit}', false); \
-             SELECT pg_catalog.{furthest}({})::int8 AS last FROM {}",
+             SELECT pg_catalog.{furthest}({})::int8 AS last FROM {only}{}",
             quote_identifier(&column),
             table.quoted()
         );

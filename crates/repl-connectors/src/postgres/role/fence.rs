@@ -35,7 +35,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// SQLSTATE of a lock that could not be had in time, and of a deadlock.
 const LOCKED: [&str; 2] = ["55P03", "40P01"];
 
-/// The tables given, and the partitioned tables they are part of: a statement fires the triggers of
+/// The tables given, and those they are partitions or children of: a statement fires the triggers of
 /// the table it names.
 const TABLES: &str = "
     WITH RECURSIVE given AS (
@@ -44,7 +44,7 @@ const TABLES: &str = "
         JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.name AND c.relkind IN ('r', 'p')
       UNION
       SELECT i.inhparent FROM given g JOIN pg_inherits i ON i.inhrelid = g.oid
-        JOIN pg_class p ON p.oid = i.inhparent AND p.relkind = 'p')
+        JOIN pg_class p ON p.oid = i.inhparent AND p.relkind IN ('r', 'p'))
     SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name,
            EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgname = $3
                       AND t.tgfoid = to_regproc($4)::oid) AS there,

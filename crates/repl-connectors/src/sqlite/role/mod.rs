@@ -217,6 +217,7 @@ impl RoleSwitch for SqliteRole {
             remedy: String::new(),
             coverage: String::new(),
             waits: String::new(),
+            parents: Vec::new(),
         });
         Ok(CaptureStart {
             source,

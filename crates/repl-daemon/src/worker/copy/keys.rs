@@ -1,6 +1,6 @@
 //! What binds tables together, and what waits until a table has settled.
 
-use repl_connectors::seam::{ForeignKeyDdl, Snapshot};
+use repl_connectors::seam::{CopiedTable, ForeignKeyDdl, Inherits, Snapshot};
 use repl_core::copy::StoredCopy;
 use repl_core::schema::TableName;
 use tracing::{info, warn};
@@ -108,7 +108,45 @@ impl Worker {
         }
         if self.foreign_keys_due() {
             self.add_foreign_keys().await?;
+            self.inherited = None;
         }
+        if self.inheritance_due() {
+            self.see_to_inheritance().await?;
+        }
+        Ok(())
+    }
+
+    /// Whether tables inherit from others at the primary than when it was last seen to that they do so
+    /// here, and all have joined the stream.
+    pub(in crate::worker) fn inheritance_due(&self) -> bool {
+        self.state.tables.values().all(|table| table.cut.is_none())
+            && self.inherited.as_ref() != Some(&self.inheritance())
+    }
+
+    /// The tables that the replica holds, each with those it inherits from at the primary.
+    fn inheritance(&self) -> Vec<Inherits> {
+        let tables = self.parts.tables.borrow();
+        let routing = &self.parts.routing;
+        let held = tables.iter().filter(|table| {
+            let same = |held: &CopiedTable| held.incarnation == table.incarnation;
+            self.state.tables.get(&table.name).is_some_and(same)
+        });
+        let inherits = held.filter_map(|table| {
+            let parents = table.parents.iter();
+            Some(Inherits {
+                table: routing.target(&table.name)?,
+                parents: parents.filter_map(|one| routing.target(one)).collect(),
+            })
+        });
+        inherits.collect()
+    }
+
+    async fn see_to_inheritance(&mut self) -> Result<(), Failure> {
+        let wanted = self.inheritance();
+        let held: Vec<TableName> = wanted.iter().map(|one| one.table.clone()).collect();
+        let make = self.parts.replica.node.tables.create_tables;
+        self.parts.applier.inherit(&wanted, &held, make).await?;
+        self.inherited = Some(wanted);
         Ok(())
     }
 }
