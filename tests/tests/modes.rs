@@ -11,6 +11,7 @@ mod modes {
     mod release;
     mod rig;
     mod sabotage;
+    mod settings;
     mod standing;
     mod switching;
 }

@@ -15,7 +15,7 @@ pub use capture::{
     Released, SourceTable,
 };
 pub use demand::Demand;
-pub use gate::{CommitGate, GateProblem, GateReport};
+pub use gate::{CommitGate, GateProblem, GateReport, WeakerCommits};
 pub use role::{CaptureStart, Counter, Finding, Part, RoleSwitch, Sample};
 pub(crate) use snapshot::altered;
 pub use snapshot::{Division, ForeignKeyDdl, PartSize, Snapshot, SnapshotSource, TableDdl};

@@ -224,6 +224,9 @@ pub struct Promotion {
     /// Commits of the new primary wait as the mode says from the first on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub promises: bool,
+    /// Without exception: none is set to wait for less.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all_wait: bool,
     /// When the action under way began, milliseconds since the Unix epoch.
     pub since_ms: u64,
     way: Way,
@@ -247,6 +250,7 @@ impl Promotion {
             reason: String::new(),
             closed: false,
             promises: false,
+            all_wait: false,
             since_ms: now_ms,
             way: Way::Forward(Step::Prepare),
         }

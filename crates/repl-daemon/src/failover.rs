@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use repl_api::FailoverStatus;
 use repl_connectors::seam::RoleSwitch;
-use repl_core::deposed::Loss;
 use repl_core::failover::{Candidate, Decision, Health, Situation, Watch, decide};
 use repl_core::promotion::Cause;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -17,7 +16,7 @@ use tracing::{info, warn};
 
 use crate::clock::now_ms;
 use crate::config::FailoverConfig;
-use crate::promotion::{Order, candidates, loss};
+use crate::promotion::{Order, candidates, promised};
 use crate::status::Group;
 
 /// How soon it is looked again whether a dead primary can be replaced.
@@ -136,7 +135,7 @@ impl Failover {
                 since: Duration::ZERO,
             },
             since_last: self.since_last(),
-            promised: loss(&self.group, self.role.as_ref()) == Loss::Nothing,
+            promised: promised(&self.group, self.role.as_ref()),
             candidates: &candidates,
         };
         let names = match decide(&self.config().settings, &situation) {

@@ -46,7 +46,7 @@ fn sync_loses_nothing_when_the_primary_is_killed_again_and_again() -> Result<()>
 
 #[test]
 fn semi_sync_keeps_every_commit_on_two_of_three() -> Result<()> {
-    let mut rig = Rig::start(true, |config| {
+    let mut rig = Rig::start_with("remote_apply", true, |config| {
         mode(config, "semi-sync")
             .set("replication", "min_replicas", Toml::from(2))
             .set("replication", "on_timeout", "block")

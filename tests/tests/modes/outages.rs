@@ -12,7 +12,7 @@ use super::rig::{A_WHILE, PATIENCE, Rig, mode};
 
 #[test]
 fn without_the_daemon_commits_block_and_none_is_lost_or_doubled() -> Result<()> {
-    let mut rig = Rig::start(false, |config| mode(config, "sync"))?;
+    let mut rig = Rig::start_with("remote_write", false, |config| mode(config, "sync"))?;
     let clients = rig.clients(4)?;
     for _ in 0..3 {
         rig.wait_progress(&clients, 50)?;

@@ -60,10 +60,32 @@ impl Rig {
         all: bool,
         adapt: impl FnOnce(DaemonConfig) -> DaemonConfig,
     ) -> Result<Rig> {
+        Rig::build(role, all, "on", adapt)
+    }
+
+    /// [`Rig::start`] where sessions of the primary commit with this `synchronous_commit`, not with the
+    /// server's default.
+    pub fn start_with(
+        synchronous_commit: &str,
+        all: bool,
+        adapt: impl FnOnce(DaemonConfig) -> DaemonConfig,
+    ) -> Result<Rig> {
+        let mut rig = Rig::build(Role::Superuser, all, synchronous_commit, adapt)?;
+        rig.daemon.start()?;
+        rig.wait_in_force()?;
+        Ok(rig)
+    }
+
+    fn build(
+        role: Role,
+        all: bool,
+        synchronous_commit: &str,
+        adapt: impl FnOnce(DaemonConfig) -> DaemonConfig,
+    ) -> Result<Rig> {
         let scratch = Scratch::new()?;
         let primary = PgServer::builder("primary")
             .durable(true)
-            .setting("synchronous_commit", "remote_apply")
+            .setting("synchronous_commit", synchronous_commit)
             .start()?;
         primary.execute(&format!(
             "CREATE TABLE {TABLE} (client bigint, n bigint, PRIMARY KEY (client, n));

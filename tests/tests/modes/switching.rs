@@ -149,9 +149,10 @@ fn a_replica_that_does_not_flush_does_not_count() -> Result<()> {
         "{:?}",
         rig.commits()?
     );
-    // Nothing waits for a mode that is not in force.
+    // Nothing waits for a mode that is not in force, and nothing is kept at the primary for it.
     rig.primary
-        .execute("INSERT INTO public.history VALUES (1, 1)")
+        .execute("INSERT INTO public.history VALUES (1, 1)")?;
+    rig.primary.wait_acknowledged(super::rig::PATIENCE)
 }
 
 /// The order is lost, and with it what commits are to wait for: they go on waiting until it is given again.

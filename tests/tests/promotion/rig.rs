@@ -120,12 +120,7 @@ impl Rig {
         between: impl FnOnce(&PgServer) -> Result<Between>,
     ) -> Result<Rig> {
         let scratch = Scratch::new()?;
-        let server = |name: &&str| {
-            let builder = PgServer::builder(name).durable(true);
-            builder
-                .setting("synchronous_commit", "remote_apply")
-                .start()
-        };
+        let server = |name: &&str| PgServer::builder(name).durable(true).start();
         let mut servers: Vec<PgServer> = NODES.iter().map(server).collect::<Result<_>>()?;
         servers[0].execute(TABLES)?;
         // A partitioned table is replicated by its partitions: the other nodes have the root already.

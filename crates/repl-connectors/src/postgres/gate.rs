@@ -1,8 +1,10 @@
 //! Makes commits of the primary wait for us: we are its synchronous standby.
 //!
 //! What the server does: a commit waits until the standbys of `synchronous_standby_names` have told
-//! a position past it, as flushed (`synchronous_commit = on`) or as applied (`remote_apply`). The
-//! name a standby goes by is the `application_name` of its replication connection.
+//! a position past it, as received (`synchronous_commit = remote_write`), as flushed (`on`) or as
+//! applied (`remote_apply`): all three are told alike while a commit is to be on replicas
+//! ([`super::stream`]). The name a standby goes by is the `application_name` of its replication
+//! connection.
 
 use async_trait::async_trait;
 use repl_core::ErrorKind;
@@ -13,6 +15,7 @@ use super::admin::Admin;
 use super::catalog_error::from_sqlx;
 use super::standby::{Meaning, StandbyNames};
 use super::target::PgTarget;
+use super::weaker::{self, weaker_commits};
 use crate::seam::{CommitGate, ConnectorError, GateProblem, GateReport, Result};
 
 /// How the gate is kept.
@@ -30,6 +33,8 @@ pub struct PgGate {
     options: PgGateOptions,
     /// Held as long as it works: a server whose connections all wait has none left for us.
     connection: Option<PgConnection>,
+    /// What `synchronous_commit` was set to where it was last looked at: the session has begun with that.
+    settings: Option<weaker::Settings>,
 }
 
 impl PgGate {
@@ -39,6 +44,7 @@ impl PgGate {
             target,
             options,
             connection: None,
+            settings: None,
         }
     }
 
@@ -48,6 +54,19 @@ impl PgGate {
             // Its session commits with `synchronous_commit = local`.
             None => Ok(Admin::connect(&self.target, "", "").await?.connection),
         }
+    }
+
+    /// A session that began with what is set for databases and roles now: what it tells of the server's own
+    /// default is hidden by what it began with.
+    async fn up_to_date(&mut self) -> Result<(PgConnection, weaker::Settings)> {
+        let kept = self.connection.is_some();
+        let mut connection = self.connected().await?;
+        let settings = weaker::read(&mut connection).await?;
+        if kept && self.settings.as_ref() != Some(&settings) {
+            connection = self.connected().await?;
+        }
+        self.settings = Some(settings.clone());
+        Ok((connection, settings))
     }
 
     /// The statement that sets the names.
@@ -72,6 +91,7 @@ impl PgGate {
     async fn look(
         &self,
         connection: &mut PgConnection,
+        settings: &weaker::Settings,
         wanted: Option<bool>,
     ) -> Result<GateReport> {
         let mut seen = read(connection, &self.options.standby).await?;
@@ -85,10 +105,13 @@ impl PgGate {
             }
         }
         let state = self.judge(&seen, wanted, &mut problems);
+        let own = &self.options.standby;
+        let named = seen.names.as_ref().is_none_or(|names| names.names(own));
         Ok(GateReport {
             closed: state,
+            named,
             problems,
-            weaker: weaker_commits(connection).await?,
+            weaker: weaker_commits(connection, settings).await?,
             waiting: seen.waiting,
             oldest_ms: seen.oldest_ms,
         })
@@ -178,8 +201,8 @@ impl PgGate {
 #[async_trait]
 impl CommitGate for PgGate {
     async fn keep(&mut self, wanted: Option<bool>) -> Result<GateReport> {
-        let mut connection = self.connected().await?;
-        let report = self.look(&mut connection, wanted).await?;
+        let (mut connection, settings) = self.up_to_date().await?;
+        let report = self.look(&mut connection, &settings, wanted).await?;
         self.connection = Some(connection);
         Ok(report)
     }
@@ -266,38 +289,4 @@ async fn read(connection: &mut PgConnection, standby: &str) -> Result<Seen> {
         waiting: waiting.max(0) as u64,
         oldest_ms: oldest.map(|ms| ms.max(0) as u64),
     })
-}
-
-/// Whose commits do not wait until they are applied: the server's default, and what is set for
-/// databases and roles. What a session sets for itself cannot be known.
-async fn weaker_commits(connection: &mut PgConnection) -> Result<Vec<String>> {
-    let doing = |e: sqlx::Error| from_sqlx(&e, "reading synchronous_commit");
-    let rows = sqlx::query(
-        "WITH own AS (
-           SELECT coalesce(d.datname, '') AS db, coalesce(r.rolname, '') AS role, u.value
-             FROM pg_db_role_setting s LEFT JOIN pg_database d ON d.oid = s.setdatabase
-             LEFT JOIN pg_roles r ON r.oid = s.setrole,
-             LATERAL (SELECT split_part(c, '=', 2) AS value FROM unnest(s.setconfig) c
-                       WHERE split_part(c, '=', 1) = 'synchronous_commit') u)
-         SELECT db::text, role::text, value::text FROM own WHERE value <> 'remote_apply'
-         UNION ALL
-         SELECT '', '', reset_val::text FROM pg_settings
-          WHERE name = 'synchronous_commit' AND reset_val <> 'remote_apply'",
-    )
-    .fetch_all(connection)
-    .await
-    .map_err(doing)?;
-    rows.iter()
-        .map(|row| {
-            let text = |index: usize| row.try_get::<String, _>(index).map_err(doing);
-            let (database, role, value) = (text(0)?, text(1)?, text(2)?);
-            let of = match (database.as_str(), role.as_str()) {
-                ("", "") => "sessions without a setting of their own".to_owned(),
-                ("", role) => format!("role {role}"),
-                (database, "") => format!("database {database}"),
-                (database, role) => format!("role {role} in database {database}"),
-            };
-            Ok(format!("{of}: synchronous_commit = {value}"))
-        })
-        .collect()
 }

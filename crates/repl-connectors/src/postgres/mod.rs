@@ -34,4 +34,5 @@ mod stream;
 pub mod target;
 mod types;
 mod verify;
+mod weaker;
 pub mod wire;

@@ -39,6 +39,11 @@ const MARK_DISTANCE: u64 = 1 << 20;
 /// How long a keepalive's position may stay unlogged.
 const MARK_INTERVAL: Duration = Duration::from_millis(500);
 
+/// A question that comes so soon after an answer is one that the answer did not satisfy; and after so
+/// many of them the server is shutting down. Otherwise it asks after half of `wal_sender_timeout`.
+const AT_ONCE: Duration = Duration::from_millis(20);
+const ASKED_IN_VAIN: u32 = 20;
+
 /// Messages handled between two looks at timers and acknowledgements.
 const BURST: usize = 512;
 
@@ -69,6 +74,8 @@ pub(super) struct Stream {
     /// When it is looked next for what became durable, where that is not told at once.
     next_look: Instant,
     answer_wanted: bool,
+    /// So many questions in a row followed at once upon an answer that told nothing new.
+    asked: u32,
     /// Whatever had arrived was read.
     emptied: bool,
     last_heard: Instant,
@@ -138,6 +145,7 @@ impl Stream {
             last_ack: now,
             next_look: now,
             answer_wanted: true,
+            asked: 0,
             emptied: false,
             last_heard: now,
             watermark: Watermark::default(),
@@ -277,6 +285,9 @@ impl Stream {
     /// behind the transactions before it.
     fn keepalive(&mut self, end: Lsn, reply: bool, port: &mut CapturePort) -> Result<()> {
         self.answer_wanted |= reply;
+        if reply {
+            self.asked_again(port)?;
+        }
         if self.transaction.open {
             return Ok(());
         }
@@ -290,6 +301,21 @@ impl Stream {
             return self.mark(end, port);
         }
         self.mark_if_due(port)
+    }
+
+    /// A server that shuts down asks for an answer again and again until everything is acknowledged,
+    /// which may be for ever where replicas are away. Its clients are gone by then.
+    fn asked_again(&mut self, port: &CapturePort) -> Result<()> {
+        let at_once = self.last_ack.elapsed() < AT_ONCE;
+        self.asked = if at_once { self.asked + 1 } else { 0 };
+        if self.asked < ASKED_IN_VAIN || !port.released.borrow().withheld {
+            return Ok(());
+        }
+        Err(ConnectorError::new(
+            ErrorKind::Connection,
+            "the primary is shutting down, and commits wait for replicas: disconnected, so that it \
+             does not wait for them too",
+        ))
     }
 
     /// The server has delivered everything up to `position`. With the overlap compared, what the log

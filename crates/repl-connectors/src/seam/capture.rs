@@ -73,9 +73,9 @@ pub trait Capture: Send {
 pub struct CapturePort {
     /// The log's writing side.
     pub writer: TxWriter,
-    /// How far the log is durable: what may be acknowledged as flushed.
+    /// How far the log is durable: nothing beyond is acknowledged.
     pub durable: watch::Receiver<Durable>,
-    /// How far the mode's rule is met: what may be acknowledged as applied.
+    /// How far the mode's rule is met: what may be acknowledged as applied, or at all.
     pub released: watch::Receiver<Released>,
     /// Which tables to capture.
     pub selection: Selection,
@@ -103,6 +103,9 @@ pub struct Released {
     pub waited: bool,
     /// They are acknowledged by what replicas commit, one group of them after the other.
     pub grouped: bool,
+    /// Nothing is acknowledged before it is released, not even as received or as flushed: a commit is
+    /// not to return by asking for less than that it is applied.
+    pub withheld: bool,
 }
 
 /// Limits of capture.

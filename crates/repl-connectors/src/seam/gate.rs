@@ -28,10 +28,12 @@ pub trait CommitGate: Send {
 pub struct GateReport {
     /// Commits wait for our acknowledgements, and for nothing that could stand in for them.
     pub closed: bool,
+    /// Some commits may wait for our acknowledgements, if not all of them or not for these alone.
+    pub named: bool,
     /// Why it is not as wanted.
     pub problems: Vec<GateProblem>,
-    /// Whose commits wait for less than was asked for, and what they wait for.
-    pub weaker: Vec<String>,
+    /// Whose commits do not wait for us.
+    pub weaker: Vec<WeakerCommits>,
     /// Commits that wait now.
     pub waiting: u64,
     /// Age of the oldest of them, milliseconds.
@@ -44,5 +46,16 @@ pub struct GateProblem {
     /// What is wrong, and why it matters.
     pub what: String,
     /// What to do, with the statement.
+    pub remedy: String,
+}
+
+/// Sessions that, by a setting the source tells of, do not wait for our acknowledgements when they commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeakerCommits {
+    /// Which, by the name it is accepted under in the configuration: `role batch`.
+    pub who: String,
+    /// The setting.
+    pub setting: String,
+    /// The statement that mends it.
     pub remedy: String,
 }

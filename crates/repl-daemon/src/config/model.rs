@@ -223,6 +223,8 @@ pub struct ReplicationConfig {
     pub manage_standby_names: bool,
     /// SQLite: the operator knows that only clients that ask for it wait.
     pub client_wait: bool,
+    /// PostgreSQL: whose commits need not wait for the mode to be in force, as status names them.
+    pub accept_weaker_commits: Vec<String>,
 }
 
 /// `[promotion]`

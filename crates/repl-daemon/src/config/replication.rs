@@ -45,6 +45,7 @@ pub(super) fn read(mut section: Section<'_>) -> ReplicationConfig {
         },
         manage_standby_names: section.boolean("manage_standby_names", true),
         client_wait: section.boolean("client_wait", false),
+        accept_weaker_commits: section.strings("accept_weaker_commits").unwrap_or_default(),
     };
     section.finish();
     config
@@ -72,6 +73,11 @@ pub(super) fn check(findings: &Findings, draft: &ConfigDraft, engine: Engine) {
     let effects = [
         (
             "replication.manage_standby_names",
+            Engine::Postgres,
+            "no SQLite commit waits for another process",
+        ),
+        (
+            "replication.accept_weaker_commits",
             Engine::Postgres,
             "no SQLite commit waits for another process",
         ),

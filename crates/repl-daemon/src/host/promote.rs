@@ -51,8 +51,13 @@ impl Fixed {
             .flat_map(|handover| &handover.tables);
         let tables: Vec<_> = tables.cloned().collect();
         let epoch = u64::from(promotion.epoch.0);
-        self.seen
-            .inherit(&promotion.to, epoch, &tables, promotion.promises)?;
+        self.seen.inherit(
+            &promotion.to,
+            epoch,
+            &tables,
+            promotion.promises,
+            promotion.all_wait,
+        )?;
         self.state.hand_over(promotion, now_ms())
     }
 

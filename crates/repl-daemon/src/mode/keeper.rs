@@ -140,6 +140,11 @@ async fn keep_gate(gate: Option<Box<dyn CommitGate>>, modes: Arc<Modes>, board: 
         let begun = Instant::now();
         let wanted = modes.wants_gate(&board);
         let looked = timeout(PATIENCE, gate.keep(wanted)).await;
+        if let Ok(Ok(report)) = &looked {
+            // Before it can be in force: what is told from now on is told as that needs.
+            modes.named.store(report.named, Ordering::Release);
+            modes.with(|_, _| {});
+        }
         modes
             .gate()
             .note(looked.map_err(|_| "the primary does not answer".to_owned()));

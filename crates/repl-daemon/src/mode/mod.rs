@@ -47,6 +47,8 @@ pub struct Modes {
     hastened: AtomicBool,
     /// Commits that wait go on doing so, whatever the mode: see [`StateFile::keeps_gate`].
     kept: AtomicBool,
+    /// Commits of the primary may wait for the daemon, as far as is known: it was not found that none does.
+    named: AtomicBool,
     config: Config,
     state: Arc<StateFile>,
 }
@@ -97,6 +99,7 @@ impl Modes {
             fsync: OnceLock::new(),
             hastened: AtomicBool::new(false),
             kept: AtomicBool::new(state.keeps_gate()),
+            named: AtomicBool::new(true),
             config: config.clone(),
             state: Arc::clone(state),
         });
@@ -142,7 +145,11 @@ impl Modes {
         let mut rule = self.lock();
         let before = rule.phase().clone();
         let result = step(&mut rule, self.start.elapsed());
+        // What nobody waits for is not kept at the primary until replicas have it.
+        let strict = matches!(rule.phase(), Phase::Enabling | Phase::InForce);
+        let named = self.named.load(Ordering::Acquire);
         let released = Released {
+            withheld: strict && named && rule.settings().counts_replicas(),
             seq: rule.released(),
             waited: rule.settings().mode != Mode::Async
                 || self.hastened.load(Ordering::Acquire)

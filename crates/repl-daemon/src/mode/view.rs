@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use repl_api::{MemberStatus, ModeProblem, ModeState, ModeStatus};
-use repl_core::mode::{Level, Mode, Phase, Standing};
+use repl_connectors::seam::WeakerCommits;
+use repl_core::mode::{Mode, Phase, Standing};
 
 use super::keeper::hindrance;
 use super::{Gate, Modes};
@@ -16,11 +17,18 @@ impl Modes {
         let now = self.start.elapsed();
         let (state, reason, since) = self.state(&standing, &gate);
         let waits = standing.settings.mode != Mode::Async;
-        let weaker = waits && standing.settings.level == Level::Applied;
         let problem = |problem: &repl_connectors::seam::GateProblem| ModeProblem {
             what: problem.what.clone(),
             remedy: problem.remedy.clone(),
         };
+        let mut problems: Vec<_> = gate.report.problems.iter().map(problem).collect();
+        let weaker = match waits {
+            true => gate.report.weaker.as_slice(),
+            false => &[],
+        };
+        let accepted = &self.config.replication.accept_weaker_commits;
+        let refused = weaker.iter().filter(|one| !accepted.contains(&one.who));
+        problems.extend(refused.map(unaccepted));
         ModeStatus {
             asked: wire(standing.settings.mode),
             rule: standing.settings.to_string(),
@@ -38,12 +46,11 @@ impl Modes {
             waiting: gate.report.waiting,
             oldest_ms: gate.report.oldest_ms,
             members: self.members(&standing),
-            problems: gate.report.problems.iter().map(problem).collect(),
-            weaker: if weaker {
-                gate.report.weaker
-            } else {
-                Vec::new()
-            },
+            problems,
+            weaker: weaker
+                .iter()
+                .map(|one| format!("{}: {}", one.who, one.setting))
+                .collect(),
         }
     }
 
@@ -57,6 +64,13 @@ impl Modes {
         kept.then(|| what.to_owned())
     }
 
+    /// Whether commits with these settings keep the mode from being in force.
+    pub fn weakened(config: &crate::config::Config, weaker: &[WeakerCommits]) -> Option<String> {
+        let accepted = &config.replication.accept_weaker_commits;
+        let found = weaker.iter().find(|one| !accepted.contains(&one.who));
+        found.map(|one| format!("{}: {}", one.who, one.setting))
+    }
+
     fn state(&self, standing: &Standing, gate: &Gate) -> (ModeState, Option<String>, Option<u64>) {
         match &standing.phase {
             Phase::Off if gate.report.closed => (ModeState::Disabling, None, None),
@@ -67,7 +81,16 @@ impl Modes {
                 Some(self.at_ms(degraded.since)),
             ),
             Phase::Enabling => (ModeState::Enabling, Some(self.why_enabling(standing)), None),
-            Phase::InForce if !gate.exists || gate.closed => (ModeState::InForce, None, None),
+            Phase::InForce if !gate.exists => (ModeState::InForce, None, None),
+            Phase::InForce if gate.closed => {
+                match Self::weakened(&self.config, &gate.report.weaker) {
+                    None => (ModeState::InForce, None, None),
+                    Some(who) => {
+                        let why = format!("not every commit waits ({who})");
+                        (ModeState::Enabling, Some(why), None)
+                    }
+                }
+            }
             Phase::InForce => {
                 let waiting = "waiting for the primary to make its commits wait".to_owned();
                 (
@@ -115,5 +138,20 @@ pub(super) fn wire(mode: Mode) -> repl_api::Mode {
         Mode::Async => repl_api::Mode::Async,
         Mode::SemiSync => repl_api::Mode::SemiSync,
         Mode::Sync => repl_api::Mode::Sync,
+    }
+}
+
+/// Commits that wait for less than the mode promises, which nobody has said is all right.
+fn unaccepted(weaker: &WeakerCommits) -> ModeProblem {
+    let WeakerCommits {
+        who,
+        setting,
+        remedy,
+    } = weaker;
+    ModeProblem {
+        what: format!("commits do not wait for the daemon where {setting} is set ({who})"),
+        remedy: format!(
+            "{remedy}  or accept it: accept_weaker_commits = [{who:?}] under [replication]"
+        ),
     }
 }

@@ -15,13 +15,20 @@ use crate::status::Group;
 /// How long a primary that is taken for dead is waited for once more.
 pub const LAST_CHANCE: Duration = Duration::from_millis(500);
 
-/// What the primary may have that the log has not, while it is not asked.
-pub fn loss(group: &Group, primary: &dyn RoleSwitch) -> Loss {
+/// Whether commits of the primary, which is not asked, waited as the mode says, to the end; but for those
+/// that the operator has accepted not to.
+pub fn promised(group: &Group, primary: &dyn RoleSwitch) -> bool {
     let seen = group.primary_seen();
     // What happened to the mode while the daemon was down is not known, unless nothing could have.
     let watched = seen.at_ms >= group.started_ms || group.modes.never_gives_up();
     let waited = group.modes.promises() && primary.commits_can_wait();
-    if seen.promised && watched && waited {
+    seen.promised && watched && waited
+}
+
+/// What the primary may have that the log has not, while it is not asked.
+pub fn loss(group: &Group, primary: &dyn RoleSwitch) -> Loss {
+    let seen = group.primary_seen();
+    if seen.all_wait && promised(group, primary) {
         return Loss::Nothing;
     }
     let heard = seen.at_ms > 0;
@@ -115,6 +122,7 @@ impl Course {
         logged.map_err(|_| trouble("the event log's writer has stopped"))?;
         self.arrive(seq, present, until).await?;
         promotion.promises = present.group.modes.promises();
+        let loss = loss(&present.group, self.parties.from.role.as_ref());
         let bounds = self.log.bounds();
         let source = bounds.history.map(|history| history.source);
         promotion.deposed = Some(Deposed {
@@ -125,7 +133,6 @@ impl Course {
             ordered: false,
         });
         promotion.handover = Some(self.handover(seq, &present.group)?);
-        let loss = loss(&present.group, self.parties.from.role.as_ref());
         promotion.loss = Some(loss);
         self.sampled = present.group.primary_seen().counters;
         Ok(format!(

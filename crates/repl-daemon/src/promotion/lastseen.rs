@@ -50,6 +50,9 @@ pub struct Seen {
     pub at_ms: u64,
     /// The mode was in force then: what was acknowledged had come as far as it says.
     pub promised: bool,
+    /// No commit was excepted from that by a setting.
+    #[serde(default)]
+    pub all_wait: bool,
 }
 
 impl Seen {
@@ -123,7 +126,7 @@ impl LastSeen {
     }
 
     /// A new primary holds these tables, and its commits wait from the first on where that is
-    /// `promised`; more is not known of it yet.
+    /// `promised`, without exception where `all_wait`; more is not known of it yet.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -133,6 +136,7 @@ impl LastSeen {
         epoch: u64,
         tables: &[TableSchema],
         promised: bool,
+        all_wait: bool,
     ) -> anyhow::Result<()> {
         let now = Seen {
             node: node.to_owned(),
@@ -140,6 +144,7 @@ impl LastSeen {
             tables: tables.to_vec(),
             at_ms: if promised { now_ms() } else { 0 },
             promised,
+            all_wait: promised && all_wait,
             ..Seen::default()
         };
         self.note(now, &mut 0)
@@ -212,6 +217,7 @@ impl Sampler {
         let Ok(Ok(sample)) = tokio::time::timeout(PATIENCE, self.role.sample()).await else {
             return;
         };
+        let mode = self.modes.status();
         let now = Seen {
             node: self.node.clone(),
             epoch: u64::from(self.log.appended().epoch.0),
@@ -224,7 +230,8 @@ impl Sampler {
             counters: sample.counters,
             position: sample.position,
             at_ms: now_ms(),
-            promised: self.modes.status().state == ModeState::InForce,
+            promised: mode.state == ModeState::InForce,
+            all_wait: mode.state == ModeState::InForce && mode.weaker.is_empty(),
         };
         if let Err(error) = self.seen.note(now, written_ms) {
             warn!(

@@ -18,7 +18,7 @@ use repl_core::membership::Membership;
 use repl_core::promotion::Cause;
 use tokio::sync::oneshot;
 
-pub use forced::loss;
+pub use forced::{loss, promised};
 pub use steps::{Course, Present, Trouble, stays_closed};
 
 use crate::admin::ControlError;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use repl_connectors::seam::{ConnectorError, Counter, SnapshotSource};
+use repl_connectors::seam::{ConnectorError, Counter, SnapshotSource, WeakerCommits};
 use repl_core::Seq;
 use repl_core::checkpoint::Checkpoint;
 use repl_core::failpoint;
@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Parties, Party};
 use crate::config::{Config, NodeConfig};
+use crate::mode::Modes;
 use crate::replica::Replica;
 use crate::state::StateFile;
 use crate::status::Group;
@@ -293,7 +294,7 @@ impl Course {
         )))
     }
 
-    async fn capture(&mut self, promotion: &Promotion) -> Result<String, Trouble> {
+    async fn capture(&mut self, promotion: &mut Promotion) -> Result<String, Trouble> {
         let patience = self.config.promotion.drain_timeout;
         let to = &self.parties.to;
         let start = to.role.begin_capture(&self.selection()?, patience).await?;
@@ -327,25 +328,34 @@ impl Course {
             }),
         });
         to.role.keep_forms(&handover.tables).await?;
+        let mut note = String::new();
         if promotion.promises {
-            self.make_commits_wait().await?;
+            let weaker = self.make_commits_wait().await?;
+            promotion.all_wait = weaker.is_empty() && to.role.commits_can_wait();
+            if let Some(who) = Modes::weakened(&self.config, &weaker) {
+                promotion.promises = false;
+                note = format!("; not every commit waits there ({who})");
+            }
         }
-        Ok(format!("captured from {position} on"))
+        Ok(format!("captured from {position} on{note}"))
     }
 
-    /// Where commits are promised to be on replicas, the new primary's are from the first on.
-    async fn make_commits_wait(&self) -> Result<(), Trouble> {
+    /// Where commits are promised to be on replicas, the new primary's are from the first on. Returns
+    /// those of its commits that do not wait.
+    async fn make_commits_wait(&self) -> Result<Vec<WeakerCommits>, Trouble> {
         let config = self.config.with_primary(&self.parties.to.name);
         let config = config.ok_or_else(|| trouble("the replica is not in the configuration"))?;
         let (requests, _unused) = tokio::sync::mpsc::channel(1);
         let source = wiring::source(&config, requests);
         let gate = source.map_err(|error| trouble(format!("{error:#}")))?.gate;
-        let Some(mut gate) = gate else { return Ok(()) };
+        let Some(mut gate) = gate else {
+            return Ok(Vec::new());
+        };
         let until = Instant::now() + GATE_WAIT;
         loop {
             let report = gate.keep(Some(true)).await?;
             if report.closed {
-                return Ok(());
+                return Ok(report.weaker);
             }
             if let Some(problem) = report.problems.first() {
                 return Err(Trouble {

@@ -1,5 +1,6 @@
 //! What the server is told of our progress (invariant I1): as flushed what is durable in the log,
-//! as applied what the mode's rule has released of it.
+//! as applied what the mode's rule has released of it. Where commits are to be on replicas, nothing
+//! is told before it is released: a commit waits for the flush alone by default, and may ask for less.
 
 use std::collections::VecDeque;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -96,6 +97,17 @@ impl Stream {
         if failpoint::sabotage("ack-at-receipt") {
             self.applied = self.logged;
         }
+        if failpoint::sabotage("slot-past-the-log") {
+            self.applied = self.applied.max(self.heard);
+        }
+    }
+
+    /// What may be told as flushed.
+    fn tellable(&self, port: &CapturePort) -> Lsn {
+        match port.released.borrow().withheld {
+            true => self.flushed.min(self.applied),
+            false => self.flushed,
+        }
     }
 
     /// What is durable, or released, has changed: goes on with what waits for that.
@@ -113,13 +125,20 @@ impl Stream {
     ) -> Result<()> {
         self.note_released(port);
         let (flushed, applied) = self.acknowledged;
-        let progress = self.flushed > flushed || self.applied.min(self.flushed) > applied;
+        let tellable = self.tellable(port);
+        let progress = tellable > flushed || self.applied.min(tellable) > applied;
         let due = regular
             || self.last_ack.elapsed() >= ACK_INTERVAL
             // Somebody's COMMIT waits for this.
             || port.released.borrow().waited;
-        // An answer to the server's question waits until what it asks for is durable.
-        let answer = self.answer_wanted && self.pending.is_empty();
+        // An answer to the server's question waits until what it asks for is durable. One that shuts
+        // down asks again at once, as long as something is not released.
+        let answer = self.answer_wanted
+            && self.pending.is_empty()
+            && (progress || regular || self.last_ack.elapsed() >= ACK_INTERVAL);
+        if progress {
+            self.asked = 0;
+        }
         if !(answer || (progress && due) || self.last_ack.elapsed() >= KEEP_ALIVE) {
             return Ok(());
         }
@@ -130,12 +149,12 @@ impl Stream {
 
     async fn send_status(&mut self, port: &mut CapturePort) -> Result<()> {
         failpoint::hit("pg.capture.before_ack").map_err(injected)?;
-        let flush = self.flushed.max(self.acknowledged.0);
+        let flush = self.tellable(port).max(self.acknowledged.0);
         let apply = self.applied.min(flush).max(self.acknowledged.1);
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |d| d.as_micros() as i64);
-        let write = match self.overlap.is_open() {
+        let write = match self.overlap.is_open() || port.released.borrow().withheld {
             true => flush,
             false => self.logged.max(flush),
         };
