@@ -19,4 +19,5 @@ mod promotion {
     mod rejoin;
     mod rig;
     mod touched;
+    mod unacknowledged;
 }

@@ -523,6 +523,10 @@ impl<R: RoleSwitch> RoleSwitch for ToldRole<R> {
         self.inner.commits_can_wait()
     }
 
+    async fn all_commits_wait(&self) -> Result<bool> {
+        self.inner.all_commits_wait().await
+    }
+
     async fn sample(&self) -> Result<Sample> {
         let sample = self.inner.sample().await?;
         Ok(Sample {

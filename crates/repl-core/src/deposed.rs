@@ -23,6 +23,9 @@ pub struct Deposed {
     /// The operator has ordered that it joins again, whatever it holds.
     #[serde(default)]
     pub ordered: bool,
+    /// Whatever it committed beyond was acknowledged to nobody: each of its commits waited, to the end.
+    #[serde(default)]
+    pub unacknowledged: bool,
 }
 
 /// What a deposed primary holds beyond the log.
@@ -72,12 +75,23 @@ pub enum Verdict {
     Hold,
 }
 
-/// `auto`: one with nothing of its own joins without being told to.
-pub fn judge(found: &Found, auto: bool, ordered: bool) -> Verdict {
-    match (found, auto, ordered) {
-        (Found::Nothing, true, _) | (Found::Nothing, _, true) => Verdict::Follow,
-        (Found::Strays { .. } | Found::Unknown { .. }, _, true) => Verdict::Restore,
-        (_, _, false) => Verdict::Hold,
+/// What is done without being told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AutoRejoin {
+    /// Anything: one with nothing of its own joins.
+    pub allowed: bool,
+    /// So does one that holds only what was acknowledged to nobody.
+    pub unacknowledged: bool,
+}
+
+/// `waited`: its commits wait still, now that it is looked at.
+pub fn judge(found: &Found, auto: AutoRejoin, deposed: &Deposed, waited: bool) -> Verdict {
+    let given_up = auto.allowed && auto.unacknowledged && deposed.unacknowledged && waited;
+    match found {
+        Found::Nothing if auto.allowed || deposed.ordered => Verdict::Follow,
+        Found::Strays { .. } | Found::Unknown { .. } if deposed.ordered => Verdict::Restore,
+        Found::Strays { .. } if given_up => Verdict::Restore,
+        _ => Verdict::Hold,
     }
 }
 
@@ -86,28 +100,47 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_holds_nothing_of_its_own_follows_and_only_on_order_anything_is_given_up() {
+    fn only_what_nobody_was_told_of_is_given_up_and_all_else_on_order_only() {
         let strays = Found::Strays {
             transactions: 1,
             rows: 3,
         };
         let unknown = Found::Unknown { why: "x".into() };
-        for (found, auto, ordered, wanted) in [
-            (&Found::Nothing, true, false, Verdict::Follow),
-            (&Found::Nothing, true, true, Verdict::Follow),
-            (&Found::Nothing, false, false, Verdict::Hold),
-            (&Found::Nothing, false, true, Verdict::Follow),
-            (&strays, true, false, Verdict::Hold),
-            (&strays, false, false, Verdict::Hold),
-            (&strays, true, true, Verdict::Restore),
-            (&unknown, true, false, Verdict::Hold),
-            (&unknown, false, true, Verdict::Restore),
-        ] {
-            assert_eq!(
-                judge(found, auto, ordered),
-                wanted,
-                "{found:?} {auto} {ordered}"
-            );
+        for bits in 0..32 {
+            let [allowed, gives_up, unacknowledged, waited, ordered] =
+                [1, 2, 4, 8, 16].map(|bit| bits & bit != 0);
+            let auto = AutoRejoin {
+                allowed,
+                unacknowledged: gives_up,
+            };
+            let deposed = Deposed {
+                source: SourceIdentity {
+                    node: "main".into(),
+                    engine: "postgres".into(),
+                    system: "1".into(),
+                    timeline: "1".into(),
+                },
+                end: SourcePosition("0/1".into()),
+                at_ms: 1,
+                found: None,
+                ordered,
+                unacknowledged,
+            };
+            let nobodys = allowed && gives_up && unacknowledged && waited;
+            for (found, wanted) in [
+                (
+                    &Found::Nothing,
+                    (allowed || ordered).then_some(Verdict::Follow),
+                ),
+                (&strays, (ordered || nobodys).then_some(Verdict::Restore)),
+                (&unknown, ordered.then_some(Verdict::Restore)),
+            ] {
+                assert_eq!(
+                    judge(found, auto, &deposed, waited),
+                    wanted.unwrap_or(Verdict::Hold),
+                    "{found:?} {bits:05b}"
+                );
+            }
         }
     }
 }

@@ -316,6 +316,7 @@ mod tests {
             at_ms: 7,
             found: None,
             ordered: false,
+            unacknowledged: false,
         };
         let stray = |transaction| Stray {
             transaction,

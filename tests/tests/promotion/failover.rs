@@ -17,7 +17,7 @@ fn long(short: usize, full: usize) -> usize {
 }
 
 /// Defaults, but that several failovers may follow each other.
-fn automatic(config: DaemonConfig, relies_on: &str) -> DaemonConfig {
+pub fn automatic(config: DaemonConfig, relies_on: &str) -> DaemonConfig {
     config
         .set("failover", "automatic", true)
         .set("failover", "relies_on", relies_on)
@@ -25,7 +25,7 @@ fn automatic(config: DaemonConfig, relies_on: &str) -> DaemonConfig {
 }
 
 /// Waits for the failover of `old`; the node that took its place.
-fn wait_failover(rig: &Rig, old: &str) -> Result<String> {
+pub fn wait_failover(rig: &Rig, old: &str) -> Result<String> {
     rig.daemon.wait_status("a failover", PATIENCE, |status| {
         let over = status.promotion.is_none() && status.primary.name != old;
         over.then(|| status.primary.name.clone())
@@ -49,8 +49,9 @@ fn in_sync_mode_primaries_that_die_are_replaced_and_nothing_acknowledged_is_lost
         probes.wait_write(&new, PATIENCE)?;
         gaps.push(died.elapsed());
         rig.server_mut(&old).start()?;
-        rig.wait_joined()
-            .with_context(|| format!("{old} → {new}"))?;
+        let ordered = rig.wait_joined();
+        let ordered = ordered.with_context(|| format!("{old} → {new}"))?;
+        ensure!(!ordered, "{old} waited for an order");
         wait_in_force(&rig)?;
     }
     rig.check_all(probes)?;

@@ -191,6 +191,12 @@ pub trait RoleSwitch: Send + Sync {
     /// on the replicas.
     fn commits_can_wait(&self) -> bool;
 
+    /// Whether every commit here waits for the daemon, as far as settings tell; nothing is altered.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    async fn all_commits_wait(&self) -> Result<bool>;
+
     /// What to know of it when it cannot be asked any more.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ pub(super) fn read(mut section: Section<'_>) -> FailoverConfig {
     let moment = Duration::from_millis(20)..=60 * second;
     let relied = [("commits", Reliance::Commits), ("roles", Reliance::Roles)];
     let automatic = section.boolean("automatic", false);
+    let rejoin = [("unacknowledged", true), ("never", false)];
     let reliance = section.choice("relies_on", &relied);
     if automatic && !section.has("relies_on") {
         let what = "automatic failover without relies_on";
@@ -51,6 +52,7 @@ pub(super) fn read(mut section: Section<'_>) -> FailoverConfig {
         interval: section.duration("interval", defaults::PROBE_INTERVAL, moment.clone()),
         timeout: section.duration("timeout", defaults::PROBE_TIMEOUT, moment),
         candidates: section.strings("candidates").unwrap_or_default(),
+        rejoin_unacknowledged: section.choice("auto_rejoin", &rejoin).unwrap_or(automatic),
     };
     section.finish();
     config

@@ -255,6 +255,8 @@ pub struct FailoverConfig {
     pub timeout: Duration,
     /// The nodes that may take its place; all that can when empty.
     pub candidates: Vec<String>,
+    /// A former primary that holds only what was acknowledged to nobody joins without being told to.
+    pub rejoin_unacknowledged: bool,
 }
 
 /// `[capture]`

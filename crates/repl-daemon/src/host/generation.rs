@@ -8,6 +8,7 @@ use anyhow::Context;
 use repl_connectors::seam::{CaptureBoard, CaptureLimits, CapturePort, SnapshotSource};
 use repl_connectors::told::ToldSnapshots;
 use repl_core::backoff::BackoffPolicy;
+use repl_core::deposed::AutoRejoin;
 use repl_core::log::{Durable, TxWriter, Visibility};
 use repl_core::select::Routing;
 use tokio::sync::{mpsc, watch};
@@ -371,7 +372,10 @@ impl Parts {
                 tables: self.group.board.tables(),
                 routing: wiring::routing(config, &replica.node)?,
                 conversion: wiring::conversion(config, &replica.node)?,
-                auto_rejoin: config.promotion.auto_rejoin,
+                auto_rejoin: AutoRejoin {
+                    allowed: config.promotion.auto_rejoin,
+                    unacknowledged: config.failover.rejoin_unacknowledged,
+                },
                 log_dir: config.log.dir.clone(),
                 limits: config.limits.clone(),
                 copy: config.copy.clone(),

@@ -131,6 +131,7 @@ impl Course {
             at_ms: now_ms(),
             found: None,
             ordered: false,
+            unacknowledged: loss == Loss::Nothing,
         });
         promotion.handover = Some(self.handover(seq, &present.group)?);
         promotion.loss = Some(loss);

@@ -34,6 +34,7 @@ use repl_connectors::seam::{
 };
 use repl_core::backoff::{Backoff, BackoffPolicy};
 use repl_core::checkpoint::Checkpoint;
+use repl_core::deposed::AutoRejoin;
 use repl_core::failpoint;
 use repl_core::log::{Durable, EventLog};
 use repl_core::membership::Membership;
@@ -80,8 +81,8 @@ pub struct WorkerParts {
     pub routing: Routing,
     /// How rows of other engines' tables are converted for it.
     pub conversion: Arc<Conversion>,
-    /// A former primary with nothing of its own joins without being told to.
-    pub auto_rejoin: bool,
+    /// Which former primaries join without being told to.
+    pub auto_rejoin: AutoRejoin,
     /// Where it is written down what such a one had committed that the log never saw.
     pub log_dir: PathBuf,
     /// Batch limits.

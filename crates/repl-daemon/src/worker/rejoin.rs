@@ -8,6 +8,7 @@ use repl_core::ErrorKind;
 use repl_core::deposed::{Deposed, Found, Verdict, judge};
 use repl_core::membership::Membership;
 use repl_core::schema::{TableName, TableSchema};
+use serde_json::json;
 use tracing::{info, warn};
 
 use super::{Ended, Failure, Worker, pass};
@@ -24,7 +25,8 @@ impl Worker {
 
     fn verdict(&self, deposed: &Deposed) -> Option<Verdict> {
         let found = deposed.found.as_ref()?;
-        Some(judge(found, self.parts.auto_rejoin, deposed.ordered))
+        // One whose commits were found not to wait any more is not noted as such.
+        Some(judge(found, self.parts.auto_rejoin, deposed, true))
     }
 
     /// Until it follows, no session is what sessions of replicas are.
@@ -53,16 +55,48 @@ impl Worker {
         let touched = ledger.finish().map_err(errors::state)?;
         let (known, unknown) = shapes_of(touched, shapes);
         let mend = Mend {
-            ledger: id,
+            ledger: id.clone(),
             tables: known,
             removed: false,
         };
         pass("worker.rejoin.written")?;
         deposed.found = Some(found.clone());
+        if deposed.unacknowledged && !role.all_commits_wait().await? {
+            // Somebody has let them go: what was told to whom is not known.
+            deposed.unacknowledged = false;
+        }
         let verdict = self.verdict(&deposed).unwrap_or(Verdict::Hold);
+        if verdict == Verdict::Restore && !deposed.ordered {
+            self.report_given_up(&found, &id).await?;
+        }
         self.conclude(deposed, &found, verdict, (mend, unknown))?;
         pass("worker.rejoin.judged")?;
         Ok((verdict == Verdict::Hold).then_some(Ended::Orders))
+    }
+
+    /// Says what is given up without an order, and where it is written down, before it is.
+    async fn report_given_up(&mut self, found: &Found, ledger: &str) -> Result<(), Failure> {
+        let Found::Strays { transactions, rows } = found else {
+            return Ok(());
+        };
+        let replica = &self.replica().node.name;
+        warn!(
+            replica,
+            transactions,
+            rows,
+            ledger,
+            "the former primary had committed what was acknowledged to nobody: it is in the ledger, and the \
+             node follows"
+        );
+        let arguments = json!({
+            "replica": replica,
+            "transactions": transactions,
+            "rows": rows,
+            "ledger": ledger,
+            "why": "acknowledged to nobody: failover.auto_rejoin",
+        });
+        let reported = self.parts.audit.report("replica.rejoin", &arguments).await;
+        reported.map_err(|error| errors::state(error.into()).into())
     }
 
     /// Remembers what becomes of it; `touched` are the tables it has changed, as far as the log knew

@@ -233,6 +233,12 @@ impl RoleSwitch for PgRole {
         true
     }
 
+    async fn all_commits_wait(&self) -> Result<bool> {
+        let looked = self.gate.lock().await.keep(None).await;
+        let report = looked.map_err(|error| self.at(error))?;
+        Ok(report.closed && report.weaker.is_empty())
+    }
+
     async fn sample(&self) -> Result<Sample> {
         // Taken out, so that one that failed or is not awaited any more is not used again.
         let mut kept = self.sampler.lock().await;

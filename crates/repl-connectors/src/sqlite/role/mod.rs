@@ -165,6 +165,10 @@ impl RoleSwitch for SqliteRole {
         false
     }
 
+    async fn all_commits_wait(&self) -> Result<bool> {
+        Ok(false)
+    }
+
     async fn sample(&self) -> Result<Sample> {
         self.read(|db| {
             Ok(Sample {
