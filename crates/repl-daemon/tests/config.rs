@@ -302,6 +302,86 @@ fn check_reports_a_summary_warnings_and_counts() {
 
 /// Half a file, or a file with a character struck out, is refused or accepted, but never a panic.
 #[test]
+fn what_stands_at_a_path_is_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::write(dir.path().join("file"), "x").unwrap();
+    let text = |log: &str, more: &str, url: &str| {
+        format!(
+            "group.name = 'g'\nlog.dir = '{log}'\n{more}\n\
+             [[node]]\nname = 'p'\nrole = 'primary'\nurl = '{url}'\n\
+             [[node]]\nname = 'r'\nrole = 'replica'\nurl = 'sqlite:///tmp/repl-no-such-r.db'\n"
+        )
+    };
+    let (log, url) = (at("log"), "sqlite:///tmp/repl-no-such-p.db");
+    let (file, below, here) = (at("file"), at("file/x"), dir.path().display().to_string());
+    let group = "api.socket_group = 'no-such-group-here'";
+    let cases = [
+        (text(&file, "", url), 2, "not a directory"),
+        (text(&below, "", url), 2, "not a directory"),
+        (
+            text(&log, &format!("api.socket = '{file}'"), url),
+            3,
+            "is a file, not a socket",
+        ),
+        (
+            text(&log, &format!("api.socket = '{here}'"), url),
+            3,
+            "is a directory, not a socket",
+        ),
+        (
+            text(&log, &format!("api.socket = '{below}'"), url),
+            3,
+            "not a directory",
+        ),
+        (text(&log, group, url), 3, "no-such-group-here"),
+        (
+            text(&log, "", &format!("sqlite://{here}")),
+            7,
+            "is a directory",
+        ),
+        (
+            text(&log, "", &format!("sqlite://{below}")),
+            7,
+            "not a directory",
+        ),
+        (text(&log, "", "sqlite:///a%00b"), 7, "url"),
+        (
+            text(&log, "", &format!("postgresql://u@/d?host={file}")),
+            7,
+            "is not a directory",
+        ),
+        (
+            text(&log, "capture.slot_name = \"a\\u0000b\"", url),
+            3,
+            "NUL",
+        ),
+        (
+            text(&log, "tables.include = [\"a\\u0000b\"]", url),
+            3,
+            "NUL",
+        ),
+    ];
+    for (text, line, said) in cases {
+        let path = dir.path().join("shop.toml");
+        std::fs::write(&path, &text).unwrap();
+        let (report, good) = check_report(&path);
+        assert!(!good, "{text}\n{report}");
+        let place = format!("shop.toml:{line}:");
+        let told = |one: &&str| one.contains(&place) && one.contains(said);
+        assert!(report.lines().any(|one| told(&one)), "{text}\n{report}");
+    }
+    let path = dir.path().join("shop.toml");
+    std::fs::write(&path, text(&log, "", url)).unwrap();
+    assert!(check_report(&path).1, "{}", check_report(&path).0);
+    assert!(
+        check_report(dir.path()).0.contains("s a directory"),
+        "{}",
+        check_report(dir.path()).0
+    );
+}
+
+#[test]
 fn damaged_files_never_panic() {
     let mut texts = vec![example_text()];
     for entry in std::fs::read_dir(here().join("tests/fixtures/config")).unwrap() {

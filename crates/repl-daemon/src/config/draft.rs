@@ -40,7 +40,7 @@ impl ConfigDraft {
         let mut root = Section::root(findings, tree);
         let group = sections::group(root.section("group"));
         let log = sections::log(root.section("log"), around.base);
-        let api = sections::api(root.section("api"), around.base, &log.dir);
+        let api = sections::api(root.section("api"), around.base, &log.dir, around.env);
         let logging = sections::logging(root.section("logging"));
         let limits = sections::limits(root.section("limits"));
         let copy = sections::copy(root.section("copy"));

@@ -14,6 +14,7 @@ mod failover;
 mod model;
 mod node;
 mod pattern;
+mod places;
 mod problem;
 mod reader;
 mod replication;
@@ -36,6 +37,7 @@ pub use model::{
     ReplicaTablesConfig, ReplicationConfig, RetryConfig, Server, TablesConfig, TlsConfig, TlsMode,
     ValidateConfig,
 };
+pub(crate) use problem::nearest;
 pub use problem::{ConfigProblems, Place, Problem, Severity};
 pub use replication::{Impossible, default_on_timeout, impossible};
 pub use report::check_report;

@@ -15,7 +15,7 @@ use super::problem::{Findings, complaint, file_trouble};
 use super::reader::Section;
 use super::secret::{Env, Secret, from_credential, from_env, from_file};
 use super::sections::resolve;
-use super::{tables, url};
+use super::{places, tables, url};
 
 const MAX_NODE_NAME: usize = 63;
 const MAX_PRIORITY: u64 = 1000;
@@ -161,7 +161,12 @@ fn read_url(section: &mut Section<'_>, base: &Path) -> (Option<Endpoint>, Option
         return (None, None);
     };
     match url::parse(&text, base) {
-        Ok(url) => (Some(url.endpoint), url.password),
+        Ok(url) => {
+            if let Err(complaint) = places::database(&url.endpoint) {
+                section.fail("url", complaint);
+            }
+            (Some(url.endpoint), url.password)
+        }
         Err(complaints) => {
             for complaint in complaints {
                 section.fail("url", complaint);

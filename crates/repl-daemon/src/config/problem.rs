@@ -397,7 +397,7 @@ fn foreign_key_hint(shape: &str, key: &str) -> Option<&'static str> {
 }
 
 /// The candidate a person most likely meant, if one is near enough.
-pub(super) fn nearest<'c>(word: &str, candidates: &[&'c str]) -> Option<&'c str> {
+pub(crate) fn nearest<'c>(word: &str, candidates: &[&'c str]) -> Option<&'c str> {
     let word = word.to_ascii_lowercase().replace('-', "_");
     let scored = candidates
         .iter()

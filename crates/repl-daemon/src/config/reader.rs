@@ -53,6 +53,14 @@ impl<T: PartialOrd + Copy> Kind<T> {
     }
 }
 
+fn with_nul(key: &str) -> Complaint {
+    complaint(
+        "the value holds a NUL character",
+        "no path, name or text of a database can hold one",
+        format!("remove \\u0000 from `{key}`"),
+    )
+}
+
 /// One table of the file, present or not.
 pub(super) struct Section<'r> {
     findings: &'r Findings,
@@ -148,6 +156,10 @@ impl<'r> Section<'r> {
             );
             return None;
         }
+        if text.contains('\0') {
+            self.fail(key, with_nul(key));
+            return None;
+        }
         Some(text.to_owned())
     }
 
@@ -170,6 +182,7 @@ impl<'r> Section<'r> {
         let mut strings = Vec::new();
         for element in array.iter() {
             match element.get_ref().as_str() {
+                Some(text) if text.contains('\0') => self.fail(key, with_nul(key)),
                 Some(text) => {
                     strings.push(text.to_owned());
                     let path = format!("{}[{}]", self.key(key), strings.len());

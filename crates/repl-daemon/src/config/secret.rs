@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::problem::{Complaint, complaint, file_trouble};
+use crate::admin::peer::group_id;
 
 /// Longest secret read from a file, in bytes; a larger file is surely not a password.
 const MAX_SECRET_BYTES: u64 = 4096;
@@ -35,9 +36,13 @@ impl fmt::Debug for Secret {
 
 type Lookup = dyn Fn(&str) -> Option<OsString>;
 
+type Groups = dyn Fn(&str) -> bool;
+
 /// The process environment as the configuration sees it; tests give their own.
 pub struct Env {
     lookup: Box<Lookup>,
+    /// Whether the machine has a group of that name or number.
+    groups: Box<Groups>,
 }
 
 impl Env {
@@ -45,10 +50,12 @@ impl Env {
     pub fn process() -> Self {
         Self {
             lookup: Box::new(|name| std::env::var_os(name)),
+            // What cannot be read is not held against anybody.
+            groups: Box::new(|name| !matches!(group_id(name), Ok(None))),
         }
     }
 
-    /// A fixed set of variables.
+    /// A fixed set of variables, and every group there might be.
     pub fn of<const N: usize>(vars: [(&str, &str); N]) -> Self {
         let vars = vars.map(|(name, value)| (name.to_owned(), OsString::from(value)));
         Self {
@@ -57,7 +64,13 @@ impl Env {
                     .find(|(n, _)| n == name)
                     .map(|(_, value)| value.clone())
             }),
+            groups: Box::new(|_| true),
         }
+    }
+
+    /// Whether the machine has a group of that name or number.
+    pub(super) fn has_group(&self, name: &str) -> bool {
+        (self.groups)(name)
     }
 
     fn var(&self, name: &str) -> Option<OsString> {

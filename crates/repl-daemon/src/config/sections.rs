@@ -10,8 +10,10 @@ use super::model::{
     ApiConfig, CaptureConfig, CopyConfig, GroupConfig, LimitsConfig, LogConfig, LogFormat,
     LogLevel, LoggingConfig, PromotionConfig, RetryConfig, ValidateConfig,
 };
+use super::places;
 use super::problem::{Complaint, complaint};
 use super::reader::Section;
+use super::secret::Env;
 use super::units::{GIB, KIB, MIB, TIB};
 use super::url::normalize;
 
@@ -103,16 +105,10 @@ fn check_log_dir(dir: &Path) -> Result<(), Complaint> {
             "segments, locks and the socket would lie among other programs' files",
         );
     }
-    if dir.exists() && !dir.is_dir() {
-        return refuse(
-            "the path exists and is not a directory",
-            "the log needs a directory",
-        );
-    }
-    Ok(())
+    places::directory(dir, "the log needs a directory", fix)
 }
 
-pub(super) fn api(mut section: Section<'_>, base: &Path, log_dir: &Path) -> ApiConfig {
+pub(super) fn api(mut section: Section<'_>, base: &Path, log_dir: &Path, env: &Env) -> ApiConfig {
     let written = section
         .string("socket")
         .map(|socket| normalize(&base.join(socket)));
@@ -128,8 +124,22 @@ pub(super) fn api(mut section: Section<'_>, base: &Path, log_dir: &Path) -> ApiC
             ),
         );
     }
+    // One beside the log is refused with the log's directory.
+    if (section.has("socket") || places::no_directory(log_dir).is_none())
+        && let Err(complaint) = places::socket(&socket)
+    {
+        section.fail("socket", complaint);
+    }
     let socket_mode = socket_mode(&mut section);
     let socket_group = section.string("socket_group");
+    if let Some(group) = &socket_group
+        && !env.has_group(group)
+    {
+        let what = format!("there is no group `{}`", group.escape_debug());
+        let why = "its members are those who may use the socket";
+        let fix = format!("create it (groupadd --system {group}), or name another one");
+        section.fail("socket_group", complaint(what, why, fix));
+    }
     let listen = section.string("listen").and_then(|text| {
         let address = text.parse().ok();
         if address.is_none() {
