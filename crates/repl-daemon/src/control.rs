@@ -206,13 +206,24 @@ impl Control for GroupControl {
     }
 
     async fn log_info(&self, query: &LogQuery) -> Result<LogInfo, ControlError> {
-        let (log, query) = (Arc::clone(&self.now().group.log), query.clone());
+        let group = Arc::clone(&self.now().group);
+        let (log, query) = (Arc::clone(&group.log), query.clone());
+        let table = query.table.as_deref().map(logview::Wanted::parse);
         let failed =
             |text: String| ControlError::new(ErrorCode::Internal, text, "see the daemon's own log");
-        tokio::task::spawn_blocking(move || logview::read(log.as_ref(), &query))
+        let info = tokio::task::spawn_blocking(move || logview::read(log.as_ref(), &query))
             .await
             .map_err(|error| failed(error.to_string()))?
-            .map_err(|error| failed(error.to_string()))
+            .map_err(|error| failed(error.to_string()))?;
+        if let Some(table) = table.filter(|_| info.transactions.is_empty()) {
+            let seen = group.primary_seen();
+            let mut known: Vec<_> = seen.tables.into_iter().map(|one| one.table).collect();
+            known.extend(seen.others);
+            if let Some(unknown) = table.unknown(&known) {
+                return Err(unknown);
+            }
+        }
+        Ok(info)
     }
 
     async fn pause(&self, name: &str, _actor: &Actor) -> Result<ActionDone, ControlError> {

@@ -2,15 +2,68 @@
 
 use std::collections::BTreeMap;
 
-use repl_api::{LogInfo, LogQuery, SegmentInfo, TableChanges, TransactionInfo};
+use repl_api::{
+    ApiError, ErrorCode, LogInfo, LogQuery, SegmentInfo, TableChanges, TransactionInfo,
+};
 use repl_core::Seq;
 use repl_core::change::{Change, Changes};
 use repl_core::log::{Bounds, EventLog, LogError};
 use repl_core::record::{Body, Fragment};
-use repl_core::schema::SchemaId;
+use repl_core::schema::{SchemaId, TableName};
+use repl_core::select::TablePattern;
+
+use crate::config::nearest;
 
 /// Most transactions read for one request.
 const MAX_SCANNED: u64 = 100_000;
+
+/// The table that is asked for: as the status writes it, or by patterns, or by its name alone.
+pub struct Wanted {
+    text: String,
+    pattern: Option<TablePattern>,
+}
+
+impl Wanted {
+    /// Reads what was asked for.
+    pub fn parse(text: &str) -> Wanted {
+        // Without a schema it is the table of whatever schema.
+        Wanted {
+            text: text.to_owned(),
+            pattern: TablePattern::parse(text, "*").ok(),
+        }
+    }
+
+    /// Whether this is the table.
+    pub fn matches(&self, table: &TableName) -> bool {
+        let matches = |pattern: &TablePattern| pattern.matches(table);
+        table.to_string() == self.text || self.pattern.as_ref().is_some_and(matches)
+    }
+
+    /// Why nothing can be told of it, if it is none of the tables that are known.
+    pub fn unknown(&self, known: &[TableName]) -> Option<ApiError> {
+        if known.iter().any(|table| self.matches(table)) {
+            return None;
+        }
+        let names: Vec<String> = known.iter().map(TableName::to_string).collect();
+        let bare: Vec<&str> = known.iter().map(|table| table.name.as_str()).collect();
+        let all: Vec<&str> = names.iter().map(String::as_str).collect();
+        let near = nearest(&self.text, &all).map(str::to_owned).or_else(|| {
+            let near = nearest(&self.text, &bare)?;
+            let at = bare.iter().position(|name| *name == near)?;
+            names.get(at).cloned()
+        });
+        let what = format!(
+            "{:?} is none of the primary's selected tables, and nothing in the log is of it",
+            self.text
+        );
+        let list = "replctl tables lists them";
+        let advice = match near {
+            Some(near) => format!("did you mean {near}? {list}"),
+            None => list.to_owned(),
+        };
+        Some(ApiError::new(ErrorCode::NotFound, what, advice))
+    }
+}
 
 /// Reads the log for one request.
 ///
@@ -18,6 +71,7 @@ const MAX_SCANNED: u64 = 100_000;
 /// When reading fails.
 pub fn read(log: &dyn EventLog, query: &LogQuery) -> Result<LogInfo, LogError> {
     let bounds = log.bounds();
+    let wanted = query.table.as_deref().map(Wanted::parse);
     let limit = query.effective_limit();
     let first = bounds.first_seq.0;
     let start = match query.from_seq {
@@ -39,7 +93,7 @@ pub fn read(log: &dyn EventLog, query: &LogQuery) -> Result<LogInfo, LogError> {
     let mut truncated = query.from_seq.is_none() && start > first && query.table.is_some();
     if start <= bounds.durable.seq.0 {
         let newest = query.from_seq.is_none();
-        truncated |= scan(log, query, start, limit, newest, &mut transactions)?;
+        truncated |= scan(log, &wanted, start, limit, newest, &mut transactions)?;
     }
     Ok(info(log, &bounds, transactions, truncated))
 }
@@ -47,7 +101,7 @@ pub fn read(log: &dyn EventLog, query: &LogQuery) -> Result<LogInfo, LogError> {
 /// Collects matching transactions; true when it stopped before the end.
 fn scan(
     log: &dyn EventLog,
-    query: &LogQuery,
+    wanted: &Option<Wanted>,
     start: u64,
     limit: usize,
     newest: bool,
@@ -63,21 +117,17 @@ fn scan(
             return Ok(true);
         }
         let summary = current.get_or_insert_with(Summary::default);
-        summary.add(log, fragment, record.size)?;
+        summary.add(log, wanted, fragment, record.size)?;
         if let Some(position) = &fragment.position {
             let Some(done) = current.take() else { continue };
+            if wanted.is_some() && !done.wanted {
+                continue;
+            }
             let done = done.finish(
                 record.seq.0,
                 u64::from(record.epoch.0),
                 position.to_string(),
             );
-            let wanted = query
-                .table
-                .as_ref()
-                .is_none_or(|table| done.tables.iter().any(|changes| changes.table == *table));
-            if !wanted {
-                continue;
-            }
             if found.len() == limit {
                 if !newest {
                     return Ok(true);
@@ -96,10 +146,18 @@ struct Summary {
     commit_ms: u64,
     bytes: u64,
     tables: BTreeMap<String, TableChanges>,
+    /// It changed the table that is asked for.
+    wanted: bool,
 }
 
 impl Summary {
-    fn add(&mut self, log: &dyn EventLog, fragment: &Fragment, bytes: u64) -> Result<(), LogError> {
+    fn add(
+        &mut self,
+        log: &dyn EventLog,
+        wanted: &Option<Wanted>,
+        fragment: &Fragment,
+        bytes: u64,
+    ) -> Result<(), LogError> {
         self.bytes += bytes;
         if let Some(header) = &fragment.header {
             self.txid = header.txid;
@@ -111,12 +169,12 @@ impl Summary {
                 what: error.to_string(),
             })?;
             match change {
-                Change::Insert { schema, .. } => self.table(log, schema).inserts += 1,
-                Change::Update { schema, .. } => self.table(log, schema).updates += 1,
-                Change::Delete { schema, .. } => self.table(log, schema).deletes += 1,
+                Change::Insert { schema, .. } => self.table(log, wanted, schema).inserts += 1,
+                Change::Update { schema, .. } => self.table(log, wanted, schema).updates += 1,
+                Change::Delete { schema, .. } => self.table(log, wanted, schema).deletes += 1,
                 Change::Truncate { schemas, .. } => {
                     for schema in schemas {
-                        self.table(log, schema).truncates += 1;
+                        self.table(log, wanted, schema).truncates += 1;
                     }
                 }
                 Change::Message { .. } => {}
@@ -125,10 +183,20 @@ impl Summary {
         Ok(())
     }
 
-    fn table(&mut self, log: &dyn EventLog, schema: SchemaId) -> &mut TableChanges {
-        let name = log.schema(schema).map_or_else(
+    fn table(
+        &mut self,
+        log: &dyn EventLog,
+        wanted: &Option<Wanted>,
+        schema: SchemaId,
+    ) -> &mut TableChanges {
+        let known = log.schema(schema);
+        self.wanted |= match (wanted, &known) {
+            (Some(wanted), Some(known)) => wanted.matches(&known.table),
+            _ => false,
+        };
+        let name = known.map_or_else(
             || format!("schema #{}", schema.0),
-            |schema| schema.table.to_string(),
+            |known| known.table.to_string(),
         );
         self.tables
             .entry(name.clone())
@@ -176,5 +244,61 @@ fn info(
             .collect(),
         transactions,
         truncated,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(schema: &str, name: &str) -> TableName {
+        TableName {
+            schema: schema.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+
+    #[test]
+    fn tables_are_found_by_what_people_write() {
+        let known = [
+            table("public", "orders"),
+            table("app", "Order Lines"),
+            table("app", "v1.x"),
+        ];
+        for (text, found) in [
+            ("orders", "public.orders"),
+            ("public.orders", "public.orders"),
+            ("*.ord*", "public.orders"),
+            ("Order Lines", "app.Order Lines"),
+            ("app.\"Order Lines\"", "app.Order Lines"),
+            ("app.v1.x", "app.v1.x"),
+        ] {
+            let wanted = Wanted::parse(text);
+            let first = known.iter().find(|table| wanted.matches(table));
+            assert_eq!(
+                first.map(TableName::to_string).as_deref(),
+                Some(found),
+                "{text}"
+            );
+            assert!(wanted.unknown(&known).is_none());
+        }
+        for (text, near) in [
+            ("public.ordres", Some("public.orders")),
+            ("ordesr", Some("public.orders")),
+            ("order lines", Some("app.Order Lines")),
+            ("zzz", None),
+            ("\"", None),
+            ("", None),
+            ("a\0b", None),
+        ] {
+            let unknown = Wanted::parse(text).unknown(&known).unwrap();
+            assert_eq!(unknown.code, ErrorCode::NotFound);
+            let named = near.is_none_or(|near| unknown.advice.contains(near));
+            assert!(
+                named && !unknown.advice.is_empty(),
+                "{text}: {}",
+                unknown.advice
+            );
+        }
     }
 }

@@ -27,22 +27,22 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// Where help lists the options of every subcommand: behind its own.
+const GLOBAL: &str = "Options of every subcommand";
+
 /// Options that every subcommand takes.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
     /// The daemon's admin socket (api.socket in its configuration)
     /// [env: REPLCTL_SOCKET]
-    #[arg(long, global = true, value_name = "PATH", value_parser = socket_path)]
+    #[arg(long, global = true, value_name = "PATH", value_parser = socket_path, help_heading = GLOBAL)]
     pub socket: Option<PathBuf>,
     /// The replication group: a daemon of another one is refused. Without --socket its socket is
     /// /run/repl-daemon/<GROUP>.sock [env: REPLCTL_GROUP]
-    ///
-    /// What the command line says goes before the environment: with one of the two options neither
-    /// variable is looked at.
-    #[arg(long, global = true, value_name = "GROUP", value_parser = group_name)]
+    #[arg(long, global = true, value_name = "GROUP", value_parser = group_name, help_heading = GLOBAL)]
     pub group: Option<String>,
     /// Print JSON with stable field names instead of text
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub json: bool,
 }
 

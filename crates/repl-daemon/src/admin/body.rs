@@ -26,6 +26,26 @@ impl Failure {
     }
 }
 
+/// What can be said where nobody said more.
+fn general_advice(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::BadRequest | ErrorCode::TooLarge | ErrorCode::RequestTimeout => {
+            "GET /v1 lists the endpoints and what they take (docs/API.md)"
+        }
+        ErrorCode::NotFound | ErrorCode::MethodNotAllowed => {
+            "replctl status shows the names; GET /v1 lists the endpoints"
+        }
+        ErrorCode::Forbidden => "run as root or as the daemon's user, or join the socket's group",
+        ErrorCode::WrongGroup => "name the socket of the other group's daemon",
+        ErrorCode::ConfirmationRequired => "repeat it with the confirmation that it names",
+        ErrorCode::Conflict => "see the present state with: replctl status",
+        ErrorCode::Unavailable | ErrorCode::Timeout => {
+            "try again; if it stays so, see replctl status and the daemon's log"
+        }
+        ErrorCode::Internal | ErrorCode::Unknown => "see the daemon's log, and report the message",
+    }
+}
+
 impl From<ControlError> for Failure {
     fn from(error: ControlError) -> Self {
         Self(error)
@@ -36,7 +56,11 @@ impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.code.http_status())
             .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (status, Json(ErrorBody { error: self.0 })).into_response()
+        let mut error = self.0;
+        if error.advice.trim().is_empty() {
+            general_advice(error.code).clone_into(&mut error.advice);
+        }
+        (status, Json(ErrorBody { error })).into_response()
     }
 }
 
@@ -102,12 +126,17 @@ impl RequestBody {
         } else {
             &self.0
         };
-        serde_json::from_slice(text).map_err(|error| {
+        let refused = |why: &dyn std::fmt::Display| {
             Failure::new(
                 ErrorCode::BadRequest,
-                format!("the request body is not what this endpoint takes: {error}"),
+                format!("the request body is not what this endpoint takes: {why}"),
                 format!("send {expected}"),
             )
-        })
+        };
+        // A list would be taken for the fields in their order.
+        if text.trim_ascii_start().first() != Some(&b'{') {
+            return Err(refused(&"it is no JSON object"));
+        }
+        serde_json::from_slice(text).map_err(|error| refused(&error))
     }
 }

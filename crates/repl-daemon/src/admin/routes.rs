@@ -13,7 +13,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use repl_api::{
     API_VERSION, ActionDone, Endpoint, ErrorCode, Health, Index, LogInfo, LogQuery, MAX_LOG_LIMIT,
-    MAX_REQUEST_BODY, ModeRequest, PromoteRequest, Promotions, Readiness, ReplicaStatus,
+    MAX_REQUEST_BODY, Mode, ModeRequest, PromoteRequest, Promotions, Readiness, ReplicaStatus,
     ReplicaVerb, ResyncRequest, SkipRequest, SlotDropRequest, Status, Validation,
     ValidationRequest, WaitDone, WaitRequest,
 };
@@ -353,7 +353,13 @@ async fn mode(
     Extension(actor): Extension<Actor>,
     body: RequestBody,
 ) -> Result<Json<ActionDone>, Failure> {
-    let request: ModeRequest = body.parse(r#"{"mode": "async", "semi-sync" or "sync"}"#)?;
+    let expected = r#"{"mode": "async"}, "semi-sync" or "sync""#;
+    let request: ModeRequest = body.parse(expected)?;
+    if request.mode == Mode::Unknown {
+        let what = "this daemon knows no such mode";
+        let advice = format!("send {expected}");
+        return Err(Failure::new(ErrorCode::BadRequest, what, advice));
+    }
     let arguments = json!(request);
     let run = move |control: Arc<dyn Control>| async move { control.mode(&request, &actor).await };
     app.carry_out(actor, "mode", arguments, run).await

@@ -336,6 +336,111 @@ async fn what_is_meant_for_another_group_is_refused() {
     assert!(named.contains("x-repl-group: shop\r\n"), "{named}");
 }
 
+/// The table of errors in docs/API.md, row by row.
+#[tokio::test]
+async fn errors_are_as_documented() {
+    let documentation = include_str!("../../../../../docs/API.md");
+    let codes = [
+        ErrorCode::BadRequest,
+        ErrorCode::Forbidden,
+        ErrorCode::NotFound,
+        ErrorCode::MethodNotAllowed,
+        ErrorCode::RequestTimeout,
+        ErrorCode::Conflict,
+        ErrorCode::TooLarge,
+        ErrorCode::WrongGroup,
+        ErrorCode::ConfirmationRequired,
+        ErrorCode::Internal,
+        ErrorCode::Unavailable,
+        ErrorCode::Timeout,
+    ];
+    for code in codes {
+        let word = serde_json::to_value(code).unwrap();
+        let row = format!("| {} | `{}` |", code.http_status(), word.as_str().unwrap());
+        assert!(documentation.contains(&row), "docs/API.md lacks {row}");
+    }
+    let rows = documentation.lines().filter(|line| {
+        let number = line
+            .strip_prefix("| ")
+            .and_then(|rest| rest.split(' ').next());
+        number.is_some_and(|number| number.len() == 3 && number.parse::<u16>().is_ok())
+    });
+    assert_eq!(rows.count(), codes.len(), "rows of codes that do not exist");
+
+    let fixture = Fixture::start().await;
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").into_bytes();
+    let large = "x".repeat(repl_api::MAX_REQUEST_BODY + 1);
+    let largest = format!(
+        "{{\"tables\": [\"{}\"]}}",
+        "x".repeat(repl_api::MAX_REQUEST_BODY - 16)
+    );
+    assert_eq!(largest.len(), repl_api::MAX_REQUEST_BODY);
+    let cases = [
+        // Malformed, unknown fields and parameters, out of range.
+        (400, post("/v1/mode", "{")),
+        (400, post("/v1/mode", r#"{"mode": "quick"}"#)),
+        (400, post("/v1/mode", r#"{"mode": "async", "modes": 1}"#)),
+        (400, post("/v1/wait", "{}")),
+        (400, post("/v1/wait", r#"{"timeout_ms": -1}"#)),
+        (400, post("/v1/promotions", r#"{"replicas": "r"}"#)),
+        (400, post("/v1/validations", r#"{"tables": "public.t"}"#)),
+        (400, post("/v1/validations/1/repair", r#"{"x": 1}"#)),
+        (400, post("/v1/replicas/replica-1/resync", "[]")),
+        (400, get("/v1/log?limit=0")),
+        (400, get("/v1/log?limit=1001")),
+        (400, get("/v1/log?tables=t")),
+        (400, get("/v1/ledgers/x?from=-1")),
+        (400, get("/v1/replicas/%ff")),
+        // No such endpoint, replica, validation; whatever stands in a name.
+        (404, get("/")),
+        (404, get("/v1/")),
+        (404, get("/v1/state")),
+        (404, get("/v1/status/more")),
+        (404, get("/v1/replicas/replica-9")),
+        (404, get("/v1/replicas/replica-1%00")),
+        (404, get("/v1/replicas/..%2f..%2fetc")),
+        (404, get("/v1/validations/9")),
+        (404, post("/v1/replicas/replica-9/pause", "")),
+        (404, post("/v1/replicas/%00/pause", "")),
+        (404, post("/v1/replicas/replica-1/drop", "")),
+        (404, post("/v1/validations/1/explode", "")),
+        (404, post("/v1/promotions", r#"{"replica": "r\u0000"}"#)),
+        // The path exists, for another method.
+        (405, post("/v1", "")),
+        (405, get("/v1/mode")),
+        (405, post("/v1/health", "")),
+        (405, get("/v1/slot/drop")),
+        (
+            405,
+            b"DELETE /v1/replicas/replica-1 HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(),
+        ),
+        // Exceeds 64 KiB, on endpoints that exist or not.
+        (413, post("/v1/validations", &large)),
+        (413, post("/v1/nothing", &large)),
+        (200, post("/v1/replicas/replica-1/resync", &largest)),
+        (422, post("/v1/slot/drop", "{}")),
+    ];
+    for (code, request) in cases {
+        let answer = fixture.raw(&request).await;
+        let shown = String::from_utf8_lossy(&request[..request.len().min(200)]).into_owned();
+        let told = answer.starts_with(&format!("HTTP/1.1 {code} "));
+        assert!(told, "{shown}\n{answer}");
+        assert!(
+            answer.contains("x-repl-group: shop\r\n"),
+            "{shown}\n{answer}"
+        );
+        if code == 200 {
+            continue;
+        }
+        let body = answer.split_once("\r\n\r\n").unwrap().1;
+        let document: repl_api::ErrorBody = serde_json::from_str(body).unwrap();
+        assert_eq!(document.error.code.http_status(), code, "{shown}\n{answer}");
+        assert!(!document.error.message.is_empty(), "{shown}\n{answer}");
+        assert!(!document.error.advice.is_empty(), "{shown}\n{answer}");
+    }
+    assert_eq!(fixture.calls(), ["resync replica-1"]);
+}
+
 #[tokio::test]
 async fn without_audit_nothing_is_carried_out() {
     let fixture = Fixture::start().await;

@@ -110,6 +110,7 @@ impl Control for TestControl {
             ready: true,
             findings: Vec::new(),
             lag_ms: Some(0),
+            applied_seq: Some(2),
             queue_transactions: 0,
             estimated_gap_ms: None,
             may_lose: None,
