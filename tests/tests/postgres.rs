@@ -22,4 +22,5 @@ mod postgres {
     mod slot;
     mod tls;
     mod types;
+    mod waits;
 }

@@ -11,6 +11,7 @@
 //!   documentation says so; sizes are bytes; rates are per second;
 //! * a value that is not known (yet) is `null`, never a made-up zero.
 
+mod attention;
 mod client;
 mod error;
 mod log;

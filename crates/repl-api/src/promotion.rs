@@ -32,6 +32,10 @@ pub struct Readiness {
     /// Age of the oldest transaction the replica has not applied, in milliseconds.
     #[serde(default)]
     pub lag_ms: Option<u64>,
+    /// Log sequence through which it holds everything; `null` while that is not known, or it is not
+    /// what the log says (it is being copied, it has diverged).
+    #[serde(default)]
+    pub applied_seq: Option<u64>,
     /// Transactions it has not applied.
     pub queue_transactions: u64,
     /// How long nobody would take writes, in milliseconds: a rough estimate from the queue and from

@@ -309,7 +309,7 @@ pub struct PrimaryStatus {
     /// Row changes captured per second, recent average.
     #[serde(default)]
     pub rows_per_s: f64,
-    /// The last error; kept after recovery as long as the daemon runs.
+    /// The last error; kept after recovery as long as the daemon runs, with `past` set.
     #[serde(default)]
     pub last_error: Option<ErrorInfo>,
     /// Why capture is stopped until the operator acts; `null` while it is running or retrying.
@@ -350,6 +350,9 @@ pub struct ReplicaStatus {
     pub priority: u32,
     /// Its membership state.
     pub membership: Membership,
+    /// Who paused it: `operator`, or `error` (see `last_error`); `null` when it is not paused.
+    #[serde(default)]
+    pub paused_by: Option<String>,
     /// When it entered this membership state.
     #[serde(default)]
     pub since_ms: u64,
@@ -396,7 +399,8 @@ pub struct ReplicaStatus {
     /// Row changes applied per second, recent average.
     #[serde(default)]
     pub rows_per_s: f64,
-    /// The error the replica is held by or retrying after, else the last one it recovered from.
+    /// The error the replica is held by or retrying after, else the last one it recovered from, with
+    /// `past` set.
     #[serde(default)]
     pub last_error: Option<ErrorInfo>,
     /// Progress of the copy; `null` when none is under way.
@@ -482,6 +486,9 @@ pub struct ErrorInfo {
     /// How often it was tried, the first time included.
     #[serde(default)]
     pub attempts: u32,
+    /// It is overcome: what it concerned works again.
+    #[serde(default)]
+    pub past: bool,
 }
 
 /// The transaction an error concerns.
@@ -493,93 +500,4 @@ pub struct FailedTransaction {
     pub source_txid: String,
     /// Source position after it.
     pub position: String,
-}
-
-impl Status {
-    /// What needs a person's attention, one sentence each, the most important first; empty when all is
-    /// well. This is the rule behind `GET /v1/health` and `replctl status --check`.
-    pub fn attention(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        if self.primary.state != PrimaryState::Streaming {
-            problems.push(format!(
-                "primary {} is {}, not streaming",
-                self.primary.name, self.primary.state
-            ));
-        }
-        if self.log.ingest_state != IngestState::Ok {
-            let why = self
-                .log
-                .ingest_reason
-                .as_deref()
-                .unwrap_or("no reason given");
-            problems.push(format!("the log takes in no transactions: {why}"));
-        }
-        problems.extend(self.commits.iter().flat_map(ModeStatus::attention));
-        problems.extend(self.replicas.iter().filter_map(ReplicaStatus::attention));
-        for table in &self.tables {
-            if matches!(table.state, TableState::Refused | TableState::Missing) {
-                problems.push(format!("table {} is {}", table.source, table.state));
-            }
-        }
-        problems.extend(self.alerts.iter().cloned());
-        let failover = self.failover.iter().filter(|one| one.since_ms.is_some());
-        problems.extend(failover.map(|one| match &one.held {
-            Some(why) => format!("the primary is dead and is not replaced: {why}"),
-            None => format!("the primary does not answer ({})", one.state),
-        }));
-        problems.extend(self.promotion.iter().map(|promotion| {
-            let (to, step) = (
-                &promotion.to,
-                promotion.step.as_deref().unwrap_or("its end"),
-            );
-            match &promotion.failure {
-                Some(why) => format!("the promotion of {to} is taken back, at {step}: {why}"),
-                None => format!("the promotion of {to} is under way, at {step}"),
-            }
-        }));
-        problems
-    }
-
-    /// The replica called `name`.
-    pub fn replica(&self, name: &str) -> Option<&ReplicaStatus> {
-        self.replicas.iter().find(|replica| replica.name == name)
-    }
-}
-
-impl ReplicaStatus {
-    /// Why this replica needs attention; `None` when it is disabled or all is well.
-    pub fn attention(&self) -> Option<String> {
-        if !self.enabled {
-            return None;
-        }
-        let name = &self.name;
-        match self.membership {
-            Membership::Streaming | Membership::Filtered => {}
-            Membership::Copying | Membership::Resyncing => {
-                return (self.activity == Activity::Retrying || self.activity == Activity::Stopped)
-                    .then(|| format!("replica {name} is {}: {}", self.membership, self.activity));
-            }
-            other => return Some(format!("replica {name} is {other}")),
-        }
-        if matches!(self.activity, Activity::Retrying | Activity::Stopped) {
-            return Some(format!("replica {name} is not applying: {}", self.activity));
-        }
-        let found = self
-            .validated
-            .as_ref()
-            .map(|validated| &validated.different);
-        if let Some(tables) = found.filter(|tables| !tables.is_empty()) {
-            return Some(format!(
-                "replica {name} differs from the primary in {}",
-                tables.join(", ")
-            ));
-        }
-        self.lags()
-            .then(|| format!("replica {name} lags more than its max_lag"))
-    }
-
-    /// Whether the lag is above the configured maximum.
-    pub fn lags(&self) -> bool {
-        matches!((self.lag_ms, self.max_lag_ms), (Some(lag), Some(max)) if lag > max)
-    }
 }

@@ -1,7 +1,8 @@
 //! Keeps the capture running: starts it, waits between attempts, and draws the line when history
 //! breaks.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use repl_api::ErrorInfo;
 use repl_connectors::seam::{Capture, CapturePort, CaptureState, ConnectorError};
@@ -28,7 +29,7 @@ struct Shown {
 }
 
 impl CaptureErrors {
-    /// The last error and, while capture is stopped for the operator, why.
+    /// The last error, which may be past, and, while capture is stopped for the operator, why.
     pub fn get(&self) -> (Option<ErrorInfo>, Option<ErrorInfo>) {
         let shown = self
             .shown
@@ -45,18 +46,24 @@ impl CaptureErrors {
     }
 
     fn accepted(&self) {
-        self.shown
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .refusal = None;
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.refusal = None;
+        if let Some(last) = &mut shown.last {
+            last.past = true;
+        }
     }
 }
 
 /// An order to remove what is installed at the primary; answered with what was done.
 pub type Uninstall = oneshot::Sender<Result<Vec<String>, ConnectorError>>;
 
+/// How long a stream must have lasted for the waits between attempts to begin anew.
+const GOOD_STREAMING: Duration = Duration::from_secs(10);
+
 /// The task's parts.
 pub struct CaptureTask {
+    /// The primary's name.
+    pub primary: String,
     /// The connector.
     pub capture: Box<dyn Capture>,
     /// What it works with.
@@ -79,12 +86,19 @@ impl CaptureTask {
     /// Captures until shutdown.
     pub async fn run(mut self) {
         let mut backoff = Backoff::new(self.retry);
+        let good = self.retry.max.min(GOOD_STREAMING);
         while !*self.shutdown.borrow() {
             if let Ok(answer) = self.uninstall.try_recv() {
                 self.uninstall(answer).await;
                 continue;
             }
-            let outcome = self.attempt().await;
+            let streamed = Arc::new(OnceLock::new());
+            let outcome = self.attempt(&streamed).await;
+            let since = streamed.get();
+            if since.is_some_and(|since: &Instant| since.elapsed() >= good) {
+                // What failed before is over: this is a first failure again.
+                backoff.succeeded();
+            }
             self.port
                 .board
                 .update(|status| status.state = CaptureState::Disconnected);
@@ -95,12 +109,12 @@ impl CaptureTask {
         }
     }
 
-    async fn attempt(&mut self) -> Result<(), ConnectorError> {
+    async fn attempt(&mut self, streamed: &Arc<OnceLock<Instant>>) -> Result<(), ConnectorError> {
         let bounds = self.port.writer.log().bounds();
         if bounds.history.is_none() {
             return self.begin_history(Epoch(1), "the event log is new").await;
         }
-        let streaming = self.watch_streaming();
+        let streaming = self.watch_streaming(Arc::clone(streamed));
         let result = self.capture.run(&mut self.port).await;
         streaming.abort();
         match result {
@@ -111,8 +125,8 @@ impl CaptureTask {
         }
     }
 
-    /// Clears a shown refusal as soon as the capture streams again.
-    fn watch_streaming(&self) -> tokio::task::JoinHandle<()> {
+    /// As soon as the capture streams again, what was shown as wrong is past.
+    fn watch_streaming(&self, streamed: Arc<OnceLock<Instant>>) -> tokio::task::JoinHandle<()> {
         let (board, errors) = (Arc::clone(&self.port.board), Arc::clone(&self.errors));
         tokio::spawn(async move {
             let mut tick = tokio::time::interval(std::time::Duration::from_millis(500));
@@ -120,6 +134,7 @@ impl CaptureTask {
                 tick.tick().await;
                 if board.status().state == CaptureState::Streaming {
                     errors.accepted();
+                    let _ = streamed.set(Instant::now());
                     return;
                 }
             }
@@ -148,7 +163,8 @@ impl CaptureTask {
         broken: ConnectorError,
     ) -> Result<(), ConnectorError> {
         error!(error = %broken.message, advice = %broken.advice, "history broke");
-        self.errors.set(errors::info(&broken, None, 1), false);
+        self.errors
+            .set(errors::of_primary(&self.primary, &broken, 1), false);
         for replica in &self.replicas {
             let reason = broken.message.clone();
             replica
@@ -157,7 +173,8 @@ impl CaptureTask {
                     record.reason = reason;
                 })
                 .map_err(errors::state)?;
-            replica.view().last_error = Some(errors::info(&broken, None, 1));
+            let name = &replica.node.name;
+            replica.view().last_error = Some(errors::of_replica(name, &broken, None, 1));
             replica.order(|_| {});
         }
         failpoint::hit("capture.history.marked")
@@ -181,15 +198,14 @@ impl CaptureTask {
         let wait = backoff.failed(crate::random::unit());
         let attempts = backoff.attempts();
         let refused = error.kind.directive() != Directive::Retry;
-        self.errors
-            .set(errors::info(&error, None, attempts), refused);
+        let info = errors::of_primary(&self.primary, &error, attempts);
         if refused {
             // Only the operator can mend it, but then capture goes on by itself.
             self.port
                 .board
                 .update(|status| status.state = CaptureState::Stopped);
             if attempts == 1 {
-                error!(error = %error.message, advice = %error.advice, "capture refused");
+                error!(error = %error.message, advice = %info.advice, "capture refused");
             }
         } else {
             warn!(
@@ -200,6 +216,7 @@ impl CaptureTask {
                 "capture interrupted; trying again"
             );
         }
+        self.errors.set(info, refused);
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             _ = self.shutdown.changed() => {}

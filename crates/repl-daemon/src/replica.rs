@@ -56,6 +56,15 @@ pub struct View {
     pub queue_bytes: u64,
 }
 
+impl View {
+    /// Whatever went wrong last works again.
+    pub fn overcome(&mut self) {
+        if let Some(error) = &mut self.last_error {
+            error.past = true;
+        }
+    }
+}
+
 /// What the operator asked of the worker; a number that changes with each order wakes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Orders {
@@ -207,7 +216,11 @@ impl Replica {
 
     /// Shows what the worker is doing.
     pub fn show(&self, activity: Activity) {
-        self.view().activity = Some(activity);
+        let mut view = self.view();
+        view.activity = Some(activity);
+        if activity == Activity::Idle {
+            view.overcome();
+        }
     }
 
     /// Last applied transaction known in this run.

@@ -2,6 +2,7 @@
 //! figures (queue, lag, rates) of status fresh. One look a second.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use repl_connectors::seam::CaptureBoard;
@@ -45,6 +46,8 @@ pub struct Retention {
     pub board: Arc<CaptureBoard>,
     /// The capture's rates.
     pub capture_meter: Arc<Mutex<Meter>>,
+    /// Commit time of the oldest transaction in the log, for status.
+    pub oldest_commit_ms: Arc<AtomicU64>,
     /// When the replicas' workers were started.
     pub started: Instant,
     /// The daemon stops.
@@ -172,6 +175,12 @@ impl Retention {
             .sample(now, status.transactions, status.rows);
         let durable = self.durable.borrow().seq;
         let segments = self.log.segments();
+        let first = self.log.bounds().first_seq;
+        if first <= durable
+            && let Some(committed) = self.oldest_commit_ms(Seq(first.0.saturating_sub(1)))?
+        {
+            self.oldest_commit_ms.store(committed, Ordering::Relaxed);
+        }
         for replica in &self.replicas {
             let applied = replica.applied().map(|(seq, _)| seq);
             let lag = match applied {
@@ -195,6 +204,12 @@ impl Retention {
 
     /// Age of the first transaction after `after`, milliseconds.
     fn oldest_age_ms(&self, after: Seq) -> Result<Option<u64>, LogError> {
+        let committed = self.oldest_commit_ms(after)?;
+        Ok(committed.map(|committed| now_ms().saturating_sub(committed)))
+    }
+
+    /// Commit time of the first transaction after `after`, milliseconds since the Unix epoch.
+    fn oldest_commit_ms(&self, after: Seq) -> Result<Option<u64>, LogError> {
         let mut reader = match self.log.reader(after) {
             Ok(reader) => reader,
             Err(LogError::Trimmed { .. } | LogError::Beyond { .. }) => return Ok(None),
@@ -204,8 +219,7 @@ impl Retention {
             if let Body::Fragment(fragment) = record.body
                 && let Some(header) = fragment.header
             {
-                let committed_ms = header.commit_time_us / 1000;
-                return Ok(Some((now_ms() as i64 - committed_ms).max(0) as u64));
+                return Ok(Some((header.commit_time_us / 1000).max(0) as u64));
             }
         }
         Ok(None)

@@ -1,11 +1,12 @@
 //! Puts together what `GET /v1/status` answers. Waits for no database.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use repl_api::{
-    Activity, IngestState, LogStatus, Membership, Mode, ModeState, PrimaryState, PrimaryStatus,
-    PromotionInfo, Promotions, ReplicaStatus, Status, TableState, TableStatus,
+    Activity, ErrorInfo, IngestState, LogStatus, Membership, Mode, ModeState, PrimaryState,
+    PrimaryStatus, PromotionInfo, Promotions, ReplicaStatus, Status, TableState, TableStatus,
 };
 use repl_connectors::seam::{CaptureBoard, CaptureState, SourceTable};
 use repl_core::log::{Bounds, EventLog};
@@ -60,6 +61,9 @@ pub struct Group {
     pub pins: Arc<Pins>,
     /// The disk's guard.
     pub ingest: Arc<Ingest>,
+    /// Commit time of the oldest transaction in the log, milliseconds since the Unix epoch; 0 while
+    /// there is none, or it is not known.
+    pub oldest_commit_ms: Arc<AtomicU64>,
     /// When the daemon started, milliseconds since the Unix epoch.
     pub started_ms: u64,
 }
@@ -111,7 +115,8 @@ impl Group {
                 .replicas
                 .iter()
                 .map(|r| ReplicaStatus {
-                    validated: self.verified.of(&r.node.name),
+                    // What was found equal is not what is there, once history does not join.
+                    validated: self.verified.of(&r.node.name).filter(|_| joins(r)),
                     ..replica_status(r, &bounds, current)
                 })
                 .collect(),
@@ -149,7 +154,10 @@ impl Group {
             durable_seq: bounds.durable.seq.0,
             size_bytes: bounds.bytes,
             segments: self.log.segments().len() as u64,
-            oldest_commit_ms: None,
+            oldest_commit_ms: match self.oldest_commit_ms.load(Ordering::Relaxed) {
+                0 => None,
+                known => Some(known).filter(|_| bounds.first_seq <= bounds.durable.seq),
+            },
             ingest_state: if reason.is_some() {
                 IngestState::Paused
             } else {
@@ -185,7 +193,7 @@ impl Group {
             acked_position: shown(capture.acknowledged),
             server_position: shown(capture.server),
             retained_bytes: capture.retained_bytes,
-            last_event_ms: None,
+            last_event_ms: capture.heard_ms,
             transactions: capture.transactions,
             rows: capture.rows,
             tx_per_s,
@@ -263,6 +271,28 @@ fn table_status(table: &SourceTable) -> TableStatus {
     }
 }
 
+fn joins(replica: &Replica) -> bool {
+    use repl_core::membership::Membership::NeedsResync;
+    replica
+        .record()
+        .is_none_or(|record| record.standing != NeedsResync)
+}
+
+/// Whether a replica works again, so that its last error is history.
+fn is_overcome(membership: Membership, activity: Activity) -> bool {
+    matches!(
+        membership,
+        Membership::Streaming
+            | Membership::Filtered
+            | Membership::Copying
+            | Membership::Resyncing
+            | Membership::Diverged
+    ) && matches!(
+        activity,
+        Activity::Idle | Activity::Applying | Activity::Copying
+    )
+}
+
 /// `current` tells whether the log has, or is about to get, what the primary has committed.
 fn replica_status(replica: &Replica, bounds: &Bounds, current: bool) -> ReplicaStatus {
     let node = &replica.node;
@@ -294,9 +324,22 @@ fn replica_status(replica: &Replica, bounds: &Bounds, current: bool) -> ReplicaS
         matches!(record.standing, Streaming | Filtered)
     });
     let queue = bounds.durable.seq.0.saturating_sub(applied_seq);
-    let held = record
+    let pause = record.as_ref().and_then(|record| record.pause.as_ref());
+    let paused_by = pause.map(|pause| match pause.error {
+        Some(_) => "error".to_owned(),
+        None => "operator".to_owned(),
+    });
+    let held = pause.and_then(|pause| pause.error.clone());
+    let activity = view.activity.unwrap_or(Activity::Stopped);
+    let last_error = held.or_else(|| {
+        let error = view.last_error?;
+        let past = error.past || is_overcome(membership, activity);
+        Some(ErrorInfo { past, ..error })
+    });
+    // Where it does not follow the log, how far behind it is means nothing.
+    let lost = record
         .as_ref()
-        .and_then(|record| record.pause.as_ref()?.error.clone());
+        .is_some_and(|record| record.standing == repl_core::membership::Membership::NeedsResync);
     ReplicaStatus {
         name: node.name.clone(),
         engine: engine_name(node.endpoint.engine()).to_owned(),
@@ -310,7 +353,8 @@ fn replica_status(replica: &Replica, bounds: &Bounds, current: bool) -> ReplicaS
                 .as_ref()
                 .map_or(record.since_ms, |p| p.since_ms)
         }),
-        activity: view.activity.unwrap_or(Activity::Stopped),
+        paused_by,
+        activity,
         applied_seq,
         applied_position: applied.map(|(_, position)| position.0),
         durable_seq: replica.durable().map_or(0, |seq| seq.0),
@@ -319,6 +363,7 @@ fn replica_status(replica: &Replica, bounds: &Bounds, current: bool) -> ReplicaS
         // has beyond the log, or a copy beyond the queue, nobody knows.
         queue_bytes: if queue == 0 { 0 } else { view.queue_bytes },
         lag_ms: match queue {
+            _ if lost => None,
             0 => (current && follows && known).then_some(0),
             _ => view.lag_ms,
         },
@@ -329,7 +374,7 @@ fn replica_status(replica: &Replica, bounds: &Bounds, current: bool) -> ReplicaS
         skipped: record.as_ref().map_or(0, |record| record.skipped),
         tx_per_s,
         rows_per_s,
-        last_error: held.or(view.last_error),
+        last_error,
         copy: view.copy,
         validated: None,
     }

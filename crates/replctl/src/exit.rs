@@ -15,7 +15,8 @@ Exit codes:
   2  wrong usage: an unknown option, a missing argument or confirmation
   3  the daemon cannot be reached
   4  only with `status --check`: something needs attention
-`validate` ends with 0 when all is equal, 1 when something differs, 2 when it could not tell.";
+`validate` ends with 0 when all is equal, 1 when something differs, 2 when it could not tell.
+With --socket or --group neither REPLCTL_SOCKET nor REPLCTL_GROUP is looked at.";
 
 /// How a run ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

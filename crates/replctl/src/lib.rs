@@ -11,6 +11,7 @@ mod context;
 pub mod exit;
 mod progress;
 pub mod render;
+mod waiting;
 
 use std::process::ExitCode;
 

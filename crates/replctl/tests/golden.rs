@@ -90,6 +90,95 @@ fn status_on_a_narrow_terminal() {
 }
 
 #[test]
+fn rows_stay_whole_at_every_width() {
+    let mut status = samples::paused();
+    status.replicas[0].name = "replica-in-frankfurt-1".into();
+    status.replicas[1].max_lag_ms = None;
+    status
+        .replicas
+        .push(samples::needs_resync().replicas[0].clone());
+    for width in 40..=220 {
+        let text = render::status(&status, &View { width, ..VIEW });
+        let lines: Vec<&str> = text.lines().collect();
+        let heading = lines
+            .iter()
+            .position(|line| line.starts_with("REPLICA"))
+            .unwrap();
+        for (row, replica) in lines[heading + 1..].iter().zip(&status.replicas) {
+            assert!(row.starts_with(&replica.name), "{width}:\n{text}");
+            let widest = usize::from(width).max(79);
+            assert!(row.chars().count() <= widest, "{width}: {row:?}\n{text}");
+        }
+        assert!(
+            lines[heading + 4].is_empty(),
+            "{width}: a row is on two lines\n{text}"
+        );
+        assert!(lines[heading].contains("LAST ERROR"), "{width}:\n{text}");
+        let tables = render::tables(&status.tables, &View { width, ..VIEW });
+        for table in &status.tables {
+            assert!(tables.contains(&table.source), "{width}:\n{tables}");
+        }
+    }
+}
+
+#[test]
+fn who_paused_it_is_told_apart() {
+    let mut status = samples::paused();
+    let text = render::status(&status, &VIEW);
+    assert!(text.contains("paused (error)"), "{text}");
+    let attention = status.attention().join("\n");
+    assert!(
+        attention.contains("replica-2 is paused by an error: cannot insert"),
+        "{attention}"
+    );
+    let ordered = &mut status.replicas[1];
+    ordered.paused_by = Some("operator".into());
+    // It had gone on after that error.
+    ordered.last_error.as_mut().unwrap().past = true;
+    let text = render::status(&status, &VIEW);
+    assert!(
+        !text.contains("paused (error)") && !text.contains("until you decide"),
+        "{text}"
+    );
+    assert!(text.contains("replica-2: paused by order"), "{text}");
+    assert!(
+        text.contains("replica-2: recovered from a constraint error 2m ago"),
+        "{text}"
+    );
+    let day = 24 * 3_600_000;
+    let later = View {
+        now_ms: NOW + day,
+        ..VIEW
+    };
+    assert!(!render::status(&status, &later).contains("recovered"));
+}
+
+#[test]
+fn what_is_not_known_of_a_lost_replica_is_not_shown() {
+    let text = render::status(&samples::needs_resync(), &VIEW);
+    let row = text
+        .lines()
+        .find(|line| line.starts_with("replica-1  needs-resync"))
+        .unwrap();
+    let cells: Vec<&str> = row.split_whitespace().take(5).collect();
+    assert_eq!(cells, ["replica-1", "needs-resync", "-", "-", "-"], "{row}");
+    assert!(!text.contains("found equal"), "{text}");
+}
+
+#[test]
+fn a_refused_capture_is_said_to_try_again() {
+    let mut status = samples::primary_down();
+    status.primary.state = repl_api::PrimaryState::Stopped;
+    status.primary.refusal = status.primary.last_error.clone();
+    let text = render::status(&status, &VIEW);
+    assert!(
+        text.contains("needs you; it is tried again by itself"),
+        "{text}"
+    );
+    assert!(!text.contains("paused until you decide"), "{text}");
+}
+
+#[test]
 fn tables() {
     check("tables", &render::tables(&samples::paused().tables, &VIEW));
 }

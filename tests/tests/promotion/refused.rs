@@ -31,6 +31,20 @@ fn what_speaks_against_it_is_named_and_the_primary_goes_on() -> Result<()> {
     let why = refusal(&rig)?;
     ensure!(why.contains("gid-7"), "{why}");
     main.execute("ROLLBACK PREPARED 'gid-7'")?;
+    // A rule by which the proof that writes are refused never reaches the table, on either side.
+    main.execute("CREATE RULE kept AS ON DELETE TO public.item DO INSTEAD NOTHING")?;
+    let why = refusal(&rig)?;
+    ensure!(why.contains("rule kept ON DELETE"), "{why}");
+    main.execute("DROP RULE kept ON public.item")?;
+    let rule = |statement: &str| {
+        r1.execute(&format!(
+            "SET default_transaction_read_only = off; {statement}"
+        ))
+    };
+    rule("CREATE RULE \"Here\" AS ON DELETE TO public.item DO INSTEAD SELECT 1")?;
+    let why = refusal(&rig)?;
+    ensure!(why.contains("rule \"Here\" ON DELETE"), "{why}");
+    rule("DROP RULE \"Here\" ON public.item")?;
     let alter = |amount: &str| {
         r1.execute(&format!(
             "SET default_transaction_read_only = off;

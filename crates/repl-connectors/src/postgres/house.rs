@@ -4,6 +4,7 @@
 //! commits may be waiting, never wait for any of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use repl_core::ErrorKind;
 use repl_core::record::History;
@@ -100,6 +101,7 @@ impl House {
             status.server = server.flushed.position().0;
             status.retained_bytes = retained;
         });
+        self.board.heard(Duration::ZERO);
         Ok(())
     }
 }

@@ -27,6 +27,7 @@ mod pgoutput;
 mod publication;
 mod rights;
 pub mod role;
+mod room;
 mod slot;
 pub mod snapshot;
 mod standby;

@@ -10,6 +10,7 @@ use super::admin::{Admin, Slot};
 use super::capture::PgCapture;
 use super::catalog_error::from_sqlx;
 use super::lsn::Lsn;
+use super::room::more_slots;
 use crate::seam::{CaptureBoard, CapturePort, ConnectorError, Result};
 
 /// How long the slot is waited for without a word, and between two looks at what it waits for.
@@ -64,22 +65,19 @@ impl Admin {
              WHERE name IN ('lock_timeout', 'transaction_timeout', 'client_connection_check_interval')";
         let prepared = self.connection.execute(prepare).await;
         prepared.map_err(|e| from_sqlx(&e, "preparing to make the replication slot"))?;
-        sqlx::query("SELECT pg_create_logical_replication_slot($1, 'pgoutput')")
+        let made = sqlx::query("SELECT pg_create_logical_replication_slot($1, 'pgoutput')")
             .bind(&self.slot)
             .execute(&mut self.connection)
-            .await
-            .map_err(|e| {
-                let mut error = from_sqlx(&e, "creating the replication slot");
-                if error.code.as_deref() == Some("53400") {
-                    // It will not pass by itself.
-                    error.kind = ErrorKind::Configuration;
-                    error.advice =
-                        "run: ALTER SYSTEM SET max_replication_slots = 20;  and restart \
-                                    the primary, or drop slots nothing uses"
-                            .into();
-                }
-                error
-            })?;
+            .await;
+        if let Err(e) = made {
+            let mut error = from_sqlx(&e, "creating the replication slot");
+            if error.code.as_deref() == Some("53400") {
+                // It will not pass by itself.
+                error.kind = ErrorKind::Configuration;
+                error.advice = more_slots(&mut self.connection).await;
+            }
+            return Err(error);
+        }
         let limited = self.connection.execute("SET lock_timeout = '5s'").await;
         limited.map_err(|e| from_sqlx(&e, "making the replication slot"))?;
         self.slot().await?.ok_or_else(|| {

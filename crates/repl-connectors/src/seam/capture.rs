@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use repl_core::log::{Durable, TxWriter};
@@ -156,6 +156,8 @@ pub struct CaptureStatus {
     pub acknowledged: String,
     /// The source's own end position last heard.
     pub server: String,
+    /// When the source was last heard, milliseconds since the Unix epoch; none before that.
+    pub heard_ms: Option<u64>,
     /// Bytes of history the source keeps for us, where it tells.
     pub retained_bytes: Option<u64>,
     /// Transactions captured since start.
@@ -262,6 +264,15 @@ impl CaptureBoard {
     /// Changes the status.
     pub fn update(&self, change: impl FnOnce(&mut CaptureStatus)) {
         change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Notes that the source was heard, so long ago.
+    pub fn heard(&self, ago: Duration) {
+        let then = SystemTime::now().checked_sub(ago).unwrap_or(UNIX_EPOCH);
+        let ms = then
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_millis() as u64);
+        self.update(|status| status.heard_ms = status.heard_ms.max(Some(ms)));
     }
 
     /// A copy of the status.

@@ -33,6 +33,9 @@ const EVENTS: usize = 4;
 /// so a large one has to be asked for its progress.
 const DISK_POLL: Duration = Duration::from_millis(2);
 
+/// How often it is told that the file is still looked at.
+const TELL: Duration = Duration::from_millis(500);
+
 type SnapshotRequest = oneshot::Sender<Result<Box<dyn Snapshot>>>;
 
 /// Captures the changes of a SQLite primary. See the module's documentation for how, and for
@@ -242,9 +245,17 @@ struct Session {
 
 impl Session {
     async fn serve(&mut self, port: &mut CapturePort) -> Result<()> {
+        let (mut told, mut tell) = (0, tokio::time::interval(TELL));
+        tell.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while wanted(port) {
             tokio::select! {
                 biased;
+                _ = tell.tick() => {
+                    let looks = self.stop.0.looks.load(atomic::Ordering::Relaxed);
+                    if std::mem::replace(&mut told, looks) != looks {
+                        port.board.heard(Duration::ZERO);
+                    }
+                }
                 changed = port.shutdown.changed() => {
                     if changed.is_err() {
                         return Ok(());

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -77,6 +77,8 @@ pub(super) struct Shared {
     pub(super) stop: AtomicBool,
     /// Last change that is durable in the log.
     pub(super) logged: AtomicI64,
+    /// Looks at the file that went well.
+    pub(super) looks: AtomicU64,
 }
 
 /// Why the thread ends.
@@ -169,6 +171,7 @@ impl Follower {
                 active = Instant::now();
             }
             self.keep_up()?;
+            self.start.shared.looks.fetch_add(1, Ordering::Relaxed);
             let longest = self.start.limits.poll_interval_max.max(BUSY_POLL);
             pause = if active.elapsed() < STAYS_BUSY {
                 BUSY_POLL

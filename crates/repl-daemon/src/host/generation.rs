@@ -85,6 +85,7 @@ impl Generation {
             pins: Arc::default(),
             verified: Arc::clone(&fixed.verified),
             ingest: Arc::clone(&fixed.ingest),
+            oldest_commit_ms: Arc::default(),
             started_ms: fixed.started_ms,
             config,
         });
@@ -250,6 +251,7 @@ impl Parts {
         };
         let (uninstall_sender, uninstall) = mpsc::channel(1);
         let task = CaptureTask {
+            primary: group.config.primary.name.clone(),
             capture: source.capture,
             port,
             retry: self.retry(),
@@ -268,6 +270,7 @@ impl Parts {
             ingest: Arc::clone(&group.ingest),
             board: Arc::clone(&group.board),
             capture_meter: Arc::clone(&group.capture_meter),
+            oldest_commit_ms: Arc::clone(&group.oldest_commit_ms),
             started: Instant::now(),
             shutdown: self.stop.clone(),
         };
@@ -314,6 +317,8 @@ impl Parts {
             durable: self.durable.clone(),
             snapshots: Arc::clone(snapshots),
             pins: Arc::clone(&group.pins),
+            board: Arc::clone(&group.board),
+            capture_errors: Arc::clone(&group.capture_errors),
             members: group
                 .replicas
                 .iter()

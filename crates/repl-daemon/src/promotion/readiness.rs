@@ -179,7 +179,11 @@ fn begin(group: &Group, parties: &Parties) -> Result<Readiness, ControlError> {
     let (from, to) = (&parties.from, &parties.to);
     let replica = replica(group, &to.name)?;
     let durable = group.log.bounds().durable.seq.0;
-    let applied = replica.applied().map_or(0, |(seq, _)| seq.0);
+    let streams = replica
+        .record()
+        .is_some_and(|record| record.standing == Membership::Streaming);
+    let known = replica.applied().map(|(seq, _)| seq.0);
+    let applied = known.unwrap_or_default();
     let (lag_ms, queue) = (replica.view().lag_ms, durable.saturating_sub(applied));
     let rate = {
         let meter = replica.meter.lock();
@@ -193,7 +197,11 @@ fn begin(group: &Group, parties: &Parties) -> Result<Readiness, ControlError> {
         to: to.name.clone(),
         ready: false,
         findings: Vec::new(),
-        lag_ms: if queue == 0 { Some(0) } else { lag_ms },
+        lag_ms: match queue {
+            0 => known.filter(|_| streams).map(|_| 0),
+            _ => lag_ms,
+        },
+        applied_seq: known.filter(|_| streams),
         queue_transactions: queue,
         estimated_gap_ms: Some(drain),
         may_lose: None,

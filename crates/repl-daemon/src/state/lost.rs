@@ -147,6 +147,7 @@ pub fn doubted(name: &str, why: &str, former: bool, now_ms: u64) -> ReplicaRecor
                 database_code: None,
                 directive: Directive::Pause,
                 attempts: 1,
+                past: false,
             }),
         }),
         ..ReplicaRecord::new(now_ms)

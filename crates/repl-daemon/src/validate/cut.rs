@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use repl_api::Activity;
 use repl_connectors::content::Content;
-use repl_connectors::seam::Snapshot;
+use repl_connectors::seam::{CaptureState, Snapshot};
 use repl_core::Seq;
 use repl_core::checkpoint::Checkpoint;
 use repl_core::cut::Cut;
@@ -72,6 +72,9 @@ impl JointCut {
         if bounds.history.is_none() {
             return Err("the primary is not captured yet".to_owned());
         }
+        if let Some(why) = unfollowed(shared, Duration::ZERO) {
+            return Err(why);
+        }
         let snapshot = timeout(PATIENCE, shared.snapshots.snapshot()).await;
         let snapshot = snapshot.map_err(|_| late("the primary gave no snapshot"))?;
         let mut snapshot = snapshot.map_err(|error| error.message)?;
@@ -123,12 +126,37 @@ fn late(what: &str) -> String {
 /// Waits until the log has passed everything the snapshot can hold; its last transaction then.
 async fn passed(shared: &Shared, cut: Cut) -> Result<Seq, String> {
     let mut durable = shared.durable.clone();
-    let wait = durable.wait_for(|now| cut.passed(now.seq, now.position.as_str()));
-    match timeout(PATIENCE, wait).await {
-        Ok(Ok(now)) => Ok(now.seq),
-        Ok(Err(_)) => Err("the event log's writer has stopped".to_owned()),
-        Err(_) => Err(late("the primary's changes did not reach the event log")),
+    let started = Instant::now();
+    loop {
+        let wait = durable.wait_for(|now| cut.passed(now.seq, now.position.as_str()));
+        match timeout(LOOK, wait).await {
+            Ok(Ok(now)) => return Ok(now.seq),
+            Ok(Err(_)) => return Err("the event log's writer has stopped".to_owned()),
+            Err(_) => {}
+        }
+        if let Some(why) = unfollowed(shared, started.elapsed()) {
+            return Err(why);
+        }
+        if started.elapsed() > PATIENCE {
+            return Err(late("the primary's changes did not reach the event log"));
+        }
     }
+}
+
+/// Why nothing of the primary arrives in the log, once that was waited for so long.
+fn unfollowed(shared: &Shared, waited: Duration) -> Option<String> {
+    let state = shared.board.status().state;
+    let (last, refusal) = shared.capture_errors.get();
+    let hopeless = match state {
+        CaptureState::Streaming => false,
+        CaptureState::Stopped => true,
+        _ => refusal.is_some() || waited > RETRY_PATIENCE,
+    };
+    hopeless.then(|| {
+        let why = refusal.or(last.filter(|error| !error.past));
+        let why = why.map_or(String::new(), |error| format!(": {}", error.message));
+        format!("the primary is not being followed{why}")
+    })
 }
 
 async fn wait_durable(shared: &Shared, seq: Seq) -> Result<(), String> {

@@ -24,7 +24,7 @@ use repl_api::{
     ActionDone, ErrorCode, ReplicaValidation, Validation, ValidationRequest, ValidationState,
     Verdict,
 };
-use repl_connectors::seam::{SnapshotSource, SourceTable};
+use repl_connectors::seam::{CaptureBoard, SnapshotSource, SourceTable};
 use repl_core::log::{Durable, EventLog};
 use repl_core::membership::Membership;
 use repl_core::schema::TableName;
@@ -33,6 +33,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::admin::ControlError;
+use crate::capture_task::CaptureErrors;
 use crate::clock::now_ms;
 use crate::config::ValidateConfig;
 use crate::pins::Pins;
@@ -51,6 +52,10 @@ pub struct Shared {
     pub snapshots: Arc<dyn SnapshotSource>,
     /// Holds on the log.
     pub pins: Arc<Pins>,
+    /// What the capture of the primary does.
+    pub board: Arc<CaptureBoard>,
+    /// What went wrong with it.
+    pub capture_errors: Arc<CaptureErrors>,
     /// The replicas.
     pub members: Vec<Member>,
     /// The primary's selected tables.
@@ -89,6 +94,9 @@ impl Validator {
     pub fn start(&self, request: &ValidationRequest) -> Result<Validation, ControlError> {
         let members = self.members(&request.replicas)?;
         let (tables, not_replicated) = self.tables(&request.tables)?;
+        if tables.is_empty() && not_replicated.is_empty() {
+            return Err(self.no_tables());
+        }
         let standings = skipped(&self.shared);
         let job = self
             .jobs
@@ -246,12 +254,7 @@ impl Validator {
         };
         let all = self.shared.tables.borrow().clone();
         if all.is_empty() && !patterns.is_empty() {
-            return Err(ControlError::new(
-                ErrorCode::Unavailable,
-                "which tables the primary has is not known: it has none that is selected, or was \
-                 not reached since the daemon started",
-                "replctl status shows the primary's state",
-            ));
+            return Err(self.no_tables());
         }
         for (text, pattern) in patterns.iter().zip(&selection.include) {
             if !all.iter().any(|table| pattern.matches(&table.name)) {
@@ -270,6 +273,21 @@ impl Validator {
             held.into_iter().cloned().collect(),
             refused.iter().map(why).collect(),
         ))
+    }
+
+    fn no_tables(&self) -> ControlError {
+        let (last, refusal) = self.shared.capture_errors.get();
+        let present = refusal.or(last.filter(|error| !error.past));
+        let (why, advice) = match present {
+            Some(error) => (error.message, error.advice),
+            None => (
+                "it has none that is selected, or was not reached since the daemon started"
+                    .to_owned(),
+                "replctl status shows the primary's state".to_owned(),
+            ),
+        };
+        let what = format!("which tables the primary has is not known: {why}");
+        ControlError::new(ErrorCode::Unavailable, what, advice)
     }
 
     /// Runs the work on threads of its own until it ends, is cancelled, or the daemon stops.

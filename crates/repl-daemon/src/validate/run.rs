@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use repl_api::{TableValidation, Verdict};
 use repl_connectors::seam::SourceTable;
@@ -27,6 +27,8 @@ use crate::pins::Pin;
 
 /// Age at which a cut is given up for a new one.
 const CUT_AGE: Duration = Duration::from_secs(60);
+/// How long cuts are waited for in vain before it is left at that.
+const CUT_PATIENCE: Duration = Duration::from_secs(20);
 /// How often a table is tried.
 const TRIES: u32 = 5;
 /// Wait before another try, times the number of tries so far.
@@ -82,6 +84,8 @@ struct Run<'a> {
     hasher: RowHasher,
     outcome: Outcome,
     cut: Option<JointCut>,
+    /// How long cuts were waited for that could not be had.
+    in_vain: Duration,
 }
 
 /// Compares everything the task names.
@@ -99,6 +103,7 @@ pub async fn run(shared: &Shared, task: &Task) -> Outcome {
             only_here: BTreeMap::new(),
         },
         cut: None,
+        in_vain: Duration::ZERO,
     };
     let mut todo: Vec<(SourceTable, Vec<usize>)> = Vec::new();
     for table in &task.tables {
@@ -111,7 +116,7 @@ pub async fn run(shared: &Shared, task: &Task) -> Outcome {
     task.progress.total(todo.len());
     for tries in 1..=TRIES {
         todo = run.sweep(todo, tries == TRIES).await;
-        if todo.is_empty() {
+        if todo.is_empty() || run.in_vain > CUT_PATIENCE {
             break;
         }
         tokio::time::sleep(TRY_WAIT * tries).await;
@@ -138,12 +143,16 @@ impl Run<'_> {
             }
             if self.cut.is_none() && refused.is_none() {
                 self.task.progress.phase("waiting for the replicas");
+                let begun = Instant::now();
                 match JointCut::take(self.shared, &self.task.members).await {
                     Ok(cut) => {
                         self.cut = Some(cut);
                         self.list_own().await;
                     }
-                    Err(reason) => refused = Some(reason),
+                    Err(reason) => {
+                        self.in_vain += begun.elapsed();
+                        refused = Some(reason);
+                    }
                 }
             }
             let retry = match &refused {

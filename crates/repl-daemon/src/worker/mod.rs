@@ -99,6 +99,9 @@ pub struct WorkerParts {
     pub shutdown: watch::Receiver<bool>,
 }
 
+/// How long a session must have followed for the waits between attempts to begin anew.
+const GOOD_SESSION: Duration = Duration::from_secs(10);
+
 /// The worker of one replica.
 pub struct Worker {
     parts: WorkerParts,
@@ -195,6 +198,7 @@ impl Worker {
                 self.wait_for_orders(None).await;
                 continue;
             }
+            let begun = std::time::Instant::now();
             match self.session().await {
                 Ok(ended) => {
                     self.parts.applier.close().await;
@@ -203,6 +207,14 @@ impl Worker {
                     }
                 }
                 Err(failure) => {
+                    let followed = matches!(
+                        self.replica().view().activity,
+                        Some(Activity::Idle | Activity::Applying)
+                    );
+                    if followed && begun.elapsed() >= GOOD_SESSION.min(self.parts.retry.max) {
+                        // What failed before is over: this is a first failure again.
+                        self.backoff.succeeded();
+                    }
                     self.parts.applier.close().await;
                     self.failed(failure).await;
                 }
@@ -357,10 +369,15 @@ impl Worker {
         }
     }
 
+    fn shown(&self, failure: &Failure, attempts: u32) -> repl_api::ErrorInfo {
+        let name = &self.replica().node.name;
+        errors::of_replica(name, &failure.error, failure.transaction.as_ref(), attempts)
+    }
+
     async fn retry_later(&mut self, failure: Failure) {
         let wait = self.backoff.failed(crate::random::unit());
         let attempts = self.backoff.attempts();
-        let info = errors::info(&failure.error, failure.transaction.as_ref(), attempts);
+        let info = self.shown(&failure, attempts);
         // The first attempt of a zombie's successor finds the checkpoint moved: no news.
         if attempts > 1 || failure.error.kind != ErrorKind::CheckpointMoved {
             warn!(
@@ -380,11 +397,11 @@ impl Worker {
     }
 
     fn pause_for_operator(&mut self, failure: Failure) {
-        let info = errors::info(&failure.error, failure.transaction.as_ref(), 1);
+        let info = self.shown(&failure, 1);
         error!(
             kind = failure.error.kind.name(),
             error = %failure.error.message,
-            advice = %failure.error.advice,
+            advice = %info.advice,
             table = failure.error.table.as_deref().unwrap_or_default(),
             seq = failure.transaction.as_ref().map(|tx| tx.seq.0),
             "replica paused until the operator decides"
@@ -400,7 +417,7 @@ impl Worker {
     }
 
     fn needs_resync(&mut self, failure: Failure) {
-        let info = errors::info(&failure.error, failure.transaction.as_ref(), 1);
+        let info = self.shown(&failure, 1);
         error!(
             error = %failure.error.message,
             "replica needs a new copy: replctl resync {}",

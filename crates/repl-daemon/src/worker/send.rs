@@ -130,6 +130,7 @@ impl Worker {
             let mut view = self.replica().view();
             view.rows += sent.rows;
             view.transactions += sent.transactions;
+            view.overcome();
         }
         self.backoff.succeeded();
         *course.checkpoint = end.checkpoint;

@@ -1,10 +1,11 @@
 //! `replctl copy`: the copies under way, once or until they end.
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use clap::Args;
-use repl_api::{CopyProgress, Status};
+use repl_api::{CopyProgress, Membership, ReplicaStatus, Status};
 use serde::Serialize;
 
 use crate::cli::interval;
@@ -12,6 +13,7 @@ use crate::context::{Context, unprintable, write_out};
 use crate::exit::{Exit, Failure};
 use crate::progress::CopyBars;
 use crate::render;
+use crate::waiting::{Waiting, copy_waits_for};
 
 /// Arguments of `replctl copy`.
 #[derive(Debug, Args)]
@@ -47,8 +49,19 @@ pub(super) async fn run(args: &CopyArgs, context: &Context) -> Result<Exit, Fail
     if let Some(name) = &args.replica
         && status.replica(name).is_none()
     {
-        let message = format!("there is no replica {}", render::clean(name));
-        return Err(Failure::failed(message, "look at replctl status"));
+        let known: Vec<&str> = status
+            .replicas
+            .iter()
+            .map(|one| one.name.as_str())
+            .collect();
+        let message = format!(
+            "there is no replica called {name:?} in group {:?}",
+            status.group
+        );
+        return Err(Failure::failed(
+            message,
+            format!("use one of: {}", known.join(", ")),
+        ));
     }
     if !args.watch {
         keep(&mut status, args);
@@ -63,11 +76,21 @@ pub(super) async fn run(args: &CopyArgs, context: &Context) -> Result<Exit, Fail
     }
     let bars_shown = io::stderr().is_terminal() && !context.json();
     let mut bars = CopyBars::new();
+    let mut waiting = Waiting::new();
+    let mut watched = BTreeSet::new();
     loop {
+        let reasons: Vec<String> = awaited(&status, args)
+            .map(|name| copy_waits_for(&status, name))
+            .filter(|reason| !reason.is_empty())
+            .collect();
+        waiting.because(&reasons.join("; "));
+        watched.extend(awaited(&status, args).map(str::to_owned));
+        let over = awaited(&status, args).next().is_none();
+        let outcome = over.then(|| outcome(&status, args, &watched));
         keep(&mut status, args);
-        if status.replicas.is_empty() {
+        if let Some(outcome) = outcome {
             bars.update(&status);
-            return Ok(Exit::Ok);
+            return Ok(outcome);
         }
         if context.json() {
             let line = serde_json::to_string(&copies(&status)).map_err(unprintable)?;
@@ -82,15 +105,49 @@ pub(super) async fn run(args: &CopyArgs, context: &Context) -> Result<Exit, Fail
     }
 }
 
+/// Nothing is copied any more: whether that is so because it is done. Says what keeps it from being done.
+fn outcome(status: &Status, args: &CopyArgs, watched: &BTreeSet<String>) -> Exit {
+    let mut outcome = Exit::Ok;
+    for replica in status.replicas.iter().filter(|one| is_asked(one, args)) {
+        let Some(problem) = replica.attention() else {
+            continue;
+        };
+        eprintln!("replctl: {}", render::clean(&problem));
+        let follows = matches!(
+            replica.membership,
+            Membership::Streaming | Membership::Filtered | Membership::Diverged
+        );
+        if watched.contains(&replica.name) && !follows {
+            outcome = Exit::Failed;
+        }
+    }
+    outcome
+}
+
+fn is_asked(replica: &ReplicaStatus, args: &CopyArgs) -> bool {
+    let asked = args.replica.as_ref();
+    asked.is_none_or(|name| replica.name == *name)
+}
+
+/// The replicas asked for that are being copied, or are to be as soon as that can begin.
+fn awaited<'a>(status: &'a Status, args: &'a CopyArgs) -> impl Iterator<Item = &'a str> {
+    let due = |replica: &&ReplicaStatus| {
+        let asked = is_asked(replica, args);
+        let copied = matches!(
+            replica.membership,
+            Membership::Copying | Membership::Resyncing
+        );
+        asked && replica.enabled && (copied || replica.copy.is_some())
+    };
+    let replicas = status.replicas.iter().filter(due);
+    replicas.map(|replica| replica.name.as_str())
+}
+
 /// Leaves the replicas asked for that are being copied.
 fn keep(status: &mut Status, args: &CopyArgs) {
-    status.replicas.retain(|replica| {
-        let asked = args
-            .replica
-            .as_ref()
-            .is_none_or(|name| replica.name == *name);
-        asked && replica.copy.is_some()
-    });
+    status
+        .replicas
+        .retain(|replica| is_asked(replica, args) && replica.copy.is_some());
 }
 
 fn copies(status: &Status) -> Copies<'_> {
@@ -107,7 +164,7 @@ fn copies(status: &Status) -> Copies<'_> {
 
 /// A line per replica, for logs.
 fn lines(status: &Status) -> String {
-    let line = |replica: &repl_api::ReplicaStatus| {
+    let line = |replica: &ReplicaStatus| {
         let copy = replica.copy.as_ref()?;
         let name = render::clean(&replica.name);
         Some(format!("{name}: {}\n", render::copy_summary(copy)))

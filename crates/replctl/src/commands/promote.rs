@@ -10,6 +10,7 @@ use crate::confirm::confirm;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::render;
+use crate::waiting::Waiting;
 
 /// How often a running promotion is looked at.
 const POLL: Duration = Duration::from_millis(100);
@@ -93,10 +94,20 @@ fn ask(report: &Readiness, context: &Context) -> Result<(), Failure> {
     confirm(false, &consequence, &report.to)
 }
 
+/// What a promotion is at, and why it has not come further.
+fn held_by(promotion: &PromotionInfo) -> String {
+    let step = promotion.step.as_deref().unwrap_or("its end");
+    match &promotion.failure {
+        Some(why) => format!("promotion {}, at {step}: {why}", promotion.id),
+        None => format!("promotion {} is at {step}", promotion.id),
+    }
+}
+
 /// Waits for the end, telling each step on a terminal.
 async fn follow(client: &Client, replica: &str) -> Result<PromotionInfo, Failure> {
     let mut told = 0;
     let mut id = None;
+    let mut waiting = Waiting::new();
     loop {
         let all = client.promotions().await?;
         let ours = all.current.iter().chain(&all.history);
@@ -120,6 +131,7 @@ async fn follow(client: &Client, replica: &str) -> Result<PromotionInfo, Failure
         if promotion.ended_ms.is_some() {
             return Ok(promotion.clone());
         }
+        waiting.because(&held_by(promotion));
         tokio::time::sleep(POLL).await;
     }
 }

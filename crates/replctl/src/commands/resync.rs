@@ -10,6 +10,7 @@ use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::progress::CopyBars;
 use crate::render;
+use crate::waiting::{Waiting, copy_waits_for};
 
 /// How often a running copy is looked at.
 const POLL: Duration = Duration::from_millis(500);
@@ -77,9 +78,11 @@ fn consequence(args: &ResyncArgs) -> String {
 /// durable, so streaming afterwards means the copy is complete.
 async fn wait(client: &Client, name: &str) -> Result<(), Failure> {
     let mut bars = CopyBars::new();
+    let mut waiting = Waiting::new();
     loop {
         let status = client.status().await?;
         bars.update(&status);
+        waiting.because(&copy_waits_for(&status, name));
         let Some(replica) = status.replica(name) else {
             let message = format!("{name} has disappeared from the status");
             return Err(Failure::failed(message, "look at replctl status"));

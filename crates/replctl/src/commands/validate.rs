@@ -46,10 +46,17 @@ pub struct ValidateArgs {
     /// Do not ask before the repair
     #[arg(long, requires = "repair")]
     yes: bool,
+    /// End the comparison that is under way, whoever began it
+    #[arg(long, conflicts_with_all = ["tables", "replica", "deep", "repair"])]
+    cancel: bool,
 }
 
 pub(super) async fn run(args: ValidateArgs, context: &Context) -> Result<Exit, Failure> {
     let client = context.client()?;
+    if args.cancel {
+        let done = client.cancel_validation("latest").await?;
+        return super::print_done(context, &done);
+    }
     let request = ValidationRequest {
         tables: args.tables,
         replicas: args.replica,

@@ -44,6 +44,17 @@ pub(super) async fn run(args: WaitArgs, context: &Context) -> Result<Exit, Failu
         // What was committed by the first request, not by the later ones.
         token = Some(answer.position).filter(|position| !position.is_empty());
     };
+    if !answer.done {
+        // Why, as far as that can be told; the answer counts, whether or not it can.
+        for problem in client
+            .status()
+            .await
+            .iter()
+            .flat_map(|status| status.attention())
+        {
+            eprintln!("replctl: {}", render::clean(&problem));
+        }
+    }
     context.print(&answer, |_| {
         let on = match answer.applied_on.as_slice() {
             [] => "no replica".to_owned(),
@@ -51,10 +62,16 @@ pub(super) async fn run(args: WaitArgs, context: &Context) -> Result<Exit, Failu
         };
         match answer.done {
             true => format!("applied on {on}\n"),
-            false => format!(
-                "not in time: {} replicas wanted, applied on {on}\n",
-                answer.wanted
-            ),
+            false => {
+                let logged = match answer.logged_seq {
+                    Some(_) => "",
+                    None => "not in the event log yet, ",
+                };
+                format!(
+                    "not in time: {} replicas wanted, {logged}applied on {on}\n",
+                    answer.wanted
+                )
+            }
         }
     })?;
     Ok(if answer.done { Exit::Ok } else { Exit::Failed })

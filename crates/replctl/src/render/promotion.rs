@@ -70,9 +70,10 @@ pub fn readiness(report: &Readiness, view: &View) -> String {
         ),
     };
     text.push('\n');
-    let behind = match report.queue_transactions {
-        0 => "it has applied everything".to_owned(),
-        queue => format!("{} transactions are to be applied first", count(queue)),
+    let behind = match (report.applied_seq, report.queue_transactions) {
+        (None, _) => "how much it has applied is not known".to_owned(),
+        (Some(_), 0) => "it has applied everything".to_owned(),
+        (Some(_), queue) => format!("{} transactions are to be applied first", count(queue)),
     };
     text.push_str(&format!("{behind}\n"));
     if let Some(gap) = report.estimated_gap_ms {

@@ -42,7 +42,8 @@ pub fn status(status: &Status, view: &View) -> String {
         out.text.push_str(&copying);
     }
     for replica in &status.replicas {
-        if let Some(validated) = &replica.validated {
+        let joins = replica.membership != Membership::NeedsResync;
+        if let Some(validated) = replica.validated.as_ref().filter(|_| joins) {
             out.line(&validated_line(&replica.name, validated, view));
         }
     }
@@ -356,31 +357,47 @@ fn bar(fraction: f64, cells: usize) -> String {
 fn errors(status: &Status, out: &mut Out<'_>) {
     let primary = &status.primary;
     let name = format!("primary {}", clean(&primary.name));
+    let mut past = Vec::new();
     match (&primary.refusal, &primary.last_error) {
-        (Some(refusal), _) => full_error(&name, refusal, out),
-        (None, Some(error)) if primary.state == PrimaryState::Streaming => {
-            past_error(&name, error, out);
+        (Some(refusal), _) => full_error(&name, refusal, Some(MEND), out),
+        (None, Some(error)) if error.past || primary.state == PrimaryState::Streaming => {
+            past.push((name, error));
         }
-        (None, Some(error)) => full_error(&name, error, out),
+        (None, Some(error)) => full_error(&name, error, None, out),
         (None, None) => {}
     }
     for replica in &status.replicas {
         let name = clean(&replica.name);
-        match &replica.last_error {
-            Some(error) if replicas::recovered(replica) => past_error(&name, error, out),
-            Some(error) => full_error(&name, error, out),
-            None => hint(replica, out),
+        match (replicas::present_error(replica), &replica.last_error) {
+            (Some(error), _) => full_error(&name, error, None, out),
+            (None, error) => {
+                hint(replica, out);
+                if let Some(error) = error {
+                    past.push((name, error));
+                }
+            }
         }
+    }
+    let now = out.view.now_ms;
+    past.retain(|(_, error)| now.saturating_sub(error.at_ms) < PAST_SHOWN_MS);
+    for (name, error) in past {
+        past_error(&name, error, out);
     }
 }
 
-fn full_error(name: &str, error: &ErrorInfo, out: &mut Out<'_>) {
-    let outlook = match error.directive {
+/// How long an error that is overcome is still mentioned.
+const PAST_SHOWN_MS: u64 = 24 * 3_600_000;
+
+/// What becomes of an error that stops the capture.
+const MEND: &str = "needs you; it is tried again by itself";
+
+fn full_error(name: &str, error: &ErrorInfo, outlook: Option<&str>, out: &mut Out<'_>) {
+    let outlook = outlook.unwrap_or(match error.directive {
         Directive::Retry => "it is tried again by itself",
         Directive::Pause => "paused until you decide",
         Directive::Stop => "stopped",
         Directive::Unknown => "see the daemon's log",
-    };
+    });
     let mut title = vec![
         format!(
             "{name}: {} error {}",
@@ -429,9 +446,20 @@ fn place(error: &ErrorInfo) -> Vec<String> {
 fn past_error(name: &str, error: &ErrorInfo, out: &mut Out<'_>) {
     out.blank();
     let at = age(error.at_ms, out.view.now_ms);
-    let title = format!("{name}: recovered from a {} error {at}", error.kind);
+    let title = format!(
+        "{name}: recovered from {} {} error {at}",
+        article(error),
+        error.kind
+    );
     out.line(&paint(&title, Tone::Dim, out.view));
     out.field("what", &clean(&error.message));
+}
+
+fn article(error: &ErrorInfo) -> &'static str {
+    match error.kind.as_str().starts_with(['a', 'e', 'i', 'o', 'u']) {
+        true => "an",
+        false => "a",
+    }
 }
 
 /// What the operator can do about a state that no error explains.
@@ -439,7 +467,7 @@ fn hint(replica: &ReplicaStatus, out: &mut Out<'_>) {
     let name = clean(&replica.name);
     let (what, verb) = match replica.membership {
         _ if !replica.enabled => return,
-        Membership::Paused => ("paused", "resume"),
+        Membership::Paused => ("paused by order", "resume"),
         Membership::Diverged => ("may differ from the primary", "resync"),
         Membership::NeedsResync => ("no longer joined to the log", "resync"),
         _ => return,

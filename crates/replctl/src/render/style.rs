@@ -1,9 +1,14 @@
 //! Colours and the one look of all tables.
 
 use comfy_table::presets::NOTHING;
-use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table};
+use comfy_table::{
+    Attribute, Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table,
+};
 
 use super::View;
+
+/// Spaces between two columns.
+pub(super) const GAP: u16 = 2;
 
 /// How much a person should care.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,10 +71,24 @@ pub(super) fn table(headers: &[&str], view: &View) -> Table {
     table
 }
 
-/// The table's lines, without the spaces that pad them on either side.
+/// Columns the last column is left with at least, however narrow the terminal.
+const MIN_LAST: u16 = 24;
+
+/// The table's lines, without the spaces that pad them on either side. Names and numbers are never
+/// wrapped: only the last column gives way, and where that is not enough the lines get longer.
 pub(super) fn finish(mut table: Table) -> String {
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
+    let content = table.column_max_content_widths();
+    let last = content.len().saturating_sub(1);
+    for (i, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, GAP));
+        if i != last {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+    }
+    let others: u16 = content[..last].iter().map(|width| width + GAP).sum();
+    let least = content.get(last).map_or(0, |&width| width.min(MIN_LAST)) + GAP;
+    if table.width().is_some_and(|width| width < others + least) {
+        table.set_width(others + least);
     }
     let mut text = String::new();
     for line in table.lines() {

@@ -5,7 +5,7 @@ use repl_api::{
     Activity, CopyProgress, Directive, ErrorInfo, ErrorKind, FailedTransaction, IngestState,
     LogStatus, MemberStatus, Membership, Mode, ModeProblem, ModeState, ModeStatus, PrimaryState,
     PrimaryStatus, ReplicaStatus, Status, TableCopyProgress, TableCopyState, TableState,
-    TableStatus,
+    TableStatus, Validated, Verdict,
 };
 
 /// The present of all samples: 2026-03-01T12:00:00Z.
@@ -83,6 +83,7 @@ fn replica(name: &str) -> ReplicaStatus {
         enabled: true,
         priority: 100,
         membership: Membership::Streaming,
+        paused_by: None,
         since_ms: NOW - 3 * HOUR,
         activity: Activity::Applying,
         applied_seq: 48_212,
@@ -153,9 +154,11 @@ pub fn paused() -> Status {
         database_code: None,
         directive: Directive::Retry,
         attempts: 3,
+        past: true,
     });
     let broken = &mut status.replicas[1];
     broken.membership = Membership::Paused;
+    broken.paused_by = Some("error".into());
     broken.activity = Activity::Stopped;
     broken.since_ms = NOW - 2 * MINUTE;
     broken.applied_seq = 33_999;
@@ -185,6 +188,7 @@ pub fn paused() -> Status {
         database_code: Some("23505".into()),
         directive: Directive::Pause,
         attempts: 1,
+        past: false,
     });
     status.tables.push(TableStatus {
         source: "public.audit".into(),
@@ -273,6 +277,14 @@ pub fn needs_resync() -> Status {
         database_code: None,
         directive: Directive::Stop,
         attempts: 1,
+        past: false,
+    });
+    // What was found before is not what is there.
+    lost.validated = Some(Validated {
+        verdict: Verdict::Equal,
+        oldest_ms: NOW - HOUR,
+        tables: 2,
+        different: Vec::new(),
     });
     let diverged = &mut status.replicas[1];
     diverged.membership = Membership::Diverged;
@@ -305,6 +317,7 @@ pub fn primary_down() -> Status {
         database_code: None,
         directive: Directive::Retry,
         attempts: 14,
+        past: false,
     });
     status.log.ingest_state = IngestState::Paused;
     status.log.ingest_reason =

@@ -22,6 +22,7 @@ use repl_core::schema::{TableName, quote_identifier};
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 use tokio::time::Instant;
 
+use super::findings::rules_in_the_way;
 use crate::postgres::admin::Admin;
 use crate::postgres::catalog_error::from_sqlx;
 use crate::seam::{ConnectorError, Result};
@@ -266,7 +267,7 @@ impl Fence {
         left.map_err(doing)?;
         if !refused {
             one.map_err(doing)?;
-            return Err(not_refused(trial));
+            return Err(not_refused(&mut admin.connection, trial).await);
         }
         // All others in one go; what a statement would do is taken back by its own subtransaction.
         let sql = "SELECT pg_catalog.set_config('repl.probed', $1, false)";
@@ -281,7 +282,8 @@ impl Fence {
         match admin.connection.execute(all).await {
             Ok(_) => Ok(()),
             Err(sqlx::Error::Database(e)) if e.code().as_deref() == Some("RPW01") => {
-                Err(not_refused(e.message()))
+                let table = e.message().to_owned();
+                Err(not_refused(&mut admin.connection, &table).await)
             }
             Err(error) => Err(doing(error)),
         }
@@ -424,10 +426,16 @@ pub(super) async fn prepared(connection: &mut PgConnection) -> Result<Vec<String
         .map_err(|e| from_sqlx(&e, "looking for prepared transactions"))
 }
 
-fn not_refused(table: &str) -> ConnectorError {
-    ConnectorError::new(
-        ErrorKind::Configuration,
-        format!("a probe write to {table} was not refused"),
-    )
-    .advice("see whether the trigger write_fence_… of the table was disabled")
+async fn not_refused(connection: &mut PgConnection, table: &str) -> ConnectorError {
+    let rules = rules_in_the_way(connection, table).await;
+    let what = format!("a probe write to {table} was not refused");
+    let Some(rule) = rules.first() else {
+        return ConnectorError::new(ErrorKind::Configuration, what)
+            .advice("see whether the trigger write_fence_… of the table was disabled");
+    };
+    let why =
+        format!("{what}: its rule {rule} ON DELETE DO INSTEAD keeps statements from the trigger");
+    ConnectorError::new(ErrorKind::Configuration, why).advice(format!(
+        "run: ALTER TABLE {table} DISABLE RULE {rule};  then promote again"
+    ))
 }

@@ -12,6 +12,7 @@ use crate::postgres::admin::Admin;
 use crate::postgres::catalog::{self, CatalogTable};
 use crate::postgres::catalog_error::from_sqlx;
 use crate::postgres::hidden;
+use crate::postgres::room::more_slots;
 use crate::seam::{Finding, Part, Result, SourceTable};
 
 /// First version that lets others than superusers set such parameters.
@@ -29,6 +30,7 @@ impl PgRole {
     ) -> Result<Vec<Finding>> {
         let names: Vec<TableName> = tables.iter().map(|table| table.name.clone()).collect();
         let mut findings = rights(&mut admin.connection, &names).await?;
+        findings.extend(rules(&mut admin.connection, &names).await?);
         let prepared = prepared(&mut admin.connection).await?;
         if !prepared.is_empty() {
             findings.push(Finding::blocker(
@@ -226,6 +228,54 @@ async fn rights(connection: &mut PgConnection, tables: &[TableName]) -> Result<V
     Ok(findings)
 }
 
+/// Rules that have something else done than what a statement says: the fence's trigger is not reached
+/// then, and whether writes are refused cannot be proved.
+const RULES: &str = "
+    SELECT format('%I.%I', n.nspname, c.relname) AS name, quote_ident(r.rulename) AS rule,
+           CASE r.ev_type WHEN '2' THEN 'UPDATE' WHEN '3' THEN 'INSERT' ELSE 'DELETE' END AS event
+      FROM unnest($1::text[], $2::text[]) AS t(schema, name)
+      JOIN pg_namespace n ON n.nspname = t.schema
+      JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.name AND c.relkind IN ('r', 'p')
+      JOIN pg_rewrite r ON r.ev_class = c.oid
+     WHERE r.is_instead AND r.ev_type IN ('2', '3', '4') AND r.ev_enabled IN ('O', 'A')
+     ORDER BY 1, 2";
+
+async fn rules(connection: &mut PgConnection, tables: &[TableName]) -> Result<Vec<Finding>> {
+    let doing = |e: sqlx::Error| from_sqlx(&e, "looking at the tables' rules");
+    let schemas: Vec<&str> = tables.iter().map(|table| table.schema.as_str()).collect();
+    let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
+    let rows = sqlx::query(RULES)
+        .bind(schemas)
+        .bind(names)
+        .fetch_all(connection)
+        .await
+        .map_err(doing)?;
+    let finding = |row: &sqlx::postgres::PgRow| -> sqlx::Result<Finding> {
+        let get = |column| row.try_get::<String, _>(column);
+        let (name, rule, event) = (get("name")?, get("rule")?, get("event")?);
+        let what = format!(
+            "the rule {rule} ON {event} DO INSTEAD of {name} keeps statements from the trigger that \
+             refuses writes"
+        );
+        let remedy = format!("ALTER TABLE {name} DISABLE RULE {rule};  (a trigger does as much)");
+        // Writes are proved to be refused by a DELETE.
+        Ok(match event.as_str() {
+            "DELETE" => Finding::blocker(what, remedy),
+            _ => Finding::note(what, remedy),
+        })
+    };
+    let found: sqlx::Result<_> = rows.iter().map(finding).collect();
+    found.map_err(doing)
+}
+
+/// The rules of one table (by its quoted name) that keep a DELETE from its trigger.
+pub(super) async fn rules_in_the_way(connection: &mut PgConnection, table: &str) -> Vec<String> {
+    let sql = "SELECT quote_ident(rulename) FROM pg_rewrite WHERE ev_class = to_regclass($1)::oid \
+               AND is_instead AND ev_type = '4' AND ev_enabled IN ('O', 'A') ORDER BY rulename";
+    let found = sqlx::query_scalar(sql).bind(table).fetch_all(connection);
+    found.await.unwrap_or_default()
+}
+
 /// Whether there is room for the slot.
 async fn slots(connection: &mut PgConnection, slot: &str) -> Result<Vec<Finding>> {
     let doing = |e: sqlx::Error| from_sqlx(&e, "looking at the replication slots");
@@ -237,12 +287,12 @@ async fn slots(connection: &mut PgConnection, slot: &str) -> Result<Vec<Finding>
            FROM pg_replication_slots",
     )
     .bind(slot)
-    .fetch_one(connection)
+    .fetch_one(&mut *connection)
     .await
     .map_err(doing)?;
     let mut findings = Vec::new();
     if row.try_get("full_up").map_err(doing)? {
-        let remedy = "raise max_replication_slots and restart it, or drop a slot nothing uses";
+        let remedy = more_slots(connection).await;
         findings.push(Finding::blocker("no replication slot is free", remedy));
     }
     if row.try_get("taken").map_err(doing)? {

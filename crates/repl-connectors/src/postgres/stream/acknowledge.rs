@@ -171,6 +171,7 @@ impl Stream {
             board.transactions += transactions;
             board.rows += rows;
         });
+        port.board.heard(self.last_heard.elapsed());
         Ok(())
     }
 
