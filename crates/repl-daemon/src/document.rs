@@ -1,11 +1,14 @@
 //! Small documents that are replaced atomically: a crash leaves the old one or the new one.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::Serialize;
+
+use crate::private;
 
 /// The content of the document at `path`; none while there is none.
 ///
@@ -37,6 +40,19 @@ pub fn sync_dir(dir: &Path) -> std::io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// Creates a file, or empties the one there is, that nobody else may read.
+///
+/// # Errors
+/// When it cannot be created.
+pub fn create(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(private::FILE)
+        .open(path)
+}
+
 /// A new version that lies beside the present one, fsynced.
 pub struct Replacement {
     temporary: PathBuf,
@@ -53,7 +69,7 @@ impl Replacement {
         };
         let place = || new.place();
         let text = serde_json::to_vec_pretty(document)?;
-        let mut file = File::create(&new.temporary).with_context(place)?;
+        let mut file = create(&new.temporary).with_context(place)?;
         file.write_all(&text)
             .and_then(|()| file.sync_all())
             .with_context(place)?;

@@ -120,7 +120,7 @@ fn flush_once(log: &dyn EventLog, ingest: &Ingest, awaited: bool) -> Result<(), 
         }
         Err(error @ LogError::Io { .. }) => {
             // Nothing was published and nothing lost: the same bytes are written again.
-            ingest.log_full(&error.to_string());
+            ingest.log_full(&error.explained());
             std::thread::sleep(FULL_RETRY);
             Ok(())
         }

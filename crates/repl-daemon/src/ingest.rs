@@ -69,7 +69,7 @@ impl Ingest {
         match (shown.is_empty(), reason.is_empty()) {
             (true, false) => error!(
                 %reason,
-                "ingest paused; the primary keeps its history for us until space is freed"
+                "ingest paused; the primary keeps its history for us until that is over"
             ),
             (false, true) => info!("ingest resumed"),
             _ => {}

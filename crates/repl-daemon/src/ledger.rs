@@ -5,8 +5,9 @@
 //! one counts them. A file is fsynced before it gets its name: one that is there is complete.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -18,7 +19,7 @@ use repl_core::schema::TableName;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::ControlError;
-use crate::document;
+use crate::{document, private};
 
 /// Version of the format.
 const FORMAT: u32 = 1;
@@ -91,8 +92,13 @@ impl LedgerWriter {
             Some(out) => out,
             None => {
                 let dir = self.path.parent().unwrap_or(Path::new("."));
-                std::fs::create_dir_all(dir).with_context(place)?;
-                let file = File::create(self.path.with_extension("new")).with_context(place)?;
+                let made = DirBuilder::new()
+                    .recursive(true)
+                    .mode(private::DIRECTORY)
+                    .create(dir);
+                made.with_context(place)?;
+                let file = document::create(&self.path.with_extension("new"));
+                let file = file.with_context(place)?;
                 let mut out = BufWriter::new(file);
                 put(&mut out, &self.head).with_context(place)?;
                 self.out.insert(out)

@@ -90,6 +90,7 @@ impl Group {
         let epoch = u64::from(bounds.durable.epoch.0);
         let streams = self.board.status().state == CaptureState::Streaming;
         let current = streams && self.ingest.reason().is_none();
+        let tables = Arc::clone(&self.board.tables().borrow());
         Status {
             api_version: repl_api::API_VERSION.to_owned(),
             group: self.config.group.name.clone(),
@@ -104,13 +105,7 @@ impl Group {
             epoch,
             log: self.log_status(&bounds),
             primary: self.primary_status(&bounds),
-            tables: self
-                .board
-                .tables()
-                .borrow()
-                .iter()
-                .map(table_status)
-                .collect(),
+            tables: tables.iter().map(table_status).collect(),
             replicas: self
                 .replicas
                 .iter()
@@ -120,7 +115,7 @@ impl Group {
                     ..replica_status(r, &bounds, current)
                 })
                 .collect(),
-            alerts: self.alerts(),
+            alerts: self.alerts(&tables),
             configured_primary: (self.configured_primary != self.config.primary.name)
                 .then(|| self.configured_primary.clone()),
             promotion: self.promotion(),
@@ -203,7 +198,7 @@ impl Group {
         }
     }
 
-    fn alerts(&self) -> Vec<String> {
+    fn alerts(&self, tables: &[SourceTable]) -> Vec<String> {
         let mut alerts = Vec::new();
         let doubted = |replica: &Arc<Replica>| {
             replica.node.enabled && replica.record().is_some_and(|record| record.doubted)
@@ -217,6 +212,13 @@ impl Group {
         let waits = self.board.status().waits;
         if !waits.is_empty() {
             alerts.push(format!("primary {}: {waits}", self.config.primary.name));
+        }
+        if self.board.listed() && tables.iter().all(|table| table.schema.is_none()) {
+            alerts.push(
+                "nothing is replicated: no table of the primary matches the selection, or none of those that do can \
+                 be replicated (replctl tables; tables.include and tables.exclude in the configuration)"
+                    .to_owned(),
+            );
         }
         for replica in &self.replicas {
             let name = &replica.node.name;

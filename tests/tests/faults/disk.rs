@@ -1,6 +1,7 @@
 //! The log's disk: full, failing, damaged.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -48,6 +49,64 @@ fn a_full_disk_pauses_ingest_until_space_is_freed() -> Result<()> {
     wait_for_ingest(&rig.daemon, IngestState::Ok)?;
     rig.daemon
         .call(|client| async move { client.resume(REPLICA).await })?;
+    rig.check()
+}
+
+/// Nobody else may read rows in the log directory, whatever the umask is and whoever made it.
+#[test]
+fn the_log_directory_is_closed_to_others() -> Result<()> {
+    let mut rig = Rig::start()?;
+    rig.daemon
+        .call(|client| async move { client.pause(REPLICA).await })?;
+    let log = rig.scratch.join("log");
+    ensure!(
+        open_to_others(&log)?.is_empty(),
+        "{:?}",
+        open_to_others(&log)?
+    );
+    ensure!(rig.daemon.terminate()?.success(), "the daemon did not stop");
+    repl_tests::process::run(Command::new("chmod").args(["-R", "a+rX"]).arg(&log))?;
+    ensure!(open_to_others(&log)?.len() > 5, "nothing was opened");
+    rig.daemon.start()?;
+    ensure!(
+        open_to_others(&log)?.is_empty(),
+        "{:?}",
+        open_to_others(&log)?
+    );
+    ensure!(rig.daemon.log_contains("it is closed now")?, "no warning");
+    rig.daemon
+        .call(|client| async move { client.resume(REPLICA).await })?;
+    too_few_file_handles(&mut rig)
+}
+
+/// What others than the owner may read, list or pass.
+fn open_to_others(dir: &Path) -> Result<Vec<PathBuf>> {
+    let paths = fs::read_dir(dir)?.map(|entry| Ok(entry?.path()));
+    let paths: Vec<PathBuf> = paths.collect::<Result<_>>()?;
+    let open = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.mode() & 0o077 != 0);
+    Ok(paths
+        .into_iter()
+        .chain([dir.to_owned()])
+        .filter(open)
+        .collect())
+}
+
+/// A file that cannot be opened is no failed fsync: nothing is lost, and it goes on when there is room.
+fn too_few_file_handles(rig: &mut Rig) -> Result<()> {
+    let limit = |soft: &str| {
+        let pid = rig.daemon.pid()?.to_string();
+        let nofile = format!("--nofile={soft}:");
+        repl_tests::process::run(Command::new("prlimit").args(["--pid", &pid, &nofile]))
+    };
+    limit("8")?;
+    let load = rig::spawn_load(&rig.primary, 300, true)?;
+    wait_until("the log to say why it waits", rig::ARRIVAL, || {
+        rig.daemon.log_contains("too few files may be open")
+    })?;
+    ensure!(rig.daemon.status().is_err(), "it could open a connection");
+    limit("1024")?;
+    wait_for_ingest(&rig.daemon, IngestState::Ok)?;
+    load.interrupt()?;
     rig.check()
 }
 

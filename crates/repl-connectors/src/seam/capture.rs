@@ -1,6 +1,7 @@
 //! What the daemon asks of a primary's capture.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -216,6 +217,8 @@ pub type Note = Box<dyn Fn(&[SourceTable]) -> Result<()> + Send + Sync>;
 pub struct CaptureBoard {
     status: Mutex<CaptureStatus>,
     tables: watch::Sender<Arc<Vec<SourceTable>>>,
+    /// They were told, though there may be none.
+    listed: AtomicBool,
     /// How the tables are told; as they are where there is none.
     teller: Option<Teller>,
     note: Option<Note>,
@@ -253,6 +256,7 @@ impl Default for CaptureBoard {
         CaptureBoard {
             status: Mutex::new(CaptureStatus::default()),
             tables: watch::Sender::new(Arc::new(Vec::new())),
+            listed: AtomicBool::new(false),
             teller: None,
             note: None,
             settled: HashMap::new(),
@@ -283,7 +287,7 @@ impl CaptureBoard {
             .clone()
     }
 
-    /// Publishes the selected tables; watchers wake only when the list changed.
+    /// Publishes the selected tables; watchers wake when the list changed, and the first time.
     ///
     /// # Errors
     /// When it cannot be noted; nobody sees it then.
@@ -294,14 +298,20 @@ impl CaptureBoard {
                 .map(|table| teller.table(table))
                 .collect();
         }
-        if **self.tables.borrow() == tables {
+        if self.listed() && **self.tables.borrow() == tables {
             return Ok(());
         }
         if let Some(note) = &self.note {
             note(&tables)?;
         }
+        self.listed.store(true, Ordering::SeqCst);
         self.tables.send_replace(Arc::new(tables));
         Ok(())
+    }
+
+    /// Whether the selected tables were told: an empty list then means that there are none.
+    pub fn listed(&self) -> bool {
+        self.listed.load(Ordering::SeqCst)
     }
 
     /// Watches the selected tables.

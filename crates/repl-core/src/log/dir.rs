@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::LogError;
-use super::disk::{Disk, DiskFile, read_file, remove_if_there, write_full};
+use super::disk::{Disk, DiskFile, NotOpened, read_file, remove_if_there, write_full};
 
 /// The lock file of the one process that writes.
 pub(super) const LOCK: &str = "LOCK";
@@ -130,9 +130,12 @@ impl LogDir {
 
     /// Makes the names durable.
     pub fn sync(&self) -> Result<(), LogError> {
-        self.disk
-            .sync_dir(&self.path)
-            .map_err(|error| LogError::SyncFailed(format!("{}: {error}", self.path.display())))
+        self.disk.sync_dir(&self.path).map_err(|error| {
+            if NotOpened::is(&error) {
+                return failed(&self.path, "open for fsync", error);
+            }
+            LogError::SyncFailed(format!("{}: {error}", self.path.display()))
+        })
     }
 
     /// Whole content of a file; none when there is none.

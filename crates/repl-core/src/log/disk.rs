@@ -1,8 +1,8 @@
 //! The few file operations the log is built on, so that tests can put a simulated disk below it.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -58,8 +58,22 @@ pub trait Disk: Send + Sync {
     /// Makes the names in a directory durable.
     ///
     /// # Errors
-    /// When the device failed; what it holds is then unknown.
+    /// [`NotOpened`] when nothing was asked of the device; otherwise it failed, and what it holds is
+    /// unknown.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+}
+
+/// A directory that was to be synced could not be opened: nothing is different from before, and it may be
+/// tried again.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot be opened: {0}")]
+pub struct NotOpened(#[source] pub io::Error);
+
+impl NotOpened {
+    /// Whether this is such an error.
+    pub fn is(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|inner| inner.is::<NotOpened>())
+    }
 }
 
 /// An open file. Positions are bytes from its start.
@@ -145,7 +159,12 @@ pub(super) fn remove_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     }
 }
 
-/// The file system of the host.
+/// Mode of the files: they hold rows.
+const FILE_MODE: u32 = 0o600;
+/// Mode of the directory.
+const DIR_MODE: u32 = 0o700;
+
+/// The file system of the host. What it creates nobody else may read.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HostDisk;
 
@@ -154,7 +173,10 @@ impl Disk for HostDisk {
         if dir.is_dir() {
             return Ok(());
         }
-        std::fs::create_dir_all(dir)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(DIR_MODE)
+            .create(dir)?;
         match dir.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent),
             _ => Ok(()),
@@ -167,6 +189,7 @@ impl Disk for HostDisk {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(FILE_MODE)
             .open(path)?;
         match file.try_lock() {
             Ok(()) => {
@@ -201,6 +224,7 @@ impl Disk for HostDisk {
             .write(true)
             .create(true)
             .truncate(true)
+            .mode(FILE_MODE)
             .open(path)?;
         Ok(Arc::new(HostFile(file)))
     }
@@ -214,7 +238,8 @@ impl Disk for HostDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        File::open(dir)?.sync_all()
+        let dir = File::open(dir).map_err(|error| io::Error::other(NotOpened(error)))?;
+        dir.sync_all()
     }
 }
 

@@ -17,6 +17,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::position::{Epoch, LogId, Seq, SourcePosition};
@@ -46,7 +47,7 @@ mod tests;
 mod watermark;
 pub mod writer;
 
-pub use disk::{Disk, DiskFile, HostDisk};
+pub use disk::{Disk, DiskFile, HostDisk, NotOpened};
 pub use file::{FileLog, FileLogOptions, Opened};
 pub use memory::MemoryLog;
 pub use writer::TxWriter;
@@ -191,6 +192,29 @@ pub enum LogError {
     /// A record breaks the rules of the log (sequence not dense, fragment out of place).
     #[error("event log misused: {0}")]
     Misuse(&'static str),
+}
+
+impl LogError {
+    /// The error with its cause, and what is to be done where the process has too few file handles.
+    pub fn explained(&self) -> String {
+        let LogError::Io { source, .. } = self else {
+            return self.to_string();
+        };
+        let inner = source.get_ref().and_then(|inner| inner.downcast_ref());
+        let system = inner.map_or(source, |NotOpened(error)| error);
+        let code = system.raw_os_error();
+        let few = [Errno::MFILE, Errno::NFILE]
+            .iter()
+            .any(|few| code == Some(few.raw_os_error()));
+        let hint = match few {
+            true => {
+                "; too few files may be open at the same time: raise the limit of the process (LimitNOFILE= in \
+                 systemd, ulimit -n) or of the system (sysctl fs.file-max). It is tried again"
+            }
+            false => "",
+        };
+        format!("{self}: {source}{hint}")
+    }
 }
 
 /// Called with each new durable end.

@@ -222,7 +222,7 @@ impl Inner {
             .read(true)
             .append(true)
             .create(true)
-            .mode(0o640)
+            .mode(crate::private::FILE)
             .open(&self.path)?;
         let length = file.seek(SeekFrom::End(0))?;
         if length == 0 {

@@ -32,6 +32,7 @@ use crate::promotion::record::History;
 use crate::roles;
 use crate::state::StateFile;
 use crate::validate::Record;
+use crate::{handles, private};
 
 /// Runs the group until `shutdown` completes.
 ///
@@ -42,6 +43,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     for warning in &config.warnings {
         warn!("configuration: {warning}");
     }
+    handles::raise_limit();
     let log = open_log(&config)?;
     let (dir, group) = (&config.log.dir, &config.group.name);
     let promotions = Arc::new(History::open(dir, group, lasting::promoted(log.as_ref()))?);
@@ -66,8 +68,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
 
 fn open_log(config: &Config) -> anyhow::Result<Arc<dyn EventLog>> {
     let dir = &config.log.dir;
-    std::fs::create_dir_all(dir)
-        .with_context(|| format!("cannot create the log directory {}", dir.display()))?;
+    private::prepare(dir, &config.api)?;
     let options = FileLogOptions {
         segment_bytes: config.log.segment_size,
         tail_bytes: config.log.memory_tail,

@@ -359,7 +359,9 @@ impl Worker {
         self.replica().committed(checkpoint, how);
     }
 
-    async fn failed(&mut self, failure: Failure) {
+    async fn failed(&mut self, mut failure: Failure) {
+        let name = &self.parts.replica.node.name;
+        failure.error.advice = failure.error.advice.replace("<replica>", name);
         match failure.error.kind.directive() {
             Directive::Retry => self.retry_later(failure).await,
             // An order given meanwhile may be the answer to it; if not, it is met again.
@@ -449,7 +451,7 @@ impl Worker {
             && !self.awaits_tables()
             && self.state.tables.values().all(|table| table.cut.is_none());
         // Before the capture has told which tables there are, having copied none means nothing.
-        let told = !self.parts.tables.borrow().is_empty();
+        let told = self.parts.others.board.listed();
         let record = self.replica().record();
         let standing = record
             .as_ref()

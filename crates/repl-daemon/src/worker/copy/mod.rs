@@ -148,13 +148,15 @@ impl Worker {
 
     /// Waits until the capture has told which tables there are, or something else is to be done.
     pub(super) async fn wait_for_selected_tables(&mut self) {
-        while self.parts.tables.borrow_and_update().is_empty() && self.interrupted().is_none() {
+        let board = Arc::clone(&self.parts.others.board);
+        while !board.listed() && self.interrupted().is_none() {
             tokio::select! {
                 _ = self.parts.tables.changed() => {}
                 _ = self.parts.shutdown.changed() => {}
                 _ = self.orders.changed() => self.orders.mark_changed(),
             }
         }
+        self.parts.tables.borrow_and_update();
     }
 
     /// Whether tables that lack changes cannot be copied yet.
