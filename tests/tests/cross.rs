@@ -6,6 +6,7 @@ mod cross {
     mod chinook;
     mod columns;
     mod group;
+    mod occupied;
     mod protected;
     mod refused;
     mod sqlite_primary;

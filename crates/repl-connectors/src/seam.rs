@@ -21,6 +21,7 @@ pub(crate) use snapshot::altered;
 pub use snapshot::{Division, ForeignKeyDdl, PartSize, Snapshot, SnapshotSource, TableDdl};
 pub use strays::{Stray, StrayKey, StrayOp, StraySink, stray_key};
 
+pub(crate) use load::holds_rows;
 pub use load::{Existing, Inherits, Load, LoadPart, Loaded, Making, Written};
 
 use std::collections::HashMap;
@@ -87,10 +88,11 @@ impl ConnectorError {
 impl From<LogError> for ConnectorError {
     fn from(error: LogError) -> Self {
         let kind = match error {
-            LogError::Full(_) => ErrorKind::Transient,
+            // Nothing was lost: what could not be read or written is tried again.
+            LogError::Full(_) | LogError::Io { .. } => ErrorKind::Transient,
             _ => ErrorKind::Internal,
         };
-        ConnectorError::new(kind, format!("event log: {error}"))
+        ConnectorError::new(kind, format!("event log: {}", error.explained()))
     }
 }
 

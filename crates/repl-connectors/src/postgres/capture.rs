@@ -296,8 +296,8 @@ fn broken(what: &str) -> ConnectorError {
         format!("history is not continuous: {what}"),
     )
     .advice(
-        "the daemon goes on capturing under a new epoch; copy the replicas anew with: replctl \
-         resync <replica>",
+        "the daemon goes on capturing under a new epoch; if the primary is the one it should be (a resync removes what \
+         a replica has and it has not), copy the replicas anew with: replctl resync <replica>",
     )
 }
 

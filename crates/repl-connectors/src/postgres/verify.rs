@@ -168,7 +168,8 @@ fn diverged(what: &str) -> ConnectorError {
         format!("the primary's history is not the one in the event log: {what}"),
     )
     .advice(
-        "the primary was probably restored from an older copy or failed over without its slot; \
-         check it, then copy the replicas anew with: replctl resync <replica>",
+        "the primary was probably restored from an older copy or failed over without its slot: the replicas may hold \
+         commits that it lost, and a resync removes them. Check it, save what is needed, then copy the replicas anew \
+         with: replctl resync <replica>",
     )
 }

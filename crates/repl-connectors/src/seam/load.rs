@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use repl_core::ErrorKind;
 use repl_core::batch::Route;
 use repl_core::copy::PartialCopy;
 use repl_core::schema::TableName;
 
-use super::{CopiedTable, Snapshot, TableDdl};
+use super::{ConnectorError, CopiedTable, Snapshot, TableDdl};
 
 /// What a copy does with rows that the replica's table holds already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,34 @@ pub enum Existing {
     /// Writes what differs only, and readers never miss a row that stays. Without a key to compare
     /// by, all rows are replaced in one transaction.
     Compare,
+}
+
+/// Why a table is not copied into one that holds rows already, which this group has not copied. `feeding`
+/// are other groups that have a table of this name in the same database.
+pub(crate) fn holds_rows(route: &Route, feeding: &[String]) -> ConnectorError {
+    let (table, source) = (&route.target, &route.schema.table);
+    let (message, advice) = match feeding {
+        [] => (
+            format!("the replica's table {table} already holds rows, which this group has not copied"),
+            format!(
+                "look whose they are, and decide. If the primary's are to take their place (what it has not is \
+                 deleted): replctl resync <replica> --tables {source}. If they are needed: exclude the table \
+                 (tables.exclude), or give the replica another database"
+            ),
+        ),
+        groups => (
+            format!(
+                "the replica's table {table} already holds rows: replication group {} feeds it",
+                groups.join(", ")
+            ),
+            "two groups cannot feed one table: give this one another database (the node's url), other names there \
+             (tables.rename), or exclude the table (tables.exclude)"
+                .to_owned(),
+        ),
+    };
+    ConnectorError::new(ErrorKind::Conflict, message)
+        .table(table.to_string())
+        .advice(advice)
 }
 
 /// What a load did.

@@ -88,9 +88,8 @@ pub(super) fn target_table(db: &Connection, table: &TableName) -> Result<Option<
             table,
             format!("the replica has a {kind} called {table} where a table is needed"),
             format!(
-                "rename or drop it at the replica: DROP {} {};",
-                kind.to_uppercase(),
-                table.quoted()
+                "the {kind} is not the daemon's: rename it at the replica, or have the table there under another \
+                 name (tables.rename)"
             ),
         ));
     }
@@ -165,7 +164,8 @@ pub(super) fn fit(
                 needed.name
             ),
             format!(
-                "ALTER TABLE {} DROP COLUMN {};",
+                "give the column a default there (which means to rebuild the table); what it holds is nowhere else, \
+                 so drop it only if nobody needs that: ALTER TABLE {} DROP COLUMN {};",
                 table.quoted(),
                 quote_identifier(&needed.name)
             ),
@@ -205,7 +205,11 @@ fn check_column(table: &TableName, source: &Column, own: &TargetColumn) -> Resul
                 "the column {} of the replica's table {table} is generated; at the source it is not",
                 own.name
             ),
-            format!("ALTER TABLE {} DROP COLUMN {quoted};", table.quoted()),
+            format!(
+                "its values are computed, so none is lost: ALTER TABLE {} DROP COLUMN {quoted}; the daemon adds it \
+                 as the source has it",
+                table.quoted()
+            ),
         ));
     }
     if same_type(&source.type_name, &own.type_name) {
@@ -218,9 +222,8 @@ fn check_column(table: &TableName, source: &Column, own: &TargetColumn) -> Resul
             own.name, source.type_name, own.type_name
         ),
         format!(
-            "rebuild the replica's table with the source's type, or drop it and copy it again: \
-             DROP TABLE {};",
-            table.quoted()
+            "rebuild the replica's table with the source's type; or, if it holds nothing but what the primary \
+             does, have it made anew: replctl resync <replica> --tables {table}"
         ),
     ))
 }

@@ -509,7 +509,10 @@ fn missing(expected: i64, found: i64) -> ConnectorError {
 
 fn history(what: &str) -> ConnectorError {
     ConnectorError::new(ErrorKind::History, what)
-        .advice("the replicas need a new copy: replctl resync")
+        .advice(
+            "if the primary's file is the one it should be (a resync removes what a replica has and it has not), copy \
+             the replicas anew with: replctl resync <replica>",
+        )
 }
 
 /// The newest recorded change, and the header of a unit that ends with it.

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use repl_core::batch::Route;
 use repl_core::checkpoint::Checkpoint;
 use repl_core::cut::Cut;
 use repl_core::schema::{TableName, TableSchema};
@@ -50,6 +51,27 @@ pub(super) fn state(db: &Connection, group: &str) -> Result<ReplicaState> {
         tables: tables(db, group)?,
         copies: parts::stored(db, group)?,
     })
+}
+
+/// Other groups that have copied a table of this name, here or at their primary, into this database.
+pub(super) fn other_groups(db: &Connection, group: &str, route: &Route) -> Result<Vec<String>> {
+    let doing = "read which groups feed this database";
+    let (target, source) = (&route.target, &route.schema.table);
+    let mut statement = db
+        .prepare_cached(
+            "SELECT DISTINCT grp FROM _repl_tables WHERE grp <> ?1 AND ((tab_schema = ?2 AND tab_name = ?3) \
+             OR (tab_schema = ?4 AND tab_name = ?5)) ORDER BY 1",
+        )
+        .during(doing)?;
+    let names = params![
+        group,
+        target.schema,
+        target.name,
+        source.schema,
+        source.name
+    ];
+    let groups = statement.query_map(names, |row| row.get(0));
+    groups.and_then(Iterator::collect).during(doing)
 }
 
 /// Which file it is, whatever its path.

@@ -15,7 +15,9 @@ use super::error::{During, failpoint};
 use super::fit::{fit, target_table};
 use super::rows::{Writer, truncate};
 use super::{connect, parts, registry};
-use crate::seam::{ConnectorError, CopiedTable, Existing, ReplicaState, Result, Style, TableDdl};
+use crate::seam::{
+    ConnectorError, CopiedTable, Existing, ReplicaState, Result, Style, TableDdl, holds_rows,
+};
 
 /// What a load finds once it may put rows into its table.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -217,15 +219,10 @@ impl Session {
         }
         let keyed = !route.schema.key_columns().is_empty();
         match existing {
-            Existing::Refuse => Err(ConnectorError::new(
-                ErrorKind::Conflict,
-                format!("the replica's table {table} holds rows already"),
-            )
-            .advice(format!(
-                "empty it (DELETE FROM {};), or let it be replaced: replctl resync",
-                table.quoted()
-            ))
-            .table(table.to_string())),
+            Existing::Refuse => {
+                let feeding = registry::other_groups(&self.db, &self.group, route)?;
+                Err(holds_rows(route, &feeding))
+            }
             Existing::Compare if keyed => Ok(Ready::Filled),
             _ => truncate(&self.db, table, true).map(|()| Ready::Empty),
         }

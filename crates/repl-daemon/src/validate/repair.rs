@@ -148,7 +148,7 @@ fn steps(
         if twice {
             return Err(format!(
                 "the replica holds several rows under one key of {}: it has no unique index over \
-                 the key; delete them there by hand",
+                 the key; which of them are whose is not known, so none is removed: see to it there",
                 source.name
             ));
         }

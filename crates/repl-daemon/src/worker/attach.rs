@@ -189,12 +189,17 @@ impl Worker {
 fn check(log: &dyn EventLog, checkpoint: &Checkpoint) -> Result<(), Failure> {
     let bounds = log.bounds();
     if checkpoint.log != log.id() {
-        return Err(broken(&format!(
+        let mut foreign = broken(&format!(
             "the replica follows log {}, this is log {}: the log directory was replaced or \
              deleted, or the replica belongs to another daemon",
             checkpoint.log,
             log.id()
-        )));
+        ));
+        foreign.error.advice =
+            "if no other daemon feeds it (its checkpoint stands still while this one is \
+                                stopped), copy it anew with: replctl resync <replica>"
+                .to_owned();
+        return Err(foreign);
     }
     let end = log.appended();
     if checkpoint.seq > end.seq || checkpoint.epoch > end.epoch {

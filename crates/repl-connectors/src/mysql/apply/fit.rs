@@ -182,8 +182,8 @@ fn check_table(route: &Route, catalog: &Catalog) -> Result<(), Refusal> {
         return Err(Refusal(
             format!("has the trigger {trigger}, which would act on replicated changes too"),
             format!(
-                "DROP TRIGGER {}.{}; or let its body begin with IF @repl_daemon_apply IS NULL \
-                 THEN … (the variable is 1 in the daemon's sessions); then `replctl retry`",
+                "let the body of {}.{} begin with IF @repl_daemon_apply IS NULL THEN … (the variable is 1 in the \
+                 daemon's sessions), or drop the trigger if nothing at this replica needs it; then `replctl retry`",
                 quote(&route.target.schema),
                 quote(trigger)
             ),

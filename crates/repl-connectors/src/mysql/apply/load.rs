@@ -18,7 +18,7 @@ use super::session::{Session, missing_table};
 use super::sql::quote_table;
 use super::store::TABLE;
 use super::{failpoint, fit};
-use crate::seam::{ConnectorError, Existing, Load, Loaded, Result, Snapshot, TableDdl};
+use crate::seam::{ConnectorError, Existing, Load, Loaded, Result, Snapshot, TableDdl, holds_rows};
 
 /// Seconds a load may wait for the source's next rows.
 pub(super) const LOAD_IDLE: u32 = 3_600;
@@ -101,7 +101,10 @@ impl Session {
         }
         let keyed = !load.route.schema.key_columns().is_empty();
         match load.existing {
-            Existing::Refuse => return Err(holds_rows(table)),
+            Existing::Refuse => {
+                let feeding = self.other_groups(load.route).await?;
+                return Err(holds_rows(load.route, &feeding));
+            }
             Existing::Compare if keyed => return Ok(Ready::Filled),
             // TRUNCATE would commit, and readers find an empty table until the copy is there.
             _ => self.run(&format!("DELETE FROM {name}")).await?,
@@ -261,16 +264,4 @@ impl Session {
 pub(super) fn is_done_already(error: &ConnectorError) -> bool {
     let code = error.code.as_deref().unwrap_or_default();
     DONE_ALREADY.contains(&code) || (code == "1005" && error.message.contains("errno: 121"))
-}
-
-fn holds_rows(table: &TableName) -> ConnectorError {
-    ConnectorError::new(
-        ErrorKind::Conflict,
-        format!("the replica's table {table} already holds rows"),
-    )
-    .table(table.to_string())
-    .advice(format!(
-        "empty it (TRUNCATE {}) and `replctl retry`, or have it replaced by a new copy",
-        quote_table(table)
-    ))
 }

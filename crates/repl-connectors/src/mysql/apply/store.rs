@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use mysql_async::{Row as ServerRow, Value as Param};
+use repl_core::batch::Route;
 use repl_core::checkpoint::Checkpoint;
 use repl_core::cut::Cut;
 use repl_core::schema::TableName;
@@ -324,6 +325,27 @@ impl Session {
             self.exec(&sql, params).await?;
         }
         Ok(())
+    }
+
+    /// Other groups that have copied a table of this name, here or at their primary, into this database.
+    pub(super) async fn other_groups(&mut self, route: &Route) -> Result<Vec<String>> {
+        let (target, source) = (&route.target, &route.schema.table);
+        let sql = format!(
+            "SELECT DISTINCT group_name FROM {} WHERE group_name <> ? AND ((table_schema = ? AND table_name = ?) \
+             OR (table_schema = ? AND table_name = ?)) ORDER BY 1",
+            self.store.tables
+        );
+        let params: Vec<Param> = [
+            self.config.group.as_str(),
+            &target.schema,
+            &target.name,
+            &source.schema,
+            &source.name,
+        ]
+        .map(Into::into)
+        .into();
+        let rows = self.rows(&sql, params).await?;
+        Ok(rows.iter().map(|row| text(row, 0)).collect())
     }
 
     /// A table forgotten half way through its load is made anew by the next one.

@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use repl_core::ErrorKind;
 use repl_core::batch::Route;
-use repl_core::schema::TableName;
 
 use super::metadata::Target;
 use super::session::{Session, missing_table};
 use super::sql::Kind;
 use super::{failpoint, fit, store};
 use crate::postgres::bulk;
-use crate::seam::{BulkInto, ConnectorError, Existing, Load, Loaded, Result, Snapshot};
+use crate::seam::{BulkInto, Existing, Load, Loaded, Result, Snapshot, holds_rows};
 
 /// What a load finds once it may put rows into its table.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -90,7 +89,10 @@ impl Session {
         }
         let keyed = !load.route.schema.key_columns().is_empty();
         match load.existing {
-            Existing::Refuse => return Err(holds_rows(table)),
+            Existing::Refuse => {
+                let feeding = self.other_groups(load.route).await?;
+                return Err(holds_rows(load.route, &feeding));
+            }
             Existing::Compare if keyed => return Ok(Ready::Filled),
             // Unlike TRUNCATE it lets readers see the old rows until the new ones are there.
             _ => {
@@ -225,16 +227,4 @@ impl Session {
             progress(loaded);
         }
     }
-}
-
-fn holds_rows(table: &TableName) -> ConnectorError {
-    ConnectorError::new(
-        ErrorKind::Conflict,
-        format!("the replica's table {table} already holds rows"),
-    )
-    .table(table.to_string())
-    .advice(format!(
-        "empty it (TRUNCATE {}) and `replctl retry`, or have it replaced by a new copy",
-        table.quoted()
-    ))
 }

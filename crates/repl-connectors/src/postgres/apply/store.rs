@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use repl_core::batch::Route;
 use repl_core::checkpoint::Checkpoint;
 use repl_core::cut::Cut;
 use repl_core::schema::{TableName, TableSchema};
@@ -87,6 +88,23 @@ impl Session {
             }
             error
         })
+    }
+
+    /// Other groups that have copied a table of this name, here or at their primary, into this database.
+    pub(super) async fn other_groups(&mut self, route: &Route) -> Result<Vec<String>> {
+        let group = self.config.group.clone();
+        let (target, source) = (&route.target, &route.schema.table);
+        let names = [&target.schema, &target.name, &source.schema, &source.name];
+        let params: Vec<Option<&str>> = std::iter::once(group.as_str())
+            .chain(names.iter().map(|name| name.as_str()))
+            .map(Some)
+            .collect();
+        let sql = "SELECT DISTINCT group_name FROM repl.tables WHERE group_name <> $1::text AND \
+                   (table_schema, table_name) IN (($2::text, $3::text), ($4::text, $5::text)) ORDER BY 1";
+        let rows = self.rows(sql, &params).await?;
+        Ok((0..rows.len())
+            .map(|row| text(&rows, row, 0).to_owned())
+            .collect())
     }
 
     /// Reads checkpoint and registry in one statement's snapshot each; nobody else writes them.
