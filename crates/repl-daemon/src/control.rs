@@ -378,6 +378,10 @@ impl Control for GroupControl {
                 format!("have it join, whatever it holds, with: replctl rejoin {name}"),
             ));
         }
+        if let Some(why) = now.group.seen.closed_alert() {
+            let advice = "a resync would bring the replica to what that node holds: decide first which one is the primary";
+            return Err(conflict(why, advice));
+        }
         if !request.tables.is_empty() {
             now.validator.wait_for_tables().await;
         }

@@ -174,6 +174,9 @@ struct Document {
     /// the file that was lost may have held another one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     gate_kept: bool,
+    /// Replicas were compared value by value: what was found is in a file of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    validated: bool,
     /// By what the primary's stream covered each table when it was last looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     coverage: Option<Coverage>,
@@ -200,6 +203,7 @@ impl Document {
             fenced: BTreeSet::new(),
             lost: None,
             gate_kept: false,
+            validated: false,
             coverage: None,
         }
     }
@@ -292,6 +296,26 @@ impl StateFile {
     /// That an earlier file was lost, while there are replicas of which nothing is known.
     pub fn lost(&self) -> Option<Lost> {
         self.lock().lost.clone()
+    }
+
+    /// Whether replicas were compared value by value, ever.
+    pub fn validated(&self) -> bool {
+        self.lock().validated
+    }
+
+    /// Remembers that replicas were compared value by value, durably.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn set_validated(&self) -> anyhow::Result<()> {
+        let mut document = self.lock();
+        if document.validated {
+            return Ok(());
+        }
+        document.validated = true;
+        let saved = self.save(&mut document);
+        document.validated = saved.is_ok();
+        saved
     }
 
     /// Whether commits of the primary that wait go on waiting, although the mode says that none does:

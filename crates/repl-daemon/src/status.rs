@@ -209,6 +209,8 @@ impl Group {
         alerts.extend(self.modes.kept_alert());
         alerts.extend(self.promotions.alert());
         alerts.extend(self.seen.alert());
+        alerts.extend(self.seen.closed_alert());
+        alerts.extend(self.verified.alert());
         let waits = self.board.status().waits;
         if !waits.is_empty() {
             alerts.push(format!("primary {}: {waits}", self.config.primary.name));

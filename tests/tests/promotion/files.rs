@@ -292,3 +292,30 @@ fn a_former_primary_refuses_writes_when_the_state_is_lost() -> Result<()> {
     group.settle()?;
     group.check_equal()
 }
+
+/// The log directory is lost with all that was remembered of the roles, and the configuration names the node
+/// that was the primary once: nobody is brought to what that one holds.
+#[test]
+fn a_fenced_node_that_is_taken_for_the_primary_is_noticed() -> Result<()> {
+    let mut group = start()?;
+    group.promote("r1")?;
+    group.settle()?;
+    group.daemon.terminate()?;
+    std::fs::remove_dir_all(group.daemon.config().log_dir())?;
+    group
+        .place("r1")?
+        .execute("INSERT INTO item (name) VALUES ('newer')")?;
+    group.daemon.start()?;
+    ensure!(group.primary()? == "main", "the configuration's primary");
+    group.daemon.wait_status("the alert", PATIENCE, |status| {
+        let said = |alert: &String| alert.contains("the primary refuses writes");
+        status.alerts.iter().any(said).then_some(())
+    })?;
+    let refused = group.daemon.replctl(&["resync", "r1", "--yes"])?;
+    ensure!(refused.status.code() == Some(1), "{refused:?}");
+    let rows = group
+        .place("r1")?
+        .query_i64("SELECT count(*) FROM item WHERE name = 'newer'")?;
+    ensure!(rows == 1, "a commit of the real primary is gone");
+    Ok(())
+}

@@ -5,6 +5,8 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use repl_api::{Membership, Status};
+use repl_tests::daemon::DaemonConfig;
+use repl_tests::pg::{DATABASE, Role};
 
 use super::group::{Group, MARIADB, PATIENCE, PG, SQLITE, paused_by_error, replctl};
 use super::planted::{at, number, streams};
@@ -157,6 +159,7 @@ fn older_copies(group: &mut Group) -> Result<()> {
         Ok(fs::remove_file(dir.join("state.json"))?)
     })?;
     expect_held(group, "state.json was missing")?;
+    forgotten(group)?;
     // Damaged, it is refused, with what moving it away would mean.
     ensure!(group.daemon.terminate()?.success(), "the daemon failed");
     fs::write(group.daemon.config().log_dir().join("state.json"), "{")?;
@@ -167,5 +170,57 @@ fn older_copies(group: &mut Group) -> Result<()> {
         "{}",
         group.daemon.log_tail(5)
     );
+    Ok(())
+}
+
+/// What comparisons found is lost, and a replica is called otherwise in the configuration.
+fn forgotten(group: &mut Group) -> Result<()> {
+    let found = |group: &Group, wanted: &str| -> Result<bool> {
+        let alerts = group.daemon.status()?.alerts;
+        Ok(alerts.iter().any(|alert| alert.contains(wanted)))
+    };
+    restart_with(group, |dir| {
+        Ok(fs::remove_file(dir.join("validation.json"))?)
+    })?;
+    // The file that knew of it was lost as well.
+    ensure!(!found(group, "validation.json")?);
+    for name in ALL {
+        replctl(&group.daemon, &["resume", name])?;
+    }
+    group.caught_up()?;
+    ensure!(
+        group
+            .daemon
+            .replctl(&["validate", "--deep"])?
+            .status
+            .success()
+    );
+    restart_with(group, |dir| {
+        Ok(fs::remove_file(dir.join("validation.json"))?)
+    })?;
+    ensure!(
+        found(group, "validation.json")?,
+        "{:?}",
+        group.daemon.status()?.alerts
+    );
+    group.caught_up()?;
+    ensure!(
+        group
+            .daemon
+            .replctl(&["validate", "--deep"])?
+            .status
+            .success()
+    );
+    ensure!(!found(group, "validation.json")?);
+
+    ensure!(group.daemon.terminate()?.success(), "the daemon failed");
+    let renamed = DaemonConfig::new("cross", group.daemon.config().log_dir())
+        .set("log", "min_free_disk", "0B")
+        .primary("main", &group.primary.url(DATABASE, Role::Superuser))
+        .replica("renamed", &group.sqlite.url());
+    group.daemon.set_config(renamed)?;
+    group.daemon.start()?;
+    let error = paused_by_error(&group.daemon, "renamed")?;
+    ensure!(error.message.contains("nothing is remembered"), "{error:?}");
     Ok(())
 }

@@ -409,6 +409,7 @@ impl Parts {
             board: Arc::clone(&group.board),
             log: Arc::clone(&group.log),
             modes: Arc::clone(&group.modes),
+            state: Arc::clone(&group.state),
             shutdown: self.stop.clone(),
         };
         self.tasks.spawn(sampler.run());

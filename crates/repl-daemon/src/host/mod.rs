@@ -206,7 +206,11 @@ impl Host {
                 &config.group.name,
                 log.bounds().durable.seq > Seq(0),
             )?),
-            verified: Arc::new(Record::open(&config.log.dir, &config.group.name)?),
+            verified: Arc::new(Record::open(
+                &config.log.dir,
+                &config.group.name,
+                state.validated(),
+            )?),
             config,
             log,
             state,

@@ -18,6 +18,7 @@ use tracing::warn;
 use crate::clock::now_ms;
 use crate::document::{self, Replacement};
 use crate::mode::Modes;
+use crate::state::StateFile;
 
 /// Version of the file's format.
 const FORMAT: u32 = 1;
@@ -28,6 +29,8 @@ const INTERVAL: Duration = Duration::from_secs(2);
 const SOON: Duration = Duration::from_millis(200);
 /// Longest wait for its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Every how many times it is looked whether it takes writes.
+const CLOSED_ROUNDS: u32 = 10;
 /// A position alone is written to the file no more often than this.
 const POSITION_INTERVAL_MS: u64 = 10_000;
 
@@ -79,6 +82,8 @@ pub struct LastSeen {
     lost: AtomicBool,
     /// Somebody asks the primary.
     sampled: AtomicBool,
+    /// It refuses writes, and no change of primary is under way that would have it do so.
+    closed: AtomicBool,
 }
 
 impl LastSeen {
@@ -108,7 +113,17 @@ impl LastSeen {
             seen: Mutex::new(seen),
             lost: AtomicBool::new(lost),
             sampled: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
         })
+    }
+
+    /// Why the primary may not be the one it is taken for; none while it takes writes.
+    pub fn closed_alert(&self) -> Option<String> {
+        let what = "the primary refuses writes: another node may have taken its place, which is not known here (then name \
+                    that one as the primary, and do not resync it from this one), or a change of primary that is not \
+                    known any more was cut short (then open it by hand: docs/PROMOTION.md)";
+        let closed = self.closed.load(Ordering::Relaxed);
+        closed.then(|| what.to_owned())
     }
 
     /// The alert while nothing is known of a primary that should have been asked long ago.
@@ -188,6 +203,8 @@ pub struct Sampler {
     pub log: Arc<dyn EventLog>,
     /// What its commits wait for.
     pub modes: Arc<Modes>,
+    /// Whether its role is being changed.
+    pub state: Arc<StateFile>,
     /// The daemon stops, or roles change.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -197,12 +214,17 @@ impl Sampler {
     pub async fn run(mut self) {
         self.seen.sampled.store(true, Ordering::Relaxed);
         let mut tables = self.board.tables();
-        let mut written_ms = 0;
+        let (mut written_ms, mut round) = (0, 0);
+        self.seen.closed.store(false, Ordering::Relaxed);
         while !*self.shutdown.borrow() {
             let listed = tables.borrow_and_update().clone();
             let streams = self.board.status().state == CaptureState::Streaming;
             if streams && !listed.is_empty() {
                 self.sample(&listed, &mut written_ms).await;
+                if round % CLOSED_ROUNDS == 0 {
+                    self.look_whether_closed(&listed).await;
+                }
+                round += 1;
             }
             tokio::select! {
                 () = tokio::time::sleep(if streams { INTERVAL } else { SOON }) => {}
@@ -210,6 +232,20 @@ impl Sampler {
                 _ = self.shutdown.changed() => {}
             }
         }
+    }
+
+    async fn look_whether_closed(&self, tables: &[SourceTable]) {
+        let names: Vec<TableName> = tables.iter().map(|table| table.name.clone()).collect();
+        let changes = || self.state.promotion().is_some();
+        if changes() {
+            return;
+        }
+        let asked = tokio::time::timeout(PATIENCE, self.role.is_closed(&names)).await;
+        let closed = matches!(asked, Ok(Ok(true))) && !changes();
+        if closed && !self.seen.closed.swap(true, Ordering::Relaxed) {
+            warn!(primary = self.node, "it refuses writes");
+        }
+        self.seen.closed.store(closed, Ordering::Relaxed);
     }
 
     async fn sample(&self, tables: &[SourceTable], written_ms: &mut u64) {

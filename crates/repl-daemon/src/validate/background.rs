@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::progress::Progress;
 use super::record::Record;
 use super::run::{self, Task};
-use super::{Shared, reports};
+use super::{Shared, note, reports};
 use crate::clock::now_ms;
 use crate::config::ValidateConfig;
 
@@ -51,7 +51,7 @@ async fn pass(shared: &Arc<Shared>, record: &Record, most_per_s: Option<u64>) {
         for replica in found.iter().filter(|one| one.verdict == Verdict::Different) {
             warn!(replica = %replica.replica, table = %table.name, "it differs from the primary");
         }
-        record.note(&found, now_ms());
+        note(shared, &found);
     }
     info!(
         tables = tables.len(),

@@ -108,10 +108,11 @@ impl Validator {
             let before = job.standings();
             let reports = reports(&shared, &outcome);
             if task.deep {
-                shared.verified.note(&reports, now_ms());
+                note(&shared, &reports);
             }
             if whole(&shared, &job, &task) {
                 lift(&shared, &before, &reports);
+                all_compared(&shared, &reports);
             }
             job.finish(reports);
         })?;
@@ -161,7 +162,7 @@ impl Validator {
         self.on_threads(Arc::clone(&job), async move {
             let (outcome, repairs) = repair::repair(&shared, &task, &repaired).await;
             let reports = reports(&shared, &outcome);
-            shared.verified.note(&reports, now_ms());
+            note(&shared, &reports);
             repaired.repaired(repairs, reports);
         })?;
         job.ended().await;
@@ -360,6 +361,34 @@ fn whole(shared: &Shared, job: &Job, task: &Task) -> bool {
     let all = shared.tables.borrow().clone();
     let held = all.iter().filter(|table| table.schema.is_some()).count();
     job.request().deep && task.tables.len() == held
+}
+
+/// Notes outcomes of a comparison of every value, and in `state.json` that there are any: their absence
+/// then tells that they were lost.
+fn note(shared: &Shared, reports: &[ReplicaValidation]) {
+    if let Some(member) = shared.members.first()
+        && let Err(error) = member.replica.state.set_validated()
+    {
+        let error = format!("{error:#}");
+        warn!(error, "cannot remember that replicas were compared");
+    }
+    shared.verified.note(reports, now_ms());
+}
+
+/// Of a comparison of everything: whether it told of every replica.
+fn all_compared(shared: &Shared, reports: &[ReplicaValidation]) {
+    let told = |member: &&Member| {
+        let name = &member.replica.node.name;
+        let own = reports.iter().find(|report| report.replica == *name);
+        own.is_some_and(|report| report.verdict != Verdict::Undetermined)
+    };
+    let mut enabled = shared
+        .members
+        .iter()
+        .filter(|member| member.replica.node.enabled);
+    if enabled.all(|member| told(&member)) {
+        shared.verified.all_compared();
+    }
 }
 
 /// A replica that skipped transactions and yet holds everything the primary holds differs no more.

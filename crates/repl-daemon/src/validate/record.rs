@@ -33,6 +33,9 @@ struct Document {
     /// When the last pass over all tables began.
     pass_ms: u64,
     replicas: BTreeMap<String, Tables>,
+    /// What was found before was lost, and not everything was compared since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    lost: bool,
 }
 
 /// The file and its content.
@@ -44,17 +47,18 @@ pub struct Record {
 
 impl Record {
     /// Reads the file, or starts a new one. One that is damaged is begun anew: it only tells what can
-    /// be found again.
+    /// be found again. Where there was one (`known`), that is said until it was.
     ///
     /// # Errors
     /// When it cannot be read or has a newer format.
-    pub fn open(dir: &Path, group: &str) -> anyhow::Result<Record> {
+    pub fn open(dir: &Path, group: &str, known: bool) -> anyhow::Result<Record> {
         let path = dir.join("validation.json");
         let empty = || Document {
             format: FORMAT,
             group: group.to_owned(),
             pass_ms: 0,
             replicas: BTreeMap::new(),
+            lost: known,
         };
         let read = document::read(&path)?;
         let document = read.map_or_else(empty, |bytes| {
@@ -74,10 +78,30 @@ impl Record {
                 document.format
             );
         }
-        Ok(Record {
+        let record = Record {
             path,
             document: Mutex::new(document),
-        })
+        };
+        if record.lock().lost {
+            warn!("what comparisons of the replicas found is lost");
+            record.save(&record.lock());
+        }
+        Ok(record)
+    }
+
+    /// The alert while differences that were found may be forgotten.
+    pub fn alert(&self) -> Option<String> {
+        let what = "what comparisons found is lost (validation.json): whether a replica differs in some table is not \
+                    known any more; compare all of them with: replctl validate --deep";
+        self.lock().lost.then(|| what.to_owned())
+    }
+
+    /// Everything was compared at every replica.
+    pub fn all_compared(&self) {
+        let mut document = self.lock();
+        if std::mem::take(&mut document.lost) {
+            self.save(&document);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Document> {
@@ -175,11 +199,12 @@ mod tests {
     #[test]
     fn results_survive_and_what_could_not_be_told_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let record = Record::open(dir.path(), "g").unwrap();
+        let record = Record::open(dir.path(), "g", false).unwrap();
         assert_eq!(record.of("r"), None);
         record.note(&found(Verdict::Different), 5);
         record.note(&found(Verdict::Undetermined), 6);
-        let again = Record::open(dir.path(), "g").unwrap();
+        let again = Record::open(dir.path(), "g", true).unwrap();
+        assert_eq!(again.alert(), None);
         let known = again.of("r").unwrap();
         assert_eq!((known.verdict, known.oldest_ms), (Verdict::Different, 5));
         assert_eq!(known.different, ["public.t"]);
@@ -188,6 +213,12 @@ mod tests {
         again.keep(&[]);
         assert_eq!(again.of("r"), None);
         std::fs::write(dir.path().join("validation.json"), "{").unwrap();
-        assert!(Record::open(dir.path(), "g").unwrap().of("r").is_none());
+        let lost = Record::open(dir.path(), "g", true).unwrap();
+        assert!(lost.of("r").is_none() && lost.alert().is_some());
+        let lost = Record::open(dir.path(), "g", true).unwrap();
+        lost.note(&found(Verdict::Equal), 8);
+        assert!(lost.alert().is_some());
+        lost.all_compared();
+        assert_eq!(Record::open(dir.path(), "g", true).unwrap().alert(), None);
     }
 }
