@@ -160,3 +160,35 @@ fn every_point_of_what_is_guaranteed_has_its_tests() {
         .collect();
     assert!(untold.is_empty(), "not in docs/PROMISES.md: {untold:#?}");
 }
+
+/// Links between the documents, the scripts they run, and what the systemd unit reads.
+#[test]
+fn what_the_documents_name_is_there() {
+    let mut missing = Vec::new();
+    let documents = ["README.md", "ARCHITECTURE.md"].map(|name| root().join(name));
+    let more = fs::read_dir(root().join("docs")).unwrap();
+    let more = more.map(|entry| entry.unwrap().path());
+    for document in documents.into_iter().chain(more) {
+        let text = fs::read_to_string(&document).unwrap();
+        let links = text.split("](").skip(1);
+        let links = links.filter_map(|link| link.split([')', '#']).next());
+        for link in links.filter(|link| !link.is_empty() && !link.contains("://")) {
+            if !document.with_file_name(link).exists() {
+                missing.push(format!("{}: {link}", document.display()));
+            }
+        }
+        let scripts = text.split("scripts/").skip(1);
+        let ends = |c: char| !(c.is_alphanumeric() || "-_.@".contains(c));
+        for script in scripts.filter_map(|script| script.split(ends).next()) {
+            let name = script.trim_end_matches('.');
+            if !root().join("scripts").join(name).exists() {
+                missing.push(format!("{}: scripts/{name}", document.display()));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+    let unit = fs::read_to_string(root().join("scripts/repl-daemon@.service")).unwrap();
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    assert!(readme.contains("put the file at `/etc/repl-daemon/shop.toml`"));
+    assert!(unit.contains("/etc/repl-daemon/%i.toml"), "{unit}");
+}

@@ -46,6 +46,7 @@ fn a_replica_stopped_by_an_error_counts_until_it_is_paused() -> Result<()> {
     let resumed = rig.replctl(&["resume", PG])?;
     ensure!(resumed.status.success(), "{resumed:?}");
     rig.wait_in_force()?;
+    leaves_when_it_skips(&mut rig, constraint)?;
 
     let ordered = rig.replctl(&["mode", "semi-sync", "--min-replicas", "2"])?;
     ensure!(ordered.status.success(), "{ordered:?}");
@@ -64,6 +65,103 @@ fn a_replica_stopped_by_an_error_counts_until_it_is_paused() -> Result<()> {
     rig.daemon.start()?;
     ensure!(rig.commits()?.asked == Mode::Sync, "{:?}", rig.commits()?);
     rig.wait_in_force()
+}
+
+/// What it has not, it was let go without: it counts again once it is equal.
+fn leaves_when_it_skips(rig: &mut Rig, constraint: &str) -> Result<()> {
+    rig.pg.execute(constraint)?;
+    let (primary, daemon) = (&rig.primary, &rig.daemon);
+    thread::scope(|scope| -> Result<()> {
+        let client = scope.spawn(|| primary.execute("INSERT INTO public.history VALUES (500, 2)"));
+        let held = daemon.wait_replica(PG, "to be held by the error", PATIENCE, |replica| {
+            let error = replica.last_error.as_ref();
+            let at_fault = error.is_some_and(|error| error.transaction.is_some());
+            replica.membership == Membership::Paused && at_fault
+        });
+        let seq = held.as_ref().ok().and_then(|held| {
+            let transaction = held.last_error.as_ref()?.transaction.as_ref()?;
+            Some(transaction.seq.to_string())
+        });
+        let seq = seq.unwrap_or_default();
+        let skipped = rig.replctl(&["skip", PG, "--seq", &seq, "--reason", "a test"])?;
+        joined(client)?;
+        held?;
+        ensure!(skipped.status.success(), "{skipped:?}");
+        Ok(())
+    })?;
+    let commits = rig.commits()?;
+    let mut members = commits.members.iter();
+    let counts = members.any(|member| member.name == PG && member.counts);
+    ensure!(!counts, "{PG} counts without what it left out: {commits:?}");
+    rig.pg
+        .execute("ALTER TABLE public.history DROP CONSTRAINT never")?;
+    let resync = rig.replctl(&["resync", PG, "--yes", "--wait"])?;
+    ensure!(resync.status.success(), "{resync:?}");
+    rig.wait_in_force()
+}
+
+/// Durable in the daemon's log, and no further.
+#[test]
+fn a_commit_at_the_level_logged_waits_for_the_log_only() -> Result<()> {
+    let mut rig = Rig::start(false, |config| {
+        mode(config, "sync").set("replication", "level", "logged")
+    })?;
+    let clients = rig.clients(2)?;
+    rig.pg.freeze()?;
+    let went_on = rig.wait_progress(&clients, 50);
+    rig.pg.thaw()?;
+    went_on?;
+    rig.daemon.kill9()?;
+    rig.expect_blocked(&clients)?;
+    // What was confirmed is in the log, whatever the replica has.
+    let confirmed = rig.confirmed()?;
+    rig.daemon.start()?;
+    rig.daemon.wait_caught_up(&rig.primary, PATIENCE)?;
+    super::rig::check(&confirmed, &rig.rows()?, 1)?;
+    rig.check_end(clients)
+}
+
+/// Nobody counts, so nobody lets go of the lock that the only replica's copy needs.
+#[test]
+fn a_copy_that_a_withheld_commit_keeps_waiting_says_so_and_goes_on_when_it_is_let_go() -> Result<()>
+{
+    let rig = Rig::start(false, |config| mode(config, "sync"))?;
+    rig.primary
+        .execute("INSERT INTO public.history SELECT 1, generate_series(1, 500)")?;
+    let paused = rig.replctl(&["pause", PG])?;
+    ensure!(paused.status.success(), "{paused:?}");
+    let (primary, daemon) = (&rig.primary, &rig.daemon);
+    thread::scope(|scope| -> Result<()> {
+        let change =
+            "BEGIN; TRUNCATE public.history; INSERT INTO public.history VALUES (2, 1); COMMIT";
+        let client = scope.spawn(|| primary.execute(change));
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        let waits = wait_until("the commit to wait", PATIENCE, || {
+            Ok(primary.query_i64(waiting)? == 1)
+        });
+        let ordered = rig.replctl(&["resync", PG, "--full", "--yes"])?;
+        let said = daemon.wait_replica(PG, "to say what it waits for", PATIENCE, |replica| {
+            let error = replica.last_error.as_ref();
+            error.is_some_and(|error| error.table.as_deref() == Some("public.history"))
+        });
+        let returned = client.is_finished();
+        let let_go = rig.replctl(&["mode", "async"])?;
+        joined(client)?;
+        waits?;
+        println!("{:?}", said?.last_error);
+        ensure!(!returned, "a COMMIT returned that nobody had");
+        ensure!(ordered.status.success(), "{ordered:?}");
+        ensure!(let_go.status.success(), "{let_go:?}");
+        Ok(())
+    })?;
+    daemon.wait_replica(PG, "to stream", PATIENCE, |replica| {
+        replica.membership == Membership::Streaming
+    })?;
+    let back = rig.replctl(&["mode", "sync"])?;
+    ensure!(back.status.success(), "{back:?}");
+    rig.wait_in_force()?;
+    ensure!(rig.pg.query("SELECT client, n FROM public.history")? == "2|1");
+    Ok(())
 }
 
 /// The row is withheld with its column, so the replica cannot be given the one before the other.

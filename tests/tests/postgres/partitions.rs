@@ -68,5 +68,22 @@ fn partitions_are_followed_through_moves_and_new_ones() -> Result<()> {
     group.caught_up()?;
     let rows = "SELECT id, day, kind FROM events_4 ORDER BY id";
     assert_eq!(group.primary.query(rows)?, group.replica().query(rows)?);
+    // And one that is a partition no more is followed as the partition it is there.
+    group.primary.execute(
+        "ALTER TABLE events DETACH PARTITION events_1; INSERT INTO events_1 (id, day, kind) VALUES (5000, 4, 'alone');
+         UPDATE events_1 SET note = 'detached' WHERE day = 3",
+    )?;
+    group.caught_up()?;
+    let rows = "SELECT id, day, kind, note FROM events_1 ORDER BY id";
+    assert_eq!(group.primary.query(rows)?, group.replica().query(rows)?);
+    let attached = "SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'events'::regclass ORDER BY 1::text";
+    assert_eq!(
+        group.replica().query(attached)?,
+        "events_1\nevents_2\nevents_3"
+    );
+    assert_eq!(
+        group.primary.query(attached)?,
+        "events_2\nevents_3\nevents_4"
+    );
     group.daemon.finish()
 }

@@ -5,6 +5,7 @@ use repl_api::{ClientError, PromoteRequest};
 use repl_tests::pg::{DATABASE, Role};
 use repl_tests::wait::wait_until;
 
+use super::mixed::{Kind, Mixed};
 use super::rig::{PATIENCE, Rig};
 
 /// What `replctl promote NODE` is refused with.
@@ -220,4 +221,41 @@ fn nobody_takes_writes_while_the_daemon_is_down_in_the_middle_until_somebody_ope
         filled(numbers, table)?
     ))?;
     write(&rig, "r2")
+}
+
+#[test]
+fn what_speaks_against_a_file_and_what_is_not_carried_over_is_named() -> Result<()> {
+    let schema = "CREATE TABLE probe (id INTEGER PRIMARY KEY AUTOINCREMENT, node TEXT NOT NULL);
+                  CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT);";
+    let nodes = [("main", Kind::Lite), ("r1", Kind::Lite)];
+    let group = Mixed::start(&nodes, schema, |config, _| config)?;
+    group.place("main")?.execute(
+        "CREATE VIEW seen AS SELECT id FROM item; CREATE VIRTUAL TABLE words USING fts5 (body);
+         CREATE TRIGGER acts AFTER INSERT ON item BEGIN SELECT 1; END",
+    )?;
+    let dry = |group: &Mixed| -> Result<(bool, String)> {
+        let dry = group.daemon.replctl(&["promote", "r1", "--dry-run"])?;
+        let text = String::from_utf8_lossy(&dry.stdout).into_owned();
+        Ok((dry.status.success(), text))
+    };
+    let (ready, text) = dry(&group)?;
+    ensure!(ready, "{text}");
+    for wanted in [
+        "trigger: main.item: acts",
+        "view: main.seen",
+        "virtual table: main.words",
+    ] {
+        ensure!(text.contains(wanted), "{wanted} is not in {text}");
+    }
+    let r1 = group.place("r1")?;
+    r1.execute("ALTER TABLE item ADD COLUMN more")?;
+    let (ready, text) = dry(&group)?;
+    ensure!(!ready && text.contains("a column more"), "{text}");
+    r1.execute("ALTER TABLE item DROP COLUMN more")?;
+    group.promote("r1")?;
+    group.settle()?;
+    // Nothing of the capture is left at the old primary.
+    let left = "SELECT count(*) FROM sqlite_schema WHERE name = '_repl_changes' OR name LIKE '\\_repl\\_capture%' ESCAPE '\\'";
+    ensure!(group.place("main")?.query_i64(left)? == 0);
+    group.check_equal()
 }

@@ -36,9 +36,14 @@ use crate::seam::{
 pub(super) const PIECE_BYTES: usize = 256 * 1024;
 
 /// Begins a snapshot's transaction. While rows are written elsewhere, or indexes made, its session is
-/// idle.
-const BEGIN: &str = "SET idle_in_transaction_session_timeout = 0; \
-    BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+/// idle. No lock is waited for without end, that of a table whose size is asked for included (see
+/// [`PgSnapshot::hold`]).
+fn begin() -> String {
+    format!(
+        "SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '{LOCK_WAIT_S}s'; \
+         BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+    )
+}
 
 /// Takes snapshots of one primary, each over connections of its own.
 pub struct PgSnapshots {
@@ -57,7 +62,7 @@ impl SnapshotSource for PgSnapshots {
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
         let mut admin = Admin::connect(&self.target, "", "").await?;
         let mut client = PgClient::connect(&self.target, &[("options", SESSION_OPTIONS)]).await?;
-        client.simple(BEGIN).await?;
+        client.simple(&begin()).await?;
         let rows = client.simple("SELECT pg_current_snapshot()::text").await?;
         // Read after the snapshot was taken: whatever it shows was committed before this position.
         let end = client
@@ -174,7 +179,7 @@ impl Snapshot for PgSnapshot {
         };
         self.exported = Some(exported.clone());
         let mut client = PgClient::connect(&self.target, &[("options", SESSION_OPTIONS)]).await?;
-        client.simple(BEGIN).await?;
+        client.simple(&begin()).await?;
         client
             .simple(&format!(
                 "SET TRANSACTION SNAPSHOT {}",
@@ -313,9 +318,7 @@ impl PgSnapshot {
     /// a commit that waits for the replica that is copied to.
     async fn hold(&mut self, table: &TableName) -> Result<()> {
         let name = table.quoted();
-        let lock = format!(
-            "SET LOCAL lock_timeout = '{LOCK_WAIT_S}s'; LOCK TABLE ONLY {name} IN ACCESS SHARE MODE"
-        );
+        let lock = format!("LOCK TABLE ONLY {name} IN ACCESS SHARE MODE");
         self.client.simple(&lock).await.map_err(|mut error| {
             error.table = Some(table.to_string());
             error

@@ -156,17 +156,21 @@ pub(super) fn lock(db: &Connection, patience: Duration) -> Result<()> {
     })
 }
 
-/// The names of those tables that are there.
+/// The names of those tables that are there. Virtual ones, which are not replicated, take no triggers, and the
+/// tables they keep their rows in are theirs.
 pub(super) fn present(db: &Connection, tables: &[TableName]) -> Result<Vec<String>> {
     let doing = "look for the tables";
     let mut found = Vec::new();
     for table in tables.iter().filter(|table| table.schema == MAIN) {
         let name: Option<String> = db
             .prepare_cached(
-                "SELECT name FROM main.sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE",
+                "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' \
+                 AND name = ?1 COLLATE NOCASE",
             )
             .and_then(|mut statement| {
-                statement.query_row(params![table.name], |row| row.get(0)).optional()
+                statement
+                    .query_row(params![table.name], |row| row.get(0))
+                    .optional()
             })
             .during(doing)?;
         found.extend(name);
