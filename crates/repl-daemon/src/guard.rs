@@ -100,6 +100,7 @@ impl Guard {
                 .collect(),
             None => names,
         };
+        let _alone = self.replica.closing.lock().await;
         if names.is_empty() || self.role.is_closed(&names).await? {
             return Ok(false);
         }

@@ -128,6 +128,8 @@ pub struct Replica {
     counted: AtomicBool,
     /// Held while the record changes.
     changing: Mutex<()>,
+    /// Held while it is made to refuse writes: the guard and the worker would be in each other's way.
+    pub closing: tokio::sync::Mutex<()>,
     listener: OnceLock<Listener>,
     repairs: Mutex<VecDeque<RepairOrder>>,
 }
@@ -142,6 +144,7 @@ impl Replica {
             waited: AtomicBool::new(false),
             counted: AtomicBool::new(counted),
             changing: Mutex::default(),
+            closing: tokio::sync::Mutex::default(),
             listener: OnceLock::new(),
             node,
             state,

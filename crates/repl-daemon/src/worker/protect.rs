@@ -32,6 +32,8 @@ impl Worker {
             return Ok(());
         };
         let names = self.own_tables(&naming);
+        let replica = Arc::clone(self.replica());
+        let _alone = replica.closing.lock().await;
         if names.is_empty() || role.is_closed(&names).await? {
             return Ok(());
         }
