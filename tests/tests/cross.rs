@@ -9,6 +9,7 @@ mod cross {
     mod occupied;
     mod protected;
     mod refused;
+    mod settings;
     mod sqlite_primary;
     mod types;
     mod types_sqlite;

@@ -21,6 +21,7 @@ mod faults {
     mod retention;
     mod rig;
     mod sabotage;
+    mod silence;
     mod sqlite;
     mod sqlite_rig;
     mod zombie;

@@ -11,8 +11,10 @@ mod postgres {
     mod copy_keys;
     mod copy_pace;
     mod coverage;
+    mod encoding;
     mod inheritance;
     mod large;
+    mod logins;
     mod partitions;
     mod refusals;
     mod replica_errors;

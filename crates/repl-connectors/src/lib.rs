@@ -6,6 +6,9 @@
 //! and prepares a server). Nothing outside an engine's folder knows its protocol, its positions or
 //! its SQL.
 
+mod answer;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod certificates;
 pub mod content;
 mod copies;
 mod held;
@@ -17,3 +20,6 @@ pub mod seam;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod told;
+
+#[cfg(all(test, feature = "mysql", feature = "postgres", feature = "sqlite"))]
+mod tests;

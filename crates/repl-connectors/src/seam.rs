@@ -27,7 +27,6 @@ pub use load::{Existing, Inherits, Load, LoadPart, Loaded, Making, Written};
 use std::collections::HashMap;
 
 use async_trait::async_trait;
-use repl_core::ErrorKind;
 use repl_core::batch::{Route, Step};
 use repl_core::checkpoint::Checkpoint;
 use repl_core::convert::ConvertOptions;
@@ -36,6 +35,7 @@ use repl_core::cut::Cut;
 use repl_core::log::LogError;
 use repl_core::promotion::Handover;
 use repl_core::schema::TableName;
+use repl_core::{Directive, ErrorKind};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -55,6 +55,9 @@ pub struct ConnectorError {
     pub table: Option<String>,
     /// The key of the row concerned, rendered for the operator's status output only.
     pub key: Option<String>,
+    /// Met while connecting. Whatever it is then (a certificate, a password, a database that is not there), it
+    /// changes nothing anywhere to try again, and it is mended at one of the two ends.
+    pub connecting: bool,
 }
 
 impl ConnectorError {
@@ -67,6 +70,22 @@ impl ConnectorError {
             code: None,
             table: None,
             key: None,
+            connecting: false,
+        }
+    }
+
+    /// Met while connecting.
+    #[must_use]
+    pub fn connecting(mut self) -> Self {
+        self.connecting = true;
+        self
+    }
+
+    /// What it asks for.
+    pub fn directive(&self) -> Directive {
+        match self.connecting {
+            true => Directive::Retry,
+            false => self.kind.directive(),
         }
     }
 
@@ -242,6 +261,14 @@ pub trait Applier: Send {
     /// # Errors
     /// As above.
     async fn settle(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Asks whether the replica is still there, with nothing in flight.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Connection`] when it does not answer.
+    async fn ping(&mut self) -> Result<()> {
         Ok(())
     }
 

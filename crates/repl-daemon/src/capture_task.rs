@@ -195,7 +195,7 @@ impl CaptureTask {
         if *self.shutdown.borrow() {
             return;
         }
-        let wait = backoff.failed(crate::random::unit());
+        let wait = errors::wait_after(&error, backoff.failed(crate::random::unit()));
         let attempts = backoff.attempts();
         let refused = error.kind.directive() != Directive::Retry;
         let info = errors::of_primary(&self.primary, &error, attempts);

@@ -1,5 +1,7 @@
 //! From a connector's error to what the operator sees.
 
+use std::time::Duration;
+
 use repl_api::{Directive, ErrorInfo, ErrorKind, FailedTransaction};
 use repl_connectors::seam::ConnectorError;
 
@@ -43,7 +45,7 @@ fn info(error: &ConnectorError, attempts: u32) -> ErrorInfo {
         table: error.table.clone(),
         key: error.key.clone(),
         database_code: error.code.clone(),
-        directive: match error.kind.directive() {
+        directive: match error.directive() {
             repl_core::Directive::Retry => Directive::Retry,
             repl_core::Directive::Pause => Directive::Pause,
             repl_core::Directive::Resync => Directive::Stop,
@@ -93,7 +95,7 @@ fn for_replica(replica: &str, error: &ConnectorError, seq: Option<u64>) -> Strin
             advice.push(text);
         }
     };
-    match error.kind.directive() {
+    match error.directive() {
         repl_core::Directive::Retry => {}
         repl_core::Directive::Resync => {
             command(format!("replctl resync {replica}"), "replctl re");
@@ -205,6 +207,16 @@ fn kind(kind: repl_core::ErrorKind) -> ErrorKind {
         repl_core::ErrorKind::History => ErrorKind::History,
         repl_core::ErrorKind::Internal => ErrorKind::Internal,
     }
+}
+
+/// Longest wait before a server that was not reached is tried again.
+const RETURN: Duration = Duration::from_secs(5);
+
+/// The wait before the next attempt: a server that is back is to be noticed within seconds, however long it
+/// was away.
+pub fn wait_after(error: &ConnectorError, wait: Duration) -> Duration {
+    let reached = error.kind != repl_core::ErrorKind::Connection && !error.connecting;
+    if reached { wait } else { wait.min(RETURN) }
 }
 
 /// The state file could not be written: try again.

@@ -249,3 +249,63 @@ fn pausing_holds_one_replica_and_the_log_shows_what_waits() -> Result<()> {
     group.replctl(&["resume", "replica-1"])?;
     group.equal()
 }
+
+/// A trigger of the replica's own that acts on replicated rows and leaves one out.
+#[test]
+fn a_row_that_a_trigger_keeps_out_is_named() -> Result<()> {
+    let group = start()?;
+    let error = stop(
+        &group,
+        "CREATE FUNCTION keep_out() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NULL; END$$;
+         CREATE TRIGGER keep_out BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION keep_out();
+         ALTER TABLE t ENABLE ALWAYS TRIGGER keep_out",
+        "BEGIN; UPDATE t SET v = 'first' WHERE id = 1; INSERT INTO t VALUES (21, 'new', 'new'); COMMIT",
+    )?;
+    assert_eq!(error.kind, ErrorKind::Schema, "{error:?}");
+    assert_eq!(error.table.as_deref(), Some("public.t"), "{error:?}");
+    assert_contains(&error.message, "\"keep_out\"");
+    let statement = "ALTER TABLE \"public\".\"t\" ENABLE TRIGGER \"keep_out\";";
+    assert_contains(&error.advice, statement);
+    assert_eq!(group.replica().query("SELECT v FROM t WHERE id = 1")?, "v");
+    assert!(
+        !group
+            .daemon
+            .replctl(&["status", "--check"])?
+            .status
+            .success()
+    );
+    goes_on(group, statement)
+}
+
+/// Nor does a copy bring rows into a table that has one, and a resync does not call it equal.
+#[test]
+fn a_copy_into_a_table_that_keeps_rows_out_is_refused() -> Result<()> {
+    let mut group = Group::prepared(1, |primary| primary.execute(TABLES), |config| config)?;
+    group
+        .daemon
+        .allow_log("replica paused until the operator decides");
+    group.daemon.allow_log("ordered by the operator");
+    group.replica().execute(
+        "CREATE TABLE t (id int PRIMARY KEY, u text UNIQUE, v text);
+         CREATE FUNCTION keep_out() RETURNS trigger LANGUAGE plpgsql AS
+           $$BEGIN IF NEW.id = 7 THEN RETURN NULL; END IF; RETURN NEW; END$$;
+         CREATE TRIGGER keep_out BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION keep_out();
+         ALTER TABLE t ENABLE REPLICA TRIGGER keep_out",
+    )?;
+    group.daemon.start()?;
+    let error = group.paused_by_error(1)?;
+    assert_contains(&error.message, "\"keep_out\"");
+    assert_eq!(group.replica().query("SELECT count(*) FROM t")?, "0");
+    group
+        .replica()
+        .execute("ALTER TABLE t ENABLE TRIGGER keep_out")?;
+    group.replctl(&["retry", "replica-1"])?;
+    group.equal()?;
+    group
+        .replica()
+        .execute("DELETE FROM t WHERE id = 7; ALTER TABLE t ENABLE ALWAYS TRIGGER keep_out")?;
+    group.replctl(&["resync", "replica-1", "--tables", "public.t", "--yes"])?;
+    let error = group.paused_by_error(1)?;
+    assert_contains(&error.message, "\"keep_out\"");
+    goes_on(group, "DROP TRIGGER keep_out ON t")
+}

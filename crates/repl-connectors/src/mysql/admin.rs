@@ -6,6 +6,7 @@ use repl_core::ErrorKind;
 use repl_core::convert::MysqlFlavor;
 
 use super::error::explain;
+use super::settings::Session;
 use super::target::MySqlTarget;
 use crate::seam::{ConnectorError, Result};
 
@@ -56,7 +57,7 @@ impl ServerReport {
 /// # Errors
 /// When the server cannot be reached or refuses the login, or is too old ([`ErrorKind::Configuration`]).
 pub async fn examine(target: &MySqlTarget) -> Result<ServerReport> {
-    let mut conn = target.connect("repl-daemon check").await?;
+    let mut conn = target.connect("repl-daemon check", Session::Reader).await?;
     let report = report(target, &mut conn).await;
     // The server notices the closed connection in any case.
     let _ = conn.disconnect().await;

@@ -3,6 +3,7 @@
 use mysql_async::{DriverError, Error, IoError};
 use repl_core::ErrorKind;
 
+use crate::certificates;
 use crate::seam::ConnectorError;
 
 /// Longest text of a server that is kept for the operator, in characters.
@@ -12,13 +13,22 @@ const KEPT_CHARACTERS: usize = 400;
 pub(super) fn explain(server: &str, error: Error) -> ConnectorError {
     match error {
         Error::Server(error) => server_error(server, error.code, &error.message),
-        Error::Io(IoError::Io(error)) => connection(server, &error.to_string()),
-        Error::Io(IoError::Tls(error)) => tls(server, &error.to_string()),
+        Error::Io(error) => match (certificates::words(&error), &error) {
+            (Some((what, advice)), _) => {
+                ConnectorError::new(ErrorKind::Configuration, format!("{server}: {what}"))
+                    .advice(advice)
+            }
+            (None, IoError::Tls(error)) => tls(server, &error.to_string()),
+            (None, IoError::Io(error)) => {
+                ConnectorError::new(ErrorKind::Connection, format!("{server}: {error}"))
+            }
+        },
         Error::Driver(DriverError::NoClientSslFlagFromServer) => {
             tls(server, "the server does not offer TLS")
         }
         Error::Driver(DriverError::ConnectionClosed) => {
-            connection(server, "the connection was closed")
+            let what = format!("{server}: the connection was closed");
+            ConnectorError::new(ErrorKind::Connection, what)
         }
         Error::Driver(error) => {
             ConnectorError::new(ErrorKind::Connection, format!("{server}: {error}"))
@@ -30,14 +40,6 @@ pub(super) fn explain(server: &str, error: Error) -> ConnectorError {
             ConnectorError::new(ErrorKind::Internal, format!("{server}: {error}"))
         }
     }
-}
-
-fn connection(server: &str, text: &str) -> ConnectorError {
-    // Failures of the TLS handshake arrive as errors of the stream.
-    if text.contains("certificate") {
-        return tls(server, text);
-    }
-    ConnectorError::new(ErrorKind::Connection, format!("{server}: {text}"))
 }
 
 fn tls(server: &str, text: &str) -> ConnectorError {

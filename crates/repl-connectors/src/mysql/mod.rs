@@ -37,4 +37,5 @@
 pub mod admin;
 pub mod apply;
 mod error;
+pub mod settings;
 pub mod target;

@@ -4,11 +4,16 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use async_trait::async_trait;
+use mysql_async::prelude::Queryable;
 use mysql_async::{ClientIdentity, Conn, IoError, Opts, OptsBuilder, SslOpts};
 use repl_core::ErrorKind;
 use rustls::CertificateError;
 
+use super::admin::optional;
 use super::error;
+use super::settings::{self, Session};
+use crate::answer::{Look, Sight};
 use crate::seam::{ConnectorError, Result};
 
 /// Statements kept prepared per session. Multi-row statements differ by their number of rows.
@@ -102,16 +107,22 @@ impl fmt::Display for MySqlTarget {
 }
 
 impl MySqlTarget {
-    /// Connects and logs in; `session_name` is shown by the server among the connection's
+    /// Connects, logs in and gives the session its settings; `session_name` is shown by the server among the connection's
     /// attributes.
     ///
     /// # Errors
     /// When the server cannot be reached within the time, its certificate is not as required, or
     /// it refuses the login.
-    pub(super) async fn connect(&self, session_name: &str) -> Result<Conn> {
-        let connecting = self.connect_as(session_name);
+    pub(super) async fn connect(&self, session_name: &str, session: Session) -> Result<Conn> {
+        let connecting = async {
+            let mut conn = self.connect_as(session_name).await?;
+            match settings::pin(&mut conn, session).await {
+                Ok(()) => Ok(conn),
+                Err((error, refused)) => Err(self.not_pinned(error, &refused)),
+            }
+        };
         match tokio::time::timeout(self.connect_timeout, connecting).await {
-            Ok(outcome) => outcome,
+            Ok(outcome) => outcome.map_err(ConnectorError::connecting),
             Err(_) => Err(ConnectorError::new(
                 ErrorKind::Connection,
                 format!(
@@ -120,6 +131,17 @@ impl MySqlTarget {
                 ),
             )),
         }
+    }
+
+    fn not_pinned(&self, error: mysql_async::Error, refused: &str) -> ConnectorError {
+        let mut error = error::explain(&self.to_string(), error);
+        if error.kind == ErrorKind::Privilege && !refused.is_empty() {
+            error.advice = format!(
+                "the session must have {refused}: give the server these values (SET GLOBAL, and in its \
+                 configuration), or grant the account SESSION_VARIABLES_ADMIN (MySQL)"
+            );
+        }
+        error
     }
 
     /// The client verifies a chain only together with a name. For `VerifyCa` the name is one the
@@ -138,6 +160,15 @@ impl MySqlTarget {
                 Conn::new(second).await.map_err(explain)
             }
             None => Err(explain(failure)),
+        }
+    }
+
+    /// What looks at the session of this connection, which may hold a named lock.
+    pub(super) fn look(&self, conn: &Conn, lock: Option<String>) -> MySqlLook {
+        MySqlLook {
+            target: self.clone(),
+            id: conn.id(),
+            lock,
         }
     }
 
@@ -219,6 +250,69 @@ impl MySqlTarget {
         Ok(options
             .with_root_certs(roots)
             .with_disable_built_in_roots(true))
+    }
+}
+
+/// Looks at a session over a second connection.
+#[derive(Debug)]
+pub(super) struct MySqlLook {
+    target: MySqlTarget,
+    /// Number of the session's connection.
+    id: u32,
+    /// A session in a trigger runs as the trigger's definer, and is hidden from other accounts: then the
+    /// lock it holds tells that it is there.
+    lock: Option<String>,
+}
+
+impl MySqlLook {
+    async fn ask(&self) -> std::result::Result<Sight, mysql_async::Error> {
+        let options = self.target.options("repl-daemon look", None);
+        let Ok(options) = options else {
+            return Ok(Sight::Works);
+        };
+        let mut conn = Conn::new(options).await?;
+        let sessions: Vec<mysql_async::Row> = conn.query("SHOW PROCESSLIST").await?;
+        let number = self.id.to_string();
+        let own = sessions
+            .iter()
+            .find(|row| optional(row, 0).as_deref() == Some(&number));
+        let command = own.and_then(|row| optional(row, 4));
+        let holder: Option<u32> = match (&command, &self.lock) {
+            (None, Some(lock)) => {
+                let holder = conn.exec_first("SELECT IS_USED_LOCK(?)", (lock,)).await?;
+                holder.flatten()
+            }
+            _ => None,
+        };
+        // The server notices the closed connection in any case.
+        drop(conn);
+        Ok(match command.as_deref() {
+            Some("Sleep") => Sight::Waits,
+            Some(_) => Sight::Works,
+            None if holder == Some(self.id) => Sight::Works,
+            None => Sight::Gone,
+        })
+    }
+}
+
+#[async_trait]
+impl Look for MySqlLook {
+    async fn look(&self) -> Result<Sight> {
+        match self.ask().await {
+            Ok(sight) => Ok(sight),
+            Err(error) => {
+                let silent = matches!(&error, mysql_async::Error::Io(IoError::Io(_)));
+                match silent {
+                    true => Err(error::explain(&self.server(), error)),
+                    // It answers, if only to refuse.
+                    false => Ok(Sight::Works),
+                }
+            }
+        }
+    }
+
+    fn server(&self) -> String {
+        self.target.to_string()
     }
 }
 

@@ -11,6 +11,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, Ro
 
 use super::catalog_error::from_sqlx;
 use super::lsn::Lsn;
+use super::settings::{self, Session};
 use super::standby::StandbyNames;
 use super::target::PgTarget;
 use crate::seam::{ConnectorError, Result};
@@ -93,15 +94,13 @@ impl Admin {
                     ),
                 )
             })?
-            .map_err(|e| from_sqlx(&e, &format!("connecting to {}", target)))?;
+            .map_err(|e| from_sqlx(&e, &format!("connecting to {}", target)).connecting())?;
+        let prepare = settings::statements(Session::Admin).join("; ");
         connection
-            .execute(
-                "SET synchronous_commit = local; SET search_path = ''; SET statement_timeout = 0; \
-                 SET default_transaction_read_only = off; SET row_security = off; \
-                 SET lock_timeout = '5s'; SET idle_in_transaction_session_timeout = 0",
-            )
+            .execute(AssertSqlSafe(prepare))
             .await
-            .map_err(|e| from_sqlx(&e, "preparing the administrative session"))?;
+            .map_err(|e| from_sqlx(&e, "preparing the administrative session"))
+            .map_err(settings::explain)?;
         let version: i32 = scalar(
             &mut connection,
             "SELECT current_setting('server_version_num')::int4",

@@ -375,7 +375,11 @@ impl Capture for PgCapture {
 
     async fn lacking(&mut self, tables: &[TableName]) -> Result<Lacking> {
         let mut admin = self.admin().await?;
-        admin.lacking(tables, self.options.manage_publication).await
+        let mut lacking = admin
+            .lacking(tables, self.options.manage_publication)
+            .await?;
+        lacking.some.extend(admin.loose_encoding().await?);
+        Ok(lacking)
     }
 
     /// The slot stays at what is durable here, and the server decodes the same commits in the same

@@ -3,11 +3,16 @@
 use repl_core::ErrorKind;
 
 use super::error::{ServerError, WireError, kind_of};
+use crate::certificates;
 use crate::seam::ConnectorError;
 
 /// The error for the operator; `doing` names what was attempted.
 pub(super) fn from_sqlx(error: &sqlx::Error, doing: &str) -> ConnectorError {
     let mut out = match error {
+        other if certificates::words(other).is_some() => {
+            let (what, advice) = certificates::words(other).unwrap_or_default();
+            ConnectorError::new(ErrorKind::Configuration, what).advice(advice)
+        }
         sqlx::Error::Database(reported) => {
             let reported = reported.downcast_ref::<sqlx::postgres::PgDatabaseError>();
             let server = ServerError {
@@ -33,8 +38,10 @@ pub(super) fn from_sqlx(error: &sqlx::Error, doing: &str) -> ConnectorError {
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => {
             ConnectorError::new(ErrorKind::Connection, error.to_string())
         }
-        sqlx::Error::Tls(_) => ConnectorError::new(ErrorKind::Configuration, error.to_string())
-            .advice("check the node's tls settings and the server's certificate"),
+        sqlx::Error::Tls(refused) => {
+            ConnectorError::new(ErrorKind::Configuration, format!("TLS: {refused}"))
+                .advice("check the node's `tls` table and the server's certificate")
+        }
         _ => ConnectorError::new(ErrorKind::Internal, error.to_string()),
     };
     out.message = format!("{doing}: {}", out.message);

@@ -7,6 +7,7 @@ use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::ErrorFields;
 use repl_core::ErrorKind;
 
+use crate::certificates;
 use crate::seam::ConnectorError;
 
 /// Longest text of a server that is kept for the operator, in characters.
@@ -194,6 +195,10 @@ fn advice(error: &ServerError, kind: ErrorKind) -> String {
             "as a superuser run ALTER ROLE … BYPASSRLS for this node's role, or have it own the \
              table, without FORCE ROW LEVEL SECURITY; then `replctl retry`"
         }
+        "22021" => {
+            "the row's text is not UTF-8, which a primary in SQL_ASCII lets in: correct the row at the primary, then \
+             `replctl skip` this transaction and `replctl resync` its table"
+        }
         "42501" => "grant the privilege named in the message to the role of this node",
         "25006" => {
             "the server accepts no writes: it is a standby, or default_transaction_read_only is on"
@@ -201,6 +206,13 @@ fn advice(error: &ServerError, kind: ErrorKind) -> String {
         "2BP01" => {
             "what depends on the table is not the daemon's to drop: give the replica's table the \
              primary's shape by hand, then `replctl retry`"
+        }
+        "55000"
+            if error
+                .message
+                .contains("not currently accepting connections") =>
+        {
+            "let the database accept connections: ALTER DATABASE … ALLOW_CONNECTIONS true"
         }
         "53100" => "free disk space on the server",
         "53300" => "raise max_connections, or free connections of this server",
@@ -231,6 +243,8 @@ pub enum WireError {
     Server(Box<ServerError>),
     /// The connection broke.
     Lost(String),
+    /// The server does not answer; what was found out about it.
+    Silent(Box<ConnectorError>),
     /// The server does not speak the protocol.
     Protocol(String),
     /// The configuration, ours or the server's, makes the connection impossible: what, and what
@@ -257,6 +271,7 @@ impl WireError {
             WireError::Lost(text) => {
                 ConnectorError::new(ErrorKind::Connection, format!("{server}: {text}"))
             }
+            WireError::Silent(error) => *error,
             WireError::Protocol(text) => ConnectorError::new(
                 ErrorKind::Connection,
                 format!("{server}: protocol violation: {text}"),
@@ -285,6 +300,10 @@ impl WireError {
 
 impl From<io::Error> for WireError {
     fn from(error: io::Error) -> Self {
+        // A server that refuses our certificate says so behind the handshake.
+        if let Some((what, advice)) = certificates::words(&error) {
+            return WireError::Config(what, advice.into());
+        }
         match error.kind() {
             io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
                 WireError::Protocol(error.to_string())

@@ -14,6 +14,8 @@ use tokio::time::Instant;
 
 use super::admin::Admin;
 use super::capture::{PgCapture, REFRESH_FACTOR, within};
+use super::wire::PgLook;
+use crate::answer::answered;
 use crate::seam::{CaptureBoard, CaptureLimits, CapturePort, ConnectorError, Result};
 
 /// The running task; dropping it ends it.
@@ -71,6 +73,8 @@ impl House {
     async fn rounds(&self) -> Result<std::convert::Infallible> {
         let mut admin = self.capture.admin().await?;
         let limit = self.limits.idle_timeout;
+        // A server that has vanished is known long before the limits.
+        let look = PgLook::server(&self.capture.target);
         let start = Instant::now();
         let mut refresh = start + self.limits.table_refresh_interval;
         let mut heartbeat = start + self.limits.heartbeat_interval;
@@ -78,11 +82,12 @@ impl House {
             tokio::time::sleep_until(refresh.min(heartbeat)).await;
             if Instant::now() >= heartbeat {
                 heartbeat = Instant::now() + self.limits.heartbeat_interval;
-                within(limit, "writing a heartbeat", admin.heartbeat()).await?;
+                let beat = within(limit, "writing a heartbeat", admin.heartbeat());
+                answered(beat, &look).await?;
             }
             if Instant::now() >= refresh {
                 refresh = Instant::now() + self.limits.table_refresh_interval;
-                self.refresh(&mut admin).await?;
+                answered(self.refresh(&mut admin), &look).await?;
             }
         }
     }

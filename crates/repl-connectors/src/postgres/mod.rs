@@ -28,6 +28,7 @@ mod publication;
 mod rights;
 pub mod role;
 mod room;
+pub mod settings;
 mod slot;
 pub mod snapshot;
 mod standby;

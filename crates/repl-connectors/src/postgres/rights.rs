@@ -25,6 +25,27 @@ struct Access {
 }
 
 impl Admin {
+    /// A primary whose texts may be in any encoding.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub(super) async fn loose_encoding(&mut self) -> Result<Option<ConnectorError>> {
+        let sql = "SELECT pg_catalog.current_setting('server_encoding')";
+        let encoding: String = sqlx::query_scalar(sql)
+            .fetch_one(&mut self.connection)
+            .await
+            .map_err(|e| from_sqlx(&e, "asking for the database's encoding"))?;
+        if encoding != "SQL_ASCII" {
+            return Ok(None);
+        }
+        let what = "the primary's database has the encoding SQL_ASCII, which takes texts in any encoding: a replica is \
+                    paused at a row whose text is not UTF-8, and names it";
+        Ok(Some(ConnectorError::new(ErrorKind::Configuration, what).advice(
+            "find such texts before you start: a restore of pg_dump's output into a database made with ENCODING 'UTF8' \
+             TEMPLATE template0 names the first; correct them, or make the primary such a database",
+        )))
+    }
+
     /// What keeps these tables from being captured or copied. `manage` says that the publication is the
     /// daemon's to make.
     ///

@@ -24,9 +24,10 @@ use super::divide;
 use super::frozen;
 use super::hidden;
 use super::lsn::Lsn;
-use super::stream::SESSION_OPTIONS;
+use super::settings::{self, Session};
 use super::target::PgTarget;
-use super::wire::PgClient;
+use super::wire::{PgClient, PgLook};
+use crate::answer::answered;
 use crate::seam::{
     BulkForm, BulkInto, BulkPiece, ConnectorError, Division, PartSize, Result, Snapshot,
     SnapshotSource, SourceTable, TableDdl,
@@ -35,14 +36,10 @@ use crate::seam::{
 /// Rows are handed on in pieces of about this size, bytes.
 pub(super) const PIECE_BYTES: usize = 256 * 1024;
 
-/// Begins a snapshot's transaction. While rows are written elsewhere, or indexes made, its session is
-/// idle. No lock is waited for without end, that of a table whose size is asked for included (see
-/// [`PgSnapshot::hold`]).
+/// Begins a snapshot's transaction. No lock is waited for without end, that of a table whose size is asked
+/// for included (see [`PgSnapshot::hold`]).
 fn begin() -> String {
-    format!(
-        "SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '{LOCK_WAIT_S}s'; \
-         BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-    )
+    format!("SET lock_timeout = '{LOCK_WAIT_S}s'; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 }
 
 /// Takes snapshots of one primary, each over connections of its own.
@@ -60,8 +57,9 @@ impl PgSnapshots {
 #[async_trait]
 impl SnapshotSource for PgSnapshots {
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        let look = PgLook::server(&self.target);
         let mut admin = Admin::connect(&self.target, "", "").await?;
-        let mut client = PgClient::connect(&self.target, &[("options", SESSION_OPTIONS)]).await?;
+        let mut client = settings::connect(&self.target, Session::Reader).await?;
         client.simple(&begin()).await?;
         let rows = client.simple("SELECT pg_current_snapshot()::text").await?;
         // Read after the snapshot was taken: whatever it shows was committed before this position.
@@ -70,7 +68,7 @@ impl SnapshotSource for PgSnapshots {
             .await?;
         let visible = visible(&single(rows)?, &single(end)?)?;
         // Moves the WAL past the horizon, so that an idle primary does not leave the copy unjoined.
-        admin.prompt_heartbeat().await?;
+        answered(admin.prompt_heartbeat(), &look).await?;
         Ok(Box::new(PgSnapshot {
             target: self.target.clone(),
             client,
@@ -85,23 +83,30 @@ impl SnapshotSource for PgSnapshots {
 
     async fn added_columns(&self, schema: &TableSchema, target: &TableName) -> Result<TableDdl> {
         let mut admin = Admin::connect(&self.target, "", "").await?;
-        ddl::added_columns(&mut admin.connection, schema, target).await
+        let described = ddl::added_columns(&mut admin.connection, schema, target);
+        answered(described, &PgLook::server(&self.target)).await
     }
 
     async fn tables(&self, selection: &Selection) -> Result<Vec<SourceTable>> {
         let mut admin = Admin::connect(&self.target, "", "").await?;
-        admin.preflight().await?;
-        let tables = catalog::tables(&mut admin.connection, selection, None).await?;
+        let work = async {
+            admin.preflight().await?;
+            catalog::tables(&mut admin.connection, selection, None).await
+        };
+        let tables = answered(work, &PgLook::server(&self.target)).await?;
         let shown = tables.iter().map(CatalogTable::to_source);
         Ok(shown.collect())
     }
 
     async fn end(&self) -> Result<SourcePosition> {
         let mut admin = Admin::connect(&self.target, "", "").await?;
-        let end = admin.insert_position().await?;
-        // What lies behind the last commit is told by a keepalive only once there is more.
-        admin.heartbeat().await?;
-        Ok(end.position())
+        let work = async {
+            let end = admin.insert_position().await?;
+            // What lies behind the last commit is told by a keepalive only once there is more.
+            admin.heartbeat().await?;
+            Ok(end.position())
+        };
+        answered(work, &PgLook::server(&self.target)).await
     }
 
     fn position_of(&self, token: &str) -> Result<SourcePosition> {
@@ -159,15 +164,18 @@ impl Snapshot for PgSnapshot {
     }
 
     async fn ddl(&mut self, table: &TableName, target: &TableName) -> Result<TableDdl> {
-        ddl::table_ddl(self.catalog()?, table, target).await
+        let look = PgLook::server(&self.target);
+        answered(ddl::table_ddl(self.catalog()?, table, target), &look).await
     }
 
     async fn describe(&mut self, table: &TableName) -> Result<TableDescription> {
-        describe::describe(self.catalog()?, table).await
+        let look = PgLook::server(&self.target);
+        answered(describe::describe(self.catalog()?, table), &look).await
     }
 
     async fn open(&mut self, table: &TableName) -> Result<(TableSchema, Option<u64>)> {
-        let (schema, estimate) = shape(self.catalog()?, table).await?;
+        let look = PgLook::server(&self.target);
+        let (schema, estimate) = answered(shape(self.catalog()?, table), &look).await?;
         self.open_range(&schema, &KeyRange::default()).await?;
         Ok((schema, estimate))
     }
@@ -178,7 +186,7 @@ impl Snapshot for PgSnapshot {
             None => single(self.client.simple("SELECT pg_export_snapshot()").await?)?,
         };
         self.exported = Some(exported.clone());
-        let mut client = PgClient::connect(&self.target, &[("options", SESSION_OPTIONS)]).await?;
+        let mut client = settings::connect(&self.target, Session::Reader).await?;
         client.simple(&begin()).await?;
         client
             .simple(&format!(
@@ -199,7 +207,8 @@ impl Snapshot for PgSnapshot {
     }
 
     async fn divide(&mut self, table: &TableName, part: PartSize) -> Result<Division> {
-        let (schema, estimate) = shape(self.catalog()?, table).await?;
+        let look = PgLook::server(&self.target);
+        let (schema, estimate) = answered(shape(self.catalog()?, table), &look).await?;
         let bounds = divide::bounds(&mut self.client, &schema, estimate, part).await?;
         Ok(Division {
             schema,

@@ -20,6 +20,7 @@ use super::capture::PgCapture;
 use super::house::Housekeeping;
 use super::lsn::Lsn;
 use super::pgoutput::{self, Frame};
+use super::settings::{self, Session};
 use super::verify::Overlap;
 use super::wire::{CopyBoth, PgClient};
 use crate::seam::{CapturePort, CaptureState, ConnectorError, Result};
@@ -98,11 +99,8 @@ impl Stream {
     ) -> Result<Stream> {
         let mut target = capture.target.clone();
         target.application_name.clone_from(&capture.options.standby);
-        let client = PgClient::connect_narrow(
-            &target,
-            &[("replication", "database"), ("options", SESSION_OPTIONS)],
-        )
-        .await?;
+        let mut client = PgClient::connect_narrow(&target, &[("replication", "database")]).await?;
+        settings::pin(&mut client, Session::Stream).await?;
         let sql = format!(
             "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '1', publication_names {}, \
              messages 'true')",
@@ -308,7 +306,11 @@ impl Stream {
     fn asked_again(&mut self, port: &CapturePort) -> Result<()> {
         let at_once = self.last_ack.elapsed() < AT_ONCE;
         // On a busy machine some of them come late.
-        self.asked = if at_once { self.asked + 1 } else { self.asked / 2 };
+        self.asked = if at_once {
+            self.asked + 1
+        } else {
+            self.asked / 2
+        };
         if self.asked < ASKED_IN_VAIN || !port.released.borrow().withheld {
             return Ok(());
         }
@@ -377,12 +379,6 @@ impl Stream {
 
 /// Longest silence on our side, and from the server before an answer is asked for.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
-
-/// Settings that fix the text form of values, equal in stream and snapshot; and with row security off a
-/// query that it would hide rows from fails.
-pub(super) const SESSION_OPTIONS: &str = "-c TimeZone=UTC -c DateStyle=ISO -c \
-    IntervalStyle=postgres -c extra_float_digits=1 -c bytea_output=hex -c lc_monetary=C -c \
-    statement_timeout=0 -c search_path= -c xmloption=content -c row_security=off";
 
 /// A publication name as an element of the option's comma-separated list of identifiers.
 fn quote_publication(name: &str) -> String {

@@ -8,6 +8,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::error::During;
+use super::settings;
 use crate::seam::{ConnectorError, Result};
 
 /// How long a statement waits for a lock before it fails as busy.
@@ -32,6 +33,7 @@ fn open(path: &Path, create: bool) -> Result<Connection> {
     let db = Connection::open_with_flags(path, flags).during("open the database")?;
     db.busy_timeout(BUSY_TIMEOUT)
         .during("set the busy timeout")?;
+    settings::pin(&db).during("prepare the session")?;
     db.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
     Ok(db)
 }
@@ -110,6 +112,10 @@ pub(super) fn reader(path: &Path) -> Result<Connection> {
 /// # Errors
 /// When the settings cannot be made.
 pub(super) fn replica(path: &Path, create: bool) -> Result<Connection> {
+    prepared(path, create).map_err(ConnectorError::connecting)
+}
+
+fn prepared(path: &Path, create: bool) -> Result<Connection> {
     let db = open(path, create)?;
     let mode: String = db
         .query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0))
@@ -123,7 +129,7 @@ pub(super) fn replica(path: &Path, create: bool) -> Result<Connection> {
     }
     db.execute_batch(
         "PRAGMA synchronous=FULL; PRAGMA foreign_keys=OFF; PRAGMA cache_size=-8000; \
-         PRAGMA journal_size_limit=67108864; PRAGMA recursive_triggers=OFF;",
+         PRAGMA journal_size_limit=67108864;",
     )
     .during("prepare the session")?;
     let settings: (i64, bool) = db

@@ -63,6 +63,7 @@ mod role;
 mod rows;
 mod schema;
 mod session;
+pub mod settings;
 mod snapshot;
 mod triggers;
 mod value;

@@ -17,5 +17,6 @@ mod fixture;
 mod keyless;
 mod load;
 mod server;
+mod settings;
 mod tls;
 mod values;

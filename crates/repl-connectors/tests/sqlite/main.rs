@@ -9,5 +9,6 @@ mod harness;
 mod history;
 mod random;
 mod schema_changes;
+mod settings;
 mod values;
 mod volume;

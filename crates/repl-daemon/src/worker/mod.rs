@@ -362,7 +362,7 @@ impl Worker {
     async fn failed(&mut self, mut failure: Failure) {
         let name = &self.parts.replica.node.name;
         failure.error.advice = failure.error.advice.replace("<replica>", name);
-        match failure.error.kind.directive() {
+        match failure.error.directive() {
             Directive::Retry => self.retry_later(failure).await,
             // An order given meanwhile may be the answer to it; if not, it is met again.
             _ if self.orders.has_changed().unwrap_or(false) => {}
@@ -377,7 +377,7 @@ impl Worker {
     }
 
     async fn retry_later(&mut self, failure: Failure) {
-        let wait = self.backoff.failed(crate::random::unit());
+        let wait = errors::wait_after(&failure.error, self.backoff.failed(crate::random::unit()));
         let attempts = self.backoff.attempts();
         let info = self.shown(&failure, attempts);
         // The first attempt of a zombie's successor finds the checkpoint moved: no news.

@@ -16,6 +16,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use repl_api::Activity;
 use repl_connectors::seam::{Commit, ConnectorError};
@@ -73,7 +74,12 @@ enum Event {
     Shutdown,
     /// What was sent must become durable.
     FlushDue,
+    /// There was nothing to do for a while.
+    Quiet,
 }
+
+/// With nothing to do for so long it is asked whether the replica is still there.
+const QUIET: Duration = Duration::from_secs(8);
 
 /// One pass over the log, in one mode and one session.
 pub(super) struct Course<'a> {
@@ -165,6 +171,10 @@ impl Worker {
                     self.flush(course).await?;
                     false
                 }
+                Event::Quiet => {
+                    self.parts.applier.ping().await?;
+                    false
+                }
             };
             if changed {
                 self.land(course).await?;
@@ -195,6 +205,7 @@ impl Worker {
             // Not within a transaction: what a copy would do then is part of it.
             _ = self.parts.tables.changed(), if !flight.is_open() => Event::Tables,
             () = reached(flush_due) => Event::FlushDue,
+            () = tokio::time::sleep(QUIET), if flight.is_empty() => Event::Quiet,
         }
     }
 

@@ -21,8 +21,10 @@ use super::MySqlApplierConfig;
 use super::metadata::text;
 use super::sql::{quote, quote_table};
 use super::store::{Store, checkpoint, copied_tables, own_names};
+use crate::answer::answered;
 use crate::content::{Asking, Content, ContentColumn, ContentSource, Pieces};
-use crate::mysql::error;
+use crate::mysql::target::MySqlLook;
+use crate::mysql::{error, settings};
 use crate::seam::{ConnectorError, ReplicaState, Result};
 
 /// Rows are handed on in pieces of about this size, bytes.
@@ -30,13 +32,8 @@ const PIECE_BYTES: usize = 256 * 1024;
 /// The character set number of bytes that are not characters.
 const BINARY: u16 = 63;
 
-/// Settings of the session. A reader that waits for the other side must not be cut off.
-const SETTINGS: &[&str] = &[
-    "SET NAMES utf8mb4",
-    "SET SESSION sql_mode = '', time_zone = '+00:00', sql_select_limit = DEFAULT, \
-     sql_big_selects = 1, sql_auto_is_null = 0, net_write_timeout = 3600, wait_timeout = 28800",
-    "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
-];
+/// Rows and checkpoint are read as of one instant.
+const ISOLATION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ";
 
 /// Opens views of one MariaDB or MySQL replica.
 pub struct MySqlContents {
@@ -53,16 +50,16 @@ impl MySqlContents {
 #[async_trait]
 impl ContentSource for MySqlContents {
     async fn content(&self) -> Result<Box<dyn Content>> {
-        let conn = self.config.target.connect("repl-daemon validate").await?;
+        let target = &self.config.target;
+        let conn = target
+            .connect("repl-daemon validate", settings::Session::Reader)
+            .await?;
         let mut reader = Reader {
+            look: target.look(&conn, None),
             conn,
-            server: self.config.target.to_string(),
+            server: target.to_string(),
         };
-        for sql in SETTINGS {
-            reader.run(sql).await?;
-        }
-        // No statement of it may take long on MariaDB; MySQL does not know the setting.
-        let _ = reader.run("SET SESSION max_statement_time = 0").await;
+        reader.run(ISOLATION).await?;
         reader
             .run("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
             .await?;
@@ -86,13 +83,18 @@ enum Ask {
 
 struct Reader {
     conn: Conn,
+    look: MySqlLook,
     server: String,
 }
 
 impl Reader {
     async fn run(&mut self, sql: &str) -> Result<()> {
-        let outcome = self.conn.query_drop(sql).await;
-        outcome.map_err(|e| error::explain(&self.server, e))
+        let Reader { conn, look, server } = self;
+        let work = async {
+            let outcome = conn.query_drop(sql).await;
+            outcome.map_err(|e| error::explain(server, e))
+        };
+        answered(work, look).await
     }
 
     async fn rows(&mut self, sql: &str, params: Vec<Given>) -> Result<Vec<ServerRow>> {
@@ -100,8 +102,12 @@ impl Reader {
             true => Params::Empty,
             false => Params::Positional(params),
         };
-        let outcome = self.conn.exec(sql, params).await;
-        outcome.map_err(|e| error::explain(&self.server, e))
+        let Reader { conn, look, server } = self;
+        let work = async {
+            let outcome = conn.exec(sql, params).await;
+            outcome.map_err(|e| error::explain(server, e))
+        };
+        answered(work, look).await
     }
 
     async fn state(&mut self, config: &MySqlApplierConfig) -> Result<ReplicaState> {
@@ -221,19 +227,24 @@ impl Reader {
     ) -> Result<bool> {
         let names: Vec<String> = columns.iter().map(|name| quote(name)).collect();
         let sql = format!("SELECT {} FROM {}", names.join(", "), quote_table(table));
-        let Reader { conn, server } = self;
+        let Reader { conn, look, server } = self;
         let explain = |e| error::explain(server, e);
-        let mut result = conn.exec_iter(sql, ()).await.map_err(explain)?;
+        let begin = async { conn.exec_iter(sql, ()).await.map_err(explain) };
+        let mut result = answered(begin, look).await?;
         loop {
-            let mut buffer = Vec::with_capacity(PIECE_BYTES + PIECE_BYTES / 4);
-            let mut ends = Vec::new();
-            while buffer.len() < PIECE_BYTES {
-                let Some(row) = result.next().await.map_err(explain)? else {
-                    break;
-                };
-                encode(&row, &mut buffer)?;
-                ends.push(buffer.len());
-            }
+            let fill = async {
+                let mut buffer = Vec::with_capacity(PIECE_BYTES + PIECE_BYTES / 4);
+                let mut ends = Vec::new();
+                while buffer.len() < PIECE_BYTES {
+                    let Some(row) = result.next().await.map_err(explain)? else {
+                        break;
+                    };
+                    encode(&row, &mut buffer)?;
+                    ends.push(buffer.len());
+                }
+                Ok((buffer, ends))
+            };
+            let (buffer, ends) = answered(fill, look).await?;
             // An empty piece is the end.
             let last = ends.is_empty();
             let buffer = Bytes::from(buffer);

@@ -191,6 +191,12 @@ impl Applier for MySqlApplier {
             .await
     }
 
+    async fn ping(&mut self) -> Result<()> {
+        self.session
+            .with(async |session| session.run("DO 1").await)
+            .await
+    }
+
     async fn close(&mut self) {
         if let Ok(session) = self.session.take() {
             session.close().await;

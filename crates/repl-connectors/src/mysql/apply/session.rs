@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row as ServerRow, Value as Param};
@@ -16,27 +17,27 @@ use super::metadata::{Target, text};
 use super::stage::Stage;
 use super::store::Store;
 use super::{MySqlApplierConfig, failpoint};
+use crate::answer::answered;
+use crate::mysql::settings::Session as Settings;
+use crate::mysql::target::MySqlLook;
 use crate::mysql::{admin, error};
 use crate::seam::{ConnectorError, ReplicaState, Result, Style};
 
-/// Settings of the session on both engines. Values must be stored exactly or refused, whatever
-/// the server's defaults: ANSI_QUOTES lets statements that make tables quote names either way,
+/// What the settings of every session leave to this one. Values must be stored exactly or refused,
+/// whatever the server's defaults: ANSI_QUOTES lets statements that make tables quote names either way,
 /// NO_AUTO_VALUE_ON_ZERO keeps the source's zeros, and zero dates of a source are values too. The
 /// foreign keys' effects arrive from the source.
-const SETTINGS: &[&str] = &[
-    "SET NAMES utf8mb4",
-    "SET SESSION sql_mode = 'ANSI_QUOTES,STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,\
-     NO_AUTO_VALUE_ON_ZERO,ERROR_FOR_DIVISION_BY_ZERO', time_zone = '+00:00', \
-     foreign_key_checks = 0, unique_checks = 1, sql_safe_updates = 0, sql_big_selects = 1, \
-     sql_select_limit = DEFAULT, sql_auto_is_null = 0, innodb_lock_wait_timeout = 10, \
-     lock_wait_timeout = 10, wait_timeout = 28800, @repl_daemon_apply = 1",
+const OWN: &[&str] = &[
+    "SET @repl_daemon_apply = 1",
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
     "SET SESSION TRANSACTION READ WRITE",
-    "SET SESSION autocommit = 0",
 ];
 /// Seconds after which MariaDB ends a session that is idle inside a transaction: one cut off from
 /// us must not hold its locks for long. MySQL has no such limit.
 pub(super) const IDLE: u32 = 60;
+
+/// How long saying goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Rows of a step that is held back until the commit, to save a round trip.
 const HELD_ROWS: usize = 1_000;
@@ -62,6 +63,7 @@ pub(super) struct Server {
 
 pub(super) struct Session {
     pub(super) conn: Conn,
+    look: MySqlLook,
     pub(super) config: MySqlApplierConfig,
     pub(super) server: Server,
     pub(super) store: Store,
@@ -98,8 +100,11 @@ impl Session {
     /// Connects and prepares.
     pub(super) async fn open(config: &MySqlApplierConfig) -> Result<(Session, ReplicaState)> {
         let name = format!("repl-daemon apply {}/{}", config.group, config.replica);
+        let conn = config.target.connect(&name, Settings::Applier).await?;
+        let lock = lock_name(&config.group, &config.replica);
         let mut session = Session {
-            conn: config.target.connect(&name).await?,
+            look: config.target.look(&conn, Some(lock)),
+            conn,
             config: config.clone(),
             server: Server::default(),
             store: Store::default(),
@@ -109,7 +114,7 @@ impl Session {
             batch: None,
         };
         session.check_server().await?;
-        for statement in SETTINGS {
+        for statement in OWN {
             session.run(statement).await?;
         }
         session.allow_idle(IDLE).await?;
@@ -157,8 +162,7 @@ impl Session {
         if !self.server.mariadb {
             return Ok(());
         }
-        let sql =
-            format!("SET SESSION idle_transaction_timeout = {seconds}, max_statement_time = 0");
+        let sql = format!("SET SESSION idle_transaction_timeout = {seconds}");
         self.run(&sql).await
     }
 
@@ -206,26 +210,38 @@ impl Session {
 
     /// Runs a statement without results or parameters.
     pub(super) async fn run(&mut self, sql: &str) -> Result<()> {
-        let outcome = self.conn.query_drop(sql).await;
-        outcome.map_err(|error| self.explain(error))
+        let work = async {
+            let outcome = self.conn.query_drop(sql).await;
+            outcome.map_err(|error| explain(&self.config, error))
+        };
+        answered(work, &self.look).await
     }
 
     /// Rows of a statement without parameters.
     async fn query(&mut self, sql: &str) -> Result<Vec<ServerRow>> {
-        let outcome = self.conn.query(sql).await;
-        outcome.map_err(|error| self.explain(error))
+        let work = async {
+            let outcome = self.conn.query(sql).await;
+            outcome.map_err(|error| explain(&self.config, error))
+        };
+        answered(work, &self.look).await
     }
 
     /// Rows of a prepared statement.
     pub(super) async fn rows(&mut self, sql: &str, params: Vec<Param>) -> Result<Vec<ServerRow>> {
-        let outcome = self.conn.exec(sql, positional(params)).await;
-        outcome.map_err(|error| self.explain(error))
+        let work = async {
+            let outcome = self.conn.exec(sql, positional(params)).await;
+            outcome.map_err(|error| explain(&self.config, error))
+        };
+        answered(work, &self.look).await
     }
 
     /// Runs a prepared statement; how many rows it found.
     pub(super) async fn exec(&mut self, sql: &str, params: Vec<Param>) -> Result<u64> {
-        let outcome = self.conn.exec_drop(sql, positional(params)).await;
-        outcome.map_err(|error| self.explain(error))?;
+        let work = async {
+            let outcome = self.conn.exec_drop(sql, positional(params)).await;
+            outcome.map_err(|error| explain(&self.config, error))
+        };
+        answered(work, &self.look).await?;
         Ok(self.conn.affected_rows())
     }
 
@@ -299,10 +315,6 @@ impl Session {
             }
         }
         Ok(None)
-    }
-
-    pub(super) fn explain(&self, error: mysql_async::Error) -> ConnectorError {
-        error::explain(&self.config.target.to_string(), error)
     }
 
     fn conflict(&self, doing: &Doing<'_>, found: u64, expected: u64) -> ConnectorError {
@@ -458,9 +470,13 @@ impl Session {
     }
 
     pub(super) async fn close(self) {
-        // The server notices the closed connection in any case.
-        let _ = self.conn.disconnect().await;
+        // The server notices the closed connection in any case, and need not be there any more.
+        let _ = tokio::time::timeout(GOODBYE, self.conn.disconnect()).await;
     }
+}
+
+fn explain(config: &MySqlApplierConfig, error: mysql_async::Error) -> ConnectorError {
+    error::explain(&config.target.to_string(), error)
 }
 
 /// What a statement on rows is for, for its error.

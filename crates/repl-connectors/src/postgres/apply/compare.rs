@@ -40,7 +40,9 @@ impl Session {
         let made = self.client.simple(&make).await;
         made.map_err(|error| self.explain_stage(error))?;
         let into = format!("COPY {STAGE} ({names}) FROM STDIN");
-        let rows = self.copy_from(target, &into, source, progress).await?;
+        let rows = self
+            .copy_from(target, Some(&into), source, progress)
+            .await?;
         self.client.simple(&format!("ANALYZE {STAGE}")).await?;
         self.client.simple(PLANS).await?;
         // A row may need the unique value of another one, which must have given it up before.
@@ -54,9 +56,37 @@ impl Session {
             },
             inserted: self.count_rows(&target.insert_missing(within)).await?,
         };
+        self.verify_count(target, within, rows).await?;
         self.client.simple(&format!("DROP TABLE {STAGE}")).await?;
         let written = Some(if update { written } else { written.replaced() });
         Ok(Loaded { rows, written })
+    }
+
+    /// Whatever the statements say that they did: as many rows must be there as the source has.
+    async fn verify_count(&mut self, target: &Target, within: &str, rows: u64) -> Result<()> {
+        let condition = match within {
+            "" => String::new(),
+            within => format!(" WHERE {within}"),
+        };
+        let sql = format!("SELECT count(*) FROM {} AS t{condition}", target.own_rows);
+        let counted = self.client.simple(&sql).await?;
+        let found = text(&counted, 0, 0);
+        if found == rows.to_string() {
+            return Ok(());
+        }
+        Err(ConnectorError::new(
+            ErrorKind::Conflict,
+            format!(
+                "{}: table {} holds {found} rows after it was made equal to the primary's {rows}",
+                self.client.server(),
+                target.route.target
+            ),
+        )
+        .table(target.route.target.to_string())
+        .advice(
+            "a trigger or rule of the replica keeps rows out or puts others in: one that is ENABLE ALWAYS or \
+             ENABLE REPLICA acts on replicated rows. Switch it off and `replctl retry`",
+        ))
     }
 
     /// Runs a statement that returns a row for each it wrote, and counts them there.

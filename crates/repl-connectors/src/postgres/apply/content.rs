@@ -9,8 +9,8 @@ use super::PgApplierConfig;
 use super::store::{checkpoint, copied_tables, text};
 use crate::content::{Content, ContentColumn, ContentSource};
 use crate::postgres::frozen::{self, literal};
+use crate::postgres::settings::{self, Session};
 use crate::postgres::snapshot::next_rows;
-use crate::postgres::stream::SESSION_OPTIONS;
 use crate::postgres::wire::PgClient;
 use crate::seam::{ReplicaState, Result};
 
@@ -31,12 +31,9 @@ impl ContentSource for PgContents {
     async fn content(&self) -> Result<Box<dyn Content>> {
         let mut target = self.config.target.clone();
         target.application_name = "repl-daemon validate".to_owned();
-        let mut client = PgClient::connect(&target, &[("options", SESSION_OPTIONS)]).await?;
+        let mut client = settings::connect(&target, Session::Reader).await?;
         client
-            .simple(
-                "SET idle_in_transaction_session_timeout = 0; \
-                 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-            )
+            .simple("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             .await?;
         let state = self.state(&mut client).await?;
         Ok(Box::new(PgContent {

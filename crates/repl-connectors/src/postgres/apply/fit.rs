@@ -137,6 +137,7 @@ pub(super) fn check(route: &Route, catalog: &Catalog) -> Result<()> {
         .table(route.target.to_string())
         .advice(advice))
     };
+    super::meddling::refuse(&route.target, &catalog.meddling)?;
     let table = route.target.quoted();
     if !matches!(catalog.kind.as_str(), "r" | "p") {
         return refuse(

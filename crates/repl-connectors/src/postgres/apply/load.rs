@@ -6,9 +6,9 @@ use repl_core::ErrorKind;
 use repl_core::batch::Route;
 
 use super::metadata::Target;
+use super::queue::Label;
 use super::session::{Session, missing_table};
-use super::sql::Kind;
-use super::{failpoint, fit, store};
+use super::{failpoint, fit, meddling, store};
 use crate::postgres::bulk;
 use crate::seam::{BulkInto, Existing, Load, Loaded, Result, Snapshot, holds_rows};
 
@@ -34,8 +34,7 @@ impl Session {
         let loaded = match ready {
             Ready::Filled => self.compare(&target, "", load.rows, load.progress).await?,
             _ => {
-                let into = target.statement(Kind::CopyIn, &[]);
-                let rows = self.copy_from(&target, &into, load.rows, load.progress);
+                let rows = self.copy_from(&target, None, load.rows, load.progress);
                 Loaded::all(rows.await?)
             }
         };
@@ -65,6 +64,8 @@ impl Session {
             return Ok(Ready::Made);
         };
         let name = table.quoted();
+        // Not a shape that a new table would mend: the trigger is somebody's.
+        meddling::refuse(table, &catalog.meddling)?;
         if let Err(misfit) = fit::check(load.route, &catalog) {
             let other = misfit.kind != ErrorKind::Schema;
             if other || !load.create || load.existing == Existing::Refuse {
@@ -147,17 +148,18 @@ impl Session {
         Ok(())
     }
 
-    /// Puts all rows of an opened table or range where `into`, a COPY statement, says.
+    /// Puts all rows of an opened table or range into the table, or where `into`, a COPY statement,
+    /// says; those of the table are counted there.
     pub(super) async fn copy_from(
         &mut self,
         target: &Arc<Target>,
-        into: &str,
+        into: Option<&str>,
         source: &mut dyn Snapshot,
         progress: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<u64> {
-        if target.columns.is_empty() {
-            // No COPY can tell of rows without columns.
-            let loaded = self.put_rows(target, source, progress).await?;
+        if into.is_none() && !self.can_copy(target) {
+            // No COPY can tell of rows without columns, and nothing of how many it put there.
+            let loaded = self.put_rows(target, false, source, progress).await?;
             self.sync().await?;
             return Ok(loaded);
         }
@@ -169,15 +171,24 @@ impl Session {
         };
         let form = source.begin_bulk(&bulk).await?;
         let option = form.map_or("", bulk::option);
-        self.start_copy(target, &format!("{into}{option}"))?;
+        match into {
+            None => self.start_copy(target, option)?,
+            Some(into) => {
+                let label = Label::Rows("insert", Arc::clone(target), None);
+                self.push_copy(&format!("{into}{option}"), label)?;
+            }
+        }
         // Under way before the source's first rows are waited for: a session in COPY is not
         // idle, however slow the source.
         self.write_now().await?;
         let loaded = match form {
             Some(_) => self.put_pieces(source, progress).await?,
-            None => self.put_rows(target, source, progress).await?,
+            None => self.put_rows(target, true, source, progress).await?,
         };
-        self.client.copy_done();
+        match into {
+            None => self.end_copy(target, loaded)?,
+            Some(_) => self.client.copy_done(),
+        }
         self.sync().await?;
         Ok(loaded)
     }
@@ -202,10 +213,11 @@ impl Session {
         Ok(loaded)
     }
 
-    /// Writes the source's rows one by one.
+    /// Writes the source's rows one by one, as COPY's or by a statement each.
     async fn put_rows(
         &mut self,
         target: &Arc<Target>,
+        copy: bool,
         source: &mut dyn Snapshot,
         progress: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<u64> {
@@ -216,10 +228,10 @@ impl Session {
                 return Ok(loaded);
             }
             for row in &rows {
-                if target.columns.is_empty() {
-                    self.insert_row(target, row)?;
-                } else {
+                if copy {
                     self.copy_row(target, row)?;
+                } else {
+                    self.insert_row(target, row)?;
                 }
                 self.relieve().await?;
             }

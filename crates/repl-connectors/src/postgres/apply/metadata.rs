@@ -8,6 +8,7 @@ use repl_core::batch::Route;
 use repl_core::row::{Row, Value};
 use repl_core::schema::{TableName, quote_identifier};
 
+use super::meddling::{Meddling, meddling};
 use crate::postgres::wire::{PgClient, PipelineError, TextRow};
 use crate::seam::{ConnectorError, Result};
 
@@ -64,28 +65,42 @@ pub(super) struct Catalog {
     pub(super) kind: String,
     /// The role from which row security hides rows: ours.
     pub(super) hidden_from: Option<String>,
+    /// The server's counters tell how many rows were put into it.
+    pub(super) countable: bool,
     pub(super) columns: Vec<ReplicaColumn>,
     pub(super) unique: Vec<UniqueIndex>,
     pub(super) deferrable: Vec<Deferrable>,
+    /// What acts on replicated rows before they are written.
+    pub(super) meddling: Vec<Meddling>,
 }
 
 /// The table of the schema `$1` and the name `$2`, as a condition on `c`; the queries below go out
 /// together, so none can use what another finds.
 macro_rules! the_table {
-    ($select:literal) => {
+    ($($select:tt)*) => {
         concat!(
-            "WITH c AS (SELECT c.oid, c.relkind FROM pg_catalog.pg_class c \
+            "WITH c AS (SELECT c.oid, c.relkind, c.relam FROM pg_catalog.pg_class c \
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
              WHERE n.nspname = $1::text AND c.relname = $2::text) ",
-            $select
+            $($select)*
         )
     };
 }
 
+/// Tables of the server's own access method (its OID is fixed) count the rows put into them.
 const CLASS: &str = the_table!(
     "SELECT c.oid, c.relkind, CASE WHEN pg_catalog.row_security_active(c.oid) \
-    THEN current_user END FROM c"
+    THEN current_user END, (c.relkind = 'p' OR c.relam = 2) AND NOT EXISTS ( \
+    SELECT FROM pg_catalog.pg_partition_tree(c.oid) p \
+    JOIN pg_catalog.pg_class l ON l.oid = p.relid WHERE p.isleaf AND l.relam <> 2) FROM c"
 );
+
+const MEDDLING: &str = the_table!(concat!(
+    meddling!(
+        "SELECT oid FROM c UNION SELECT p.relid FROM c, pg_catalog.pg_partition_tree(c.oid) p"
+    ),
+    " ORDER BY 1, 2, 3"
+));
 
 const COLUMNS: &str = the_table!(
     "SELECT a.attname, pg_catalog.format_type(a.atttypid, -1), \
@@ -140,8 +155,8 @@ impl Catalog {
         table: &TableName,
     ) -> Result<Option<Catalog>, PipelineError> {
         let name = [Some(table.schema.as_str()), Some(table.name.as_str())];
-        let [class, columns, unique, deferrable] = client
-            .query_all([CLASS, COLUMNS, UNIQUE, DEFERRABLE], &name)
+        let [class, columns, unique, deferrable, meddling] = client
+            .query_all([CLASS, COLUMNS, UNIQUE, DEFERRABLE, MEDDLING], &name)
             .await?;
         let Some(class) = class.first() else {
             return Ok(None);
@@ -150,9 +165,11 @@ impl Catalog {
             oid: field(class, 0).to_owned(),
             kind: field(class, 1).to_owned(),
             hidden_from: class.get(2).cloned().flatten(),
+            countable: flag(class, 3),
             columns: columns.iter().map(column).collect(),
             unique: unique_indexes(&unique),
             deferrable: deferrables(&deferrable),
+            meddling: meddling.iter().map(Meddling::new).collect(),
         }))
     }
 
@@ -181,7 +198,7 @@ impl Catalog {
     }
 }
 
-fn field(row: &TextRow, at: usize) -> &str {
+pub(super) fn field(row: &TextRow, at: usize) -> &str {
     row.get(at).and_then(Option::as_deref).unwrap_or_default()
 }
 
@@ -279,6 +296,9 @@ pub(super) struct Target {
     /// A column outside of the key cannot be updated, only inserted.
     pub(super) rewrite_updates: bool,
     pub(super) oid: String,
+    pub(super) partitioned: bool,
+    /// The server's counters tell how many rows were put into it.
+    pub(super) countable: bool,
     pub(super) deferrable: Vec<Deferrable>,
     /// Statements by the columns they write.
     pub(super) statements: Mutex<Statements>,
@@ -290,6 +310,7 @@ impl Target {
     /// # Errors
     /// [`ErrorKind::Schema`] when a column is missing.
     pub(super) fn new(route: &Arc<Route>, catalog: Catalog) -> Result<Target> {
+        super::meddling::refuse(&route.target, &catalog.meddling)?;
         let schema = &route.schema;
         let mut columns = Vec::with_capacity(schema.columns.len());
         for column in &schema.columns {
@@ -329,6 +350,8 @@ impl Target {
                 .filter(|column| !column.generated)
                 .map(|column| column.name.clone())
                 .collect(),
+            partitioned: catalog.kind == "p",
+            countable: catalog.countable,
             key_is_only_unique: catalog.unique.len() <= 1,
             oid: catalog.oid,
             deferrable: catalog.deferrable,
@@ -407,6 +430,8 @@ pub(super) mod tests {
             oid: "1".into(),
             kind: kind.into(),
             hidden_from: None,
+            countable: true,
+            meddling: Vec::new(),
             columns: vec![column("a", false), column("b", identity_always)],
             unique: Vec::new(),
             deferrable: Vec::new(),

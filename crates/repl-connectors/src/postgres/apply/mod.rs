@@ -17,9 +17,11 @@
 mod adopt;
 mod compare;
 mod content;
+mod counts;
 mod fit;
 mod inherit;
 mod load;
+mod meddling;
 mod metadata;
 mod ordered;
 mod parts;
@@ -245,6 +247,12 @@ impl Applier for PgApplier {
     async fn recut(&mut self, tables: &[TableName], cut: &Cut) -> Result<()> {
         self.session
             .with(async |session| session.recut(tables, cut))
+            .await
+    }
+
+    async fn ping(&mut self) -> Result<()> {
+        self.session
+            .with(async |session| session.client.simple("SELECT 1").await.map(drop))
             .await
     }
 

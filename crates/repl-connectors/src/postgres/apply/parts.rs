@@ -7,7 +7,6 @@ use repl_core::copy::{PartialCopy, StoredCopy};
 use repl_core::schema::TableName;
 
 use super::session::{Session, missing_table};
-use super::sql::Kind;
 use super::store::text;
 use super::{failpoint, fit};
 use crate::copies::{not_in_numbers, stored_form, taken_over};
@@ -255,8 +254,7 @@ impl Session {
             self.compare(&target, &within, part.rows, part.progress)
                 .await?
         } else {
-            let into = target.statement(Kind::CopyIn, &[]);
-            let rows = self.copy_from(&target, &into, part.rows, part.progress);
+            let rows = self.copy_from(&target, None, part.rows, part.progress);
             Loaded::all(rows.await?)
         };
         let (number, rows) = (part.part.to_string(), loaded.rows.to_string());

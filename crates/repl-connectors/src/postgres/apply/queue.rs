@@ -6,6 +6,7 @@ use std::sync::Arc;
 use repl_core::ErrorKind;
 use repl_core::row::Row;
 
+use super::meddling;
 use super::metadata::Target;
 use super::session::Session;
 use super::sql::MARK;
@@ -25,6 +26,8 @@ pub(super) enum Label {
     Rows(&'static str, Arc<Target>, Option<Row>),
     /// Verifies a deferrable constraint of a table.
     Constraint(Arc<Target>, String),
+    /// Looks for triggers and rules that act on replicated rows.
+    Meddling,
     /// Anything else.
     Other,
 }
@@ -127,6 +130,12 @@ impl Session {
         let label = self.labels.of(failure.statement);
         let mut explained = match (own, label) {
             (Some(_), Some(Label::Checkpoint)) => self.checkpoint_moved(),
+            (Some(found), Some(Label::Meddling)) => {
+                meddling::appeared(self.client.server(), &found)
+            }
+            (Some(found), Some(Label::Rows("insert", target, _))) => {
+                kept_out(self.client.server(), target, &found)
+            }
             (Some(found), Some(Label::Rows(verb, target, _))) => {
                 conflict(self.client.server(), verb, target, &found)
             }
@@ -182,6 +191,19 @@ fn conflict(server: &str, verb: &str, target: &Target, found: &str) -> Connector
         "the replica's table was changed by something else: mend the rows and `replctl retry`, or \
          have the table copied again",
     )
+}
+
+/// Nothing but code of the replica's own keeps rows from being inserted without an error.
+fn kept_out(server: &str, target: &Target, found: &str) -> ConnectorError {
+    let table = &target.route.target;
+    ConnectorError::new(
+        ErrorKind::Conflict,
+        format!("{server}: not every row inserted into table {table} is there afterwards: {found}"),
+    )
+    .advice(format!(
+        "a trigger or rule of the replica keeps it out: one that is ENABLE ALWAYS or ENABLE REPLICA acts on \
+         replicated rows (see \\d {table} in psql). Switch it off and `replctl retry`"
+    ))
 }
 
 fn duplicates(server: &str, target: &Target, constraint: &str) -> ConnectorError {

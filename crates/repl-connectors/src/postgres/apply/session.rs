@@ -1,6 +1,6 @@
 //! One session to a replica: how it is prepared, and the course of a target transaction.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use repl_core::ErrorKind;
@@ -8,11 +8,13 @@ use repl_core::batch::{Route, Step};
 use repl_core::checkpoint::Checkpoint;
 use repl_core::schema::{SchemaId, TableName};
 
+use super::meddling::Watch;
 use super::metadata::{Catalog, Target};
 use super::queue::{Label, Labels};
 use super::text::Arrays;
 use super::unique::Touched;
 use super::{PgApplierConfig, failpoint};
+use crate::postgres::settings;
 use crate::postgres::wire::PgClient;
 use crate::seam::{Commit, ConnectorError, ReplicaState, Result, Style};
 
@@ -21,22 +23,10 @@ const OLDEST_SERVER: u32 = 14;
 /// Longest name the server keeps of a session, bytes.
 const NAME_BYTES: usize = 63;
 
-/// Settings of the session. Values must be read and written exactly as in the source's text form;
-/// plans must be made for a few rows by key whatever the statistics say, since stale ones would
-/// scan whole tables; a session cut off from us must not hold its locks for long; commits are
-/// durable unless one says otherwise for itself, and a stronger `synchronous_commit` of the role or
-/// database is kept.
-const SETTINGS: &str = "\
-    SET search_path = ''; SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; \
-    SET IntervalStyle = 'postgres'; SET extra_float_digits = 3; SET bytea_output = 'hex'; \
-    SET lc_monetary = 'C'; SET xmloption = 'content'; SET standard_conforming_strings = on; \
-    SET default_transaction_isolation = 'read committed'; \
-    SET default_transaction_read_only = off; SET row_security = off; SET repl.applier = on; \
-    SET check_function_bodies = off; SET statement_timeout = 0; SET lock_timeout = '10s'; \
-    SET idle_in_transaction_session_timeout = '60s'; SET idle_session_timeout = 0; \
-    SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; SET tcp_user_timeout = '30s'; \
-    SET jit = off; SET enable_seqscan = off; SET enable_hashjoin = off; \
-    SET enable_mergejoin = off; SET plan_cache_mode = auto; \
+/// What the settings of every session leave to this one: by its name the daemon is known to its own
+/// fences, and commits are durable unless one says otherwise for itself, while a stronger
+/// `synchronous_commit` of the role or database is kept.
+const OWN: &str = "SET repl.applier = on; \
     SELECT pg_catalog.set_config('synchronous_commit', 'on', false) \
     WHERE pg_catalog.current_setting('synchronous_commit') = 'off'";
 
@@ -52,6 +42,9 @@ const END_LEFTOVERS: &str = "SELECT pg_catalog.pg_terminate_backend(pid, 5000) \
     AND usesysid = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user) \
     AND pid <> pg_catalog.pg_backend_pid()";
 
+/// Whether the server counts the rows that a transaction put into a table.
+const TRACK_COUNTS: &str = "SELECT pg_catalog.current_setting('track_counts')";
+
 /// Turns off foreign keys and ordinary triggers: their effects arrive from the source.
 const REPLICA_ROLE: &str = "SET session_replication_role = replica";
 
@@ -61,7 +54,10 @@ pub(super) struct Session {
     pub(super) labels: Labels,
     pub(super) arrays: Arrays,
     targets: HashMap<(SchemaId, TableName), Arc<Target>>,
+    pub(super) watch: Watch,
     pub(super) batch: Option<Batch>,
+    /// The server counts rows: those of a COPY can be verified.
+    pub(super) counts_rows: bool,
     /// The Syncs that end the transactions submitted and not settled, oldest first.
     submitted: VecDeque<u64>,
 }
@@ -88,7 +84,9 @@ impl Session {
             labels: Labels::default(),
             arrays: Arrays::default(),
             targets: HashMap::new(),
+            watch: Watch::default(),
             batch: None,
+            counts_rows: false,
             submitted: VecDeque::new(),
         };
         session.check_server()?;
@@ -120,9 +118,11 @@ impl Session {
     }
 
     async fn prepare(&mut self) -> Result<()> {
-        let texts = [SETTINGS, IN_RECOVERY, END_LEFTOVERS, REPLICA_ROLE];
-        let [settings, in_recovery, leftovers, role] = self.client.simple_all(texts).await?;
-        settings?;
+        settings::pin(&mut self.client, settings::Session::Applier).await?;
+        let texts = [OWN, IN_RECOVERY, END_LEFTOVERS, REPLICA_ROLE, TRACK_COUNTS];
+        let [own, in_recovery, leftovers, role, counts] = self.client.simple_all(texts).await?;
+        own?;
+        self.counts_rows = super::store::text(&counts?, 0, 0) == "on";
         if super::store::text(&in_recovery?, 0, 0) == "t" {
             return Err(ConnectorError::new(
                 ErrorKind::Configuration,
@@ -172,6 +172,12 @@ impl Session {
         let target = Arc::new(Target::new(route, catalog)?);
         self.targets.insert(key, Arc::clone(&target));
         Ok(target)
+    }
+
+    /// The tables that this session knows to write to.
+    pub(super) fn target_oids(&self) -> Vec<String> {
+        let oids: BTreeSet<&String> = self.targets.values().map(|target| &target.oid).collect();
+        oids.into_iter().cloned().collect()
     }
 
     /// Forgets what the catalog said of a table.
@@ -251,6 +257,7 @@ impl Session {
             ConnectorError::new(ErrorKind::Internal, "submit without a transaction")
         })?;
         self.verify_constraints(&batch.touched).await?;
+        self.watch_meddling()?;
         let outside = outside_transaction();
         if !outside && !batch.whole {
             self.move_checkpoint(&batch.expected, next, commit)?;

@@ -211,26 +211,22 @@ impl Session {
     }
 
     pub(super) async fn insert_rows(&mut self, target: &Arc<Target>, rows: &[Row]) -> Result<()> {
-        if rows.len() <= FEW || target.columns.is_empty() {
+        if rows.len() <= FEW || !self.can_copy(target) {
             for row in rows {
                 self.insert_row(target, row)?;
+                self.relieve().await?;
             }
-            return self.relieve().await;
+            return Ok(());
         }
-        self.start_copy(target, &target.statement(Kind::CopyIn, &[]))?;
+        self.start_copy(target, "")?;
         for row in rows {
             self.copy_row(target, row)?;
             if self.is_laden() {
                 self.write_now().await?;
             }
         }
-        self.client.copy_done();
+        self.end_copy(target, rows.len() as u64)?;
         self.relieve().await
-    }
-
-    /// Starts the COPY statement `into`, whose rows are of the target's shape.
-    pub(super) fn start_copy(&mut self, target: &Arc<Target>, into: &str) -> Result<()> {
-        self.push_copy(into, Label::Rows("insert", Arc::clone(target), None))
     }
 
     pub(super) fn copy_row(&mut self, target: &Target, row: &Row) -> Result<()> {
@@ -249,9 +245,9 @@ impl Session {
         if total == 0 {
             return Ok(());
         }
-        let single = total <= FEW as i64 || target.columns.is_empty();
+        let single = total <= FEW as i64 || !self.can_copy(target);
         if !single {
-            self.start_copy(target, &target.statement(Kind::CopyIn, &[]))?;
+            self.start_copy(target, "")?;
         }
         for (row, count) in added {
             for _ in 0..*count {
@@ -264,7 +260,7 @@ impl Session {
             }
         }
         if !single {
-            self.client.copy_done();
+            self.end_copy(target, total.unsigned_abs())?;
         }
         self.relieve().await
     }

@@ -186,14 +186,19 @@ impl Target {
     }
 
     fn insert_row(&self) -> String {
-        if self.columns.is_empty() {
-            return format!("INSERT INTO {} DEFAULT VALUES", self.name);
-        }
-        let values = join(&self.columns, ", ", |at, _| self.param(at, at + 1));
+        let values = if self.columns.is_empty() {
+            "DEFAULT VALUES".to_owned()
+        } else {
+            let values = join(&self.columns, ", ", |at, _| self.param(at, at + 1));
+            format!(
+                "({}) OVERRIDING SYSTEM VALUE VALUES ({values})",
+                self.image_columns()
+            )
+        };
         format!(
-            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({values})",
+            "WITH done AS (INSERT INTO {} {values} RETURNING 1){}",
             self.name,
-            self.image_columns()
+            counted("done", "1")
         )
     }
 
@@ -335,12 +340,15 @@ impl Target {
 
     /// Puts the staged rows back.
     pub(super) fn unstage(&self) -> [String; 2] {
+        let staged = format!("(SELECT count(*) FROM {})", self.stage());
         [
             format!(
-                "INSERT INTO {} ({1}) OVERRIDING SYSTEM VALUE SELECT {1} FROM {2}",
+                "WITH done AS (INSERT INTO {} ({1}) OVERRIDING SYSTEM VALUE SELECT {1} FROM {2} \
+                 RETURNING 1){3}",
                 self.name,
                 self.writable_columns(),
-                self.stage()
+                self.stage(),
+                counted("done", &staged)
             ),
             format!("DELETE FROM {}", self.stage()),
         ]

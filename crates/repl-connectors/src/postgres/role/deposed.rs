@@ -17,7 +17,6 @@ use crate::postgres::catalog_error::from_sqlx;
 use crate::postgres::images;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::pgoutput::{self, Field, Message, OldTuple, Relation, Tuple};
-use crate::postgres::stream::SESSION_OPTIONS;
 use crate::seam::{ConnectorError, Result, Stray, StrayKey, StrayOp, StraySink, stray_key};
 
 /// Whether a failed attempt to connect shows a server at work: it refuses us, and lives.
@@ -203,13 +202,7 @@ impl PgRole {
         sink: &mut dyn StraySink,
     ) -> Result<(u64, u64)> {
         let doing = |e: sqlx::Error| from_sqlx(&e, "reading what it committed last");
-        // Values are to have the form that the stream gives them: rows are found again by them.
-        let forms = SESSION_OPTIONS.split("-c ").filter(|form| !form.is_empty());
-        for form in forms.filter_map(|form| form.trim().split_once('=')) {
-            let set = sqlx::query("SELECT pg_catalog.set_config($1, $2, false)");
-            let set = set.bind(form.0).bind(form.1);
-            set.execute(&mut admin.connection).await.map_err(doing)?;
-        }
+        // Values have the form that the stream gives them, since every session's settings do.
         let sql = "SELECT data FROM pg_logical_slot_peek_binary_changes($1, NULL, NULL, \
                    'proto_version', '1', 'publication_names', $2)";
         let options = &self.capture.options;

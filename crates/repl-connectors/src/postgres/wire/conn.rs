@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -10,7 +11,9 @@ use bytes::{Buf, BufMut, BytesMut};
 use postgres_protocol::message::backend::{self, COPY_DATA_TAG, Message};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
+use super::look::PgLook;
 use super::stream::{NARROW, Stream};
+use crate::answer::{Patience, SILENCE};
 use crate::postgres::error::WireError;
 
 /// Room made for each read, bytes. Many messages arrive in one read, and their contents are
@@ -49,6 +52,9 @@ pub(super) struct Conn {
     /// The mark last set by [`Stream::wake_at`].
     watermark: usize,
     narrow: bool,
+    /// Looks at the session when its server is silent; none where silence is no news.
+    look: Option<Arc<PgLook>>,
+    patience: Patience,
 }
 
 impl Conn {
@@ -60,7 +66,14 @@ impl Conn {
             inbound: BytesMut::with_capacity(READ_ROOM),
             outbound: BytesMut::new(),
             limit: DEFAULT_LIMIT,
+            look: None,
+            patience: Patience::default(),
         }
+    }
+
+    /// Has the session be looked at when its server is silent.
+    pub(super) fn set_look(&mut self, look: Option<Arc<PgLook>>) {
+        self.look = look;
     }
 
     pub(super) fn stream(&self) -> &Stream {
@@ -138,8 +151,26 @@ impl Conn {
         !matches!(self.complete(), Ok(None))
     }
 
-    /// Reads once. Safe to cancel: nothing received is lost.
+    /// Reads once, for as long as the server is there. Safe to cancel: nothing received is lost.
     pub(super) async fn receive(&mut self) -> Result<(), WireError> {
+        let Some(look) = self.look.clone() else {
+            return self.read_once().await;
+        };
+        loop {
+            if let Ok(outcome) = tokio::time::timeout(SILENCE, self.read_once()).await {
+                self.patience.renew();
+                return outcome;
+            }
+            self.look_at(&look).await?;
+        }
+    }
+
+    async fn look_at(&mut self, look: &PgLook) -> Result<(), WireError> {
+        let looked = self.patience.look(look).await;
+        looked.map_err(|error| WireError::Silent(Box::new(error)))
+    }
+
+    async fn read_once(&mut self) -> Result<(), WireError> {
         self.make_room();
         let at_once = self.at_once();
         let mut room = (&mut self.inbound).limit(at_once);
@@ -213,6 +244,20 @@ impl Conn {
     }
 
     async fn write_or_read(&mut self, waiting_limit: usize) -> Result<Pumped, WireError> {
+        let Some(look) = self.look.clone() else {
+            return self.write_or_read_once(waiting_limit).await;
+        };
+        loop {
+            let once = self.write_or_read_once(waiting_limit);
+            if let Ok(outcome) = tokio::time::timeout(SILENCE, once).await {
+                self.patience.renew();
+                return outcome;
+            }
+            self.look_at(&look).await?;
+        }
+    }
+
+    async fn write_or_read_once(&mut self, waiting_limit: usize) -> Result<Pumped, WireError> {
         self.make_room();
         let Conn {
             stream,

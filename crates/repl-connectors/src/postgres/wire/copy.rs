@@ -108,7 +108,10 @@ impl PgClient {
     /// What the server reports.
     pub async fn copy_both(mut self, sql: &str) -> Result<CopyBoth> {
         self.end_pipeline().await?;
-        match self.start_copy_both(sql).await {
+        let started = self.start_copy_both(sql).await;
+        // From now on a server that has nothing to say is silent.
+        self.conn.set_look(None);
+        match started {
             Ok(()) => Ok(CopyBoth {
                 conn: self.conn,
                 server: self.server,

@@ -11,11 +11,13 @@
 mod auth;
 mod conn;
 mod copy;
+mod look;
 mod pipeline;
 mod stream;
 mod tls;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fallible_iterator::FallibleIterator;
@@ -24,6 +26,7 @@ use postgres_protocol::message::frontend;
 use repl_core::ErrorKind;
 
 pub use copy::CopyBoth;
+pub(super) use look::PgLook;
 pub use pipeline::PipelineError;
 
 use self::conn::Conn;
@@ -63,6 +66,13 @@ impl PgClient {
         Self::connect_in(target, params, Room::Usual).await
     }
 
+    /// [`PgClient::connect`] for a session of no duration.
+    async fn connect_unwatched(target: &PgTarget) -> Result<PgClient> {
+        let mut client = Self::connect_in(target, &[], Room::Usual).await?;
+        client.conn.set_look(None);
+        Ok(client)
+    }
+
     /// [`PgClient::connect`] for a session in which the server sends many small messages, each by itself.
     /// If it is on this machine, it gets little room to send before we read: what it sends beyond
     /// costs it less than half, and reaches us in one piece. Elsewhere room is throughput.
@@ -82,7 +92,7 @@ impl PgClient {
         match tokio::time::timeout(target.connect_timeout, Self::log_in(target, params, room)).await
         {
             Ok(Ok(client)) => Ok(client),
-            Ok(Err(error)) => Err(error.into_connector(&server)),
+            Ok(Err(error)) => Err(error.into_connector(&server).connecting()),
             Err(_) => Err(ConnectorError::new(
                 ErrorKind::Connection,
                 format!(
@@ -119,6 +129,8 @@ impl PgClient {
         };
         client.await_ready().await?;
         client.conn.set_limit(SESSION_LIMIT);
+        let look = PgLook::session(target, client.backend_pid);
+        client.conn.set_look(Some(Arc::new(look)));
         Ok(client)
     }
 

@@ -14,6 +14,7 @@ use rustls::{
 };
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
+use crate::certificates;
 use crate::postgres::error::WireError;
 use crate::postgres::target::{PgHost, PgTarget, PgTls, TlsMode};
 
@@ -117,21 +118,12 @@ fn unusable(file: &Path, why: &dyn std::fmt::Display) -> WireError {
     )
 }
 
-/// A refused certificate is the operator's to mend; anything else may pass by itself.
+/// What TLS itself refuses is somebody's to mend; a connection that broke meanwhile is not.
 pub(super) fn handshake_error(error: io::Error) -> WireError {
-    let refused = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<Error>())
-        .is_some_and(|inner| matches!(inner, Error::InvalidCertificate(_)));
-    if refused {
-        return WireError::Config(
-            format!("TLS: the server's certificate is refused: {error}"),
-            "name the authority that issued it with `ca_file`, and the name it was issued for \
-             with `server_name`, in this node's `tls` table"
-                .into(),
-        );
+    match certificates::words(&error) {
+        Some((what, advice)) => WireError::Config(what, advice.into()),
+        None => WireError::Lost(format!("the TLS handshake failed: {error}")),
     }
-    WireError::Lost(format!("TLS handshake failed: {error}"))
 }
 
 /// Verifies the chain, not the name (`verify-ca`).
