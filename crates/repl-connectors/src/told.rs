@@ -296,6 +296,16 @@ impl Snapshot for ToldSnapshot {
         self.inner.count(&self.teller.own(table)).await
     }
 
+    async fn references(&mut self) -> Result<Option<Vec<(TableName, TableName)>>> {
+        let found = self.inner.references().await?;
+        let known = |table: &TableName| self.teller.known(table);
+        let told = |found: Vec<(TableName, TableName)>| {
+            let pairs = found.iter().map(|(from, to)| (known(from), known(to)));
+            pairs.collect()
+        };
+        Ok(found.map(told))
+    }
+
     async fn withheld(&mut self) -> Result<Vec<u64>> {
         self.inner.withheld().await
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use repl_core::record::History;
 use repl_core::schema::{Column, Identity, SchemaId, TableName, TableSchema, TypeDetail};
 use repl_core::select::Selection;
-use sqlx::{PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::catalog_error::from_sqlx;
 use super::details::{TypeKey, details};
@@ -99,6 +99,9 @@ const TABLES: &str = "
        AND ($1::int8 IS NULL OR c.oid = $1::int8)
      ORDER BY 2, 3";
 
+/// What selects the tables in it.
+const EVERY: &str = "($1::int8 IS NULL OR c.oid = $1::int8)";
+
 const COLUMNS: &str = "
     SELECT a.attrelid::int8 AS oid, a.attnum::int4 AS number, a.attname::text AS name,
            format_type(a.atttypid, a.atttypmod) AS type_name, a.atttypid::int8 AS type_id,
@@ -173,7 +176,12 @@ pub async fn tables(
 }
 
 async fn raw_tables(connection: &mut PgConnection, only: Option<u32>) -> Result<Vec<RawTable>> {
-    let rows = sqlx::query(TABLES)
+    // By the index, whatever plan is kept for it: the stream asks for each table that it meets.
+    let sql = match only {
+        Some(_) => TABLES.replace(EVERY, "c.oid = $1::int8::oid"),
+        None => TABLES.to_owned(),
+    };
+    let rows = sqlx::query(AssertSqlSafe(sql))
         .bind(only.map(i64::from))
         .fetch_all(connection)
         .await

@@ -402,6 +402,29 @@ async fn constraints_and_indexes(
     Ok((key, statements))
 }
 
+/// The tables that have a foreign key, each with the one it refers to.
+pub(super) async fn references(
+    connection: &mut PgConnection,
+) -> Result<Vec<(TableName, TableName)>> {
+    let pairs: Vec<(String, String, String, String)> = sqlx::query_as(
+        "SELECT DISTINCT hn.nspname::text, h.relname::text, tn.nspname::text, t.relname::text
+           FROM pg_constraint k
+           JOIN pg_class h ON h.oid = k.conrelid JOIN pg_namespace hn ON hn.oid = h.relnamespace
+           JOIN pg_class t ON t.oid = k.confrelid JOIN pg_namespace tn ON tn.oid = t.relnamespace
+          WHERE k.contype = 'f' AND k.conparentid = 0 AND t.relkind = 'r'",
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(|e| from_sqlx(&e, "looking for foreign keys"))?;
+    let pair = |(schema, name, other_schema, other)| {
+        (
+            TableName::new(schema, name),
+            TableName::new(other_schema, other),
+        )
+    };
+    Ok(pairs.into_iter().map(pair).collect())
+}
+
 /// Foreign keys, NOT VALID: while tables are still joining the stream their rows need not fit yet,
 /// and the applying session does not check them anyway; they bind whoever writes later.
 async fn foreign_keys(

@@ -264,6 +264,10 @@ impl Snapshot for PgSnapshot {
         frozen::count(&mut self.client, table, false).await
     }
 
+    async fn references(&mut self) -> Result<Option<Vec<(TableName, TableName)>>> {
+        ddl::references(self.catalog()?).await.map(Some)
+    }
+
     /// A commit waits for synchronous standbys after it was written to the WAL, and meanwhile its
     /// transaction counts as running. That of a prepared one is not the waiting session's own.
     async fn withheld(&mut self) -> Result<Vec<u64>> {

@@ -183,6 +183,15 @@ pub trait Snapshot: Send {
         }
     }
 
+    /// The tables that have a foreign key, each with the one it refers to; none where it is not cheaper to
+    /// ask than to describe every table.
+    ///
+    /// # Errors
+    /// When the source cannot be asked.
+    async fn references(&mut self) -> Result<Option<Vec<(TableName, TableName)>>> {
+        Ok(None)
+    }
+
     /// Source ids of transactions that are committed, and may be in the log, but that the snapshot
     /// does not show because the source withholds their commit.
     ///

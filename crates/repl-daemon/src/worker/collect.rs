@@ -109,6 +109,8 @@ pub struct Plan {
     pub conversion: Arc<Conversion>,
     /// Tables whose rows the replica holds, with what their copy already contains.
     pub tables: HashMap<TableName, CopiedTable>,
+    /// Schema versions that the replica's tables were made to fit.
+    pub fitted: HashSet<SchemaId>,
     /// Leave this transaction's changes out.
     pub skip: Option<Seq>,
     /// Mode.

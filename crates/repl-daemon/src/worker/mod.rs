@@ -22,7 +22,7 @@ mod send;
 pub mod stream;
 mod touched;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +38,7 @@ use repl_core::deposed::AutoRejoin;
 use repl_core::failpoint;
 use repl_core::log::{Durable, EventLog};
 use repl_core::membership::Membership;
-use repl_core::schema::TableName;
+use repl_core::schema::{SchemaId, TableName};
 use repl_core::select::Routing;
 use repl_core::{Directive, ErrorKind};
 use tokio::sync::watch;
@@ -116,6 +116,10 @@ pub struct Worker {
     mending: Option<mend::Mending>,
     /// The inheritance that was last seen to in this session.
     inherited: Option<Vec<Inherits>>,
+    /// The schema versions that the replica's tables were made to fit in this session.
+    fitted: HashMap<SchemaId, TableName>,
+    /// The tables that were copied since no foreign keys were due; none where that is not known.
+    without_keys: Option<BTreeSet<TableName>>,
 }
 
 /// Why a session failed.
@@ -176,6 +180,8 @@ impl Worker {
             attached: false,
             mending: None,
             inherited: None,
+            fitted: HashMap::new(),
+            without_keys: None,
         }
     }
 
@@ -272,6 +278,7 @@ impl Worker {
     async fn open(&mut self) -> Result<(), Failure> {
         self.state = self.parts.applier.open().await?;
         self.inherited = None;
+        self.fitted.clear();
         self.check_distinct()?;
         self.note_forgetful()?;
         let options = &mut Arc::make_mut(&mut self.parts.conversion).options;

@@ -108,8 +108,10 @@ impl Routes {
         self.elsewhere
             .extend(elsewhere.map(|names| (schema, names)));
         let routed = make(plan, schema)?.map(Arc::new);
-        let route = routed.as_ref().map(|routed| Arc::clone(&routed.route));
-        self.fresh.extend(route);
+        let fitted = plan.fitted.contains(&schema);
+        let fresh = routed.as_ref().filter(|_| !fitted);
+        self.fresh
+            .extend(fresh.map(|routed| Arc::clone(&routed.route)));
         self.known.insert(schema, routed.clone());
         Ok(routed)
     }
@@ -122,7 +124,11 @@ impl Routes {
         let mut last = None;
         for schema in schemas(changes) {
             let schema = schema?;
-            let known = || self.known.contains_key(&schema) || self.is_contained(plan, schema);
+            let known = || {
+                self.known.contains_key(&schema)
+                    || plan.fitted.contains(&schema)
+                    || self.is_contained(plan, schema)
+            };
             if last != Some(schema) && !known() {
                 return Ok(false);
             }

@@ -40,6 +40,8 @@ impl Worker {
             if let Err(error) = self.fit(route).await {
                 return Err(blame(error, &batch.first).into());
             }
+            let schema = &route.schema;
+            self.fitted.insert(schema.id, schema.table.clone());
         }
         let sent = self.send(course, batch).await;
         sent.map_err(|error| course.trouble(error))?;

@@ -218,6 +218,7 @@ impl Worker {
             routing: self.parts.routing.clone(),
             conversion: Arc::clone(&self.parts.conversion),
             tables: self.state.tables.clone(),
+            fitted: self.fitted.keys().copied().collect(),
             skip: self
                 .orders
                 .borrow()

@@ -38,7 +38,7 @@ enum Ready {
 
 impl Session {
     pub(super) async fn load(&mut self, mut load: Load<'_>) -> Result<Loaded> {
-        self.forget_targets().await?;
+        self.forget_target(&load.route.target).await?;
         let source = load.route.schema.table.clone();
         let left = self.remove_left_copy(load.route).await?;
         if left && load.existing == Existing::Refuse {
@@ -70,7 +70,7 @@ impl Session {
             self.finish_load(&source, &after, 0).await?;
         }
         // Indexes made after the rows were not there when the catalog was read.
-        self.forget_targets().await?;
+        self.forget_target(&load.route.target).await?;
         Ok(loaded)
     }
 

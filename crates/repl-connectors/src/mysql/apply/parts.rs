@@ -86,7 +86,7 @@ impl Session {
         making: Making<'_>,
         copy: &PartialCopy,
     ) -> Result<bool> {
-        self.forget_targets().await?;
+        self.forget_target(&making.route.target).await?;
         let route = making.route;
         let name = quote_table(&route.target);
         if copy.compare {
@@ -176,7 +176,7 @@ impl Session {
         making: Making<'_>,
         copy: &PartialCopy,
     ) -> Result<bool> {
-        self.forget_targets().await?;
+        self.forget_target(&making.route.target).await?;
         if !self.can_settle(making.route).await? {
             self.run("ROLLBACK").await?;
             return Ok(false);
@@ -305,7 +305,7 @@ impl Session {
             self.finish_load(source, after, 0).await?;
         }
         // Indexes made after the rows were not there when the catalog was read.
-        self.forget_targets().await
+        self.forget_target(&making.route.target).await
     }
 
     pub(super) async fn finish_parts(&mut self, table: &TableName) -> Result<()> {

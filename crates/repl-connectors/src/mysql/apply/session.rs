@@ -347,10 +347,21 @@ impl Session {
         Ok(target)
     }
 
-    /// Forgets what the catalog said, and the staging tables made after it.
+    /// Forgets what the catalog said of a table, and the staging tables made after it.
+    pub(super) async fn forget_target(&mut self, table: &TableName) -> Result<()> {
+        self.forget_those(|target| target == table).await
+    }
+
+    /// Forgets what the catalog said of all tables.
     pub(super) async fn forget_targets(&mut self) -> Result<()> {
-        self.targets.clear();
-        for (_, stage) in std::mem::take(&mut self.stages) {
+        self.forget_those(|_| true).await
+    }
+
+    async fn forget_those(&mut self, those: impl Fn(&TableName) -> bool) -> Result<()> {
+        self.targets.retain(|(_, target), _| !those(target));
+        let stages = self.stages.extract_if(|(_, target), _| those(target));
+        let stages: Vec<Stage> = stages.map(|(_, stage)| stage).collect();
+        for stage in stages {
             self.run(&format!("DROP TEMPORARY TABLE IF EXISTS {}", stage.name))
                 .await?;
         }

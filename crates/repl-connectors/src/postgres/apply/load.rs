@@ -26,7 +26,7 @@ enum Ready {
 impl Session {
     /// Everything in one transaction: a table is there with all its rows, or not at all.
     pub(super) async fn load(&mut self, mut load: Load<'_>) -> Result<Loaded> {
-        self.forget_targets();
+        self.forget_target(&load.route.target);
         self.client.simple("BEGIN").await?;
         self.remove_left_copy(load.route, load.existing).await?;
         let ready = self.make_or_empty(&mut load).await?;
@@ -48,7 +48,7 @@ impl Session {
         self.client.simple("COMMIT").await?;
         failpoint("pg.load.after_commit")?;
         // Indexes made after the rows were not there when the catalog was read.
-        self.forget_targets();
+        self.forget_target(&load.route.target);
         Ok(loaded)
     }
 

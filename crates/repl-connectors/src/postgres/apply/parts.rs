@@ -103,7 +103,7 @@ impl Session {
         making: Making<'_>,
         copy: &PartialCopy,
     ) -> Result<bool> {
-        self.forget_targets();
+        self.forget_target(&making.route.target);
         let source = &making.route.schema.table;
         self.client.simple("BEGIN").await?;
         let left = self.forget_copy(source).await?;
@@ -201,7 +201,7 @@ impl Session {
         making: Making<'_>,
         copy: &PartialCopy,
     ) -> Result<bool> {
-        self.forget_targets();
+        self.forget_target(&making.route.target);
         let route = making.route;
         let Some(catalog) = self.catalog(&route.target).await? else {
             return Ok(false);
@@ -343,7 +343,7 @@ impl Session {
         self.client.simple("COMMIT").await?;
         failpoint("pg.parts.ended")?;
         // Indexes made after the rows were not there when the catalog was read.
-        self.forget_targets();
+        self.forget_target(&making.route.target);
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 //! What binds tables together, and what waits until a table has settled.
 
+use std::collections::BTreeSet;
+
 use repl_connectors::seam::{CopiedTable, ForeignKeyDdl, Inherits, Snapshot};
 use repl_core::copy::StoredCopy;
 use repl_core::schema::TableName;
@@ -19,7 +21,8 @@ impl Worker {
             && self.state.tables.values().all(|table| table.cut.is_none())
     }
 
-    /// Adds the foreign keys of all tables the replica holds; those that are there are passed over.
+    /// Adds the foreign keys of the tables that were copied, and those that refer to them; of all tables
+    /// that the replica holds where it is not known which those are. Those that are there are passed over.
     async fn add_foreign_keys(&mut self) -> Result<(), Failure> {
         let mut keys = Vec::new();
         if self.parts.replica.node.tables.create_foreign_keys {
@@ -31,8 +34,7 @@ impl Worker {
                     return Ok(());
                 }
             };
-            let held: Vec<TableName> = self.state.tables.keys().cloned().collect();
-            for table in held {
+            for table in self.with_keys_due(snapshot.as_mut()).await? {
                 keys.extend(self.foreign_keys_of(&table, snapshot.as_mut()).await?);
             }
             snapshot.end().await;
@@ -48,7 +50,29 @@ impl Worker {
         self.replica()
             .change(|record| record.foreign_keys_due = false)
             .map_err(errors::state)?;
+        self.without_keys = None;
         Ok(())
+    }
+
+    /// The tables whose foreign keys may be missing.
+    async fn with_keys_due(
+        &mut self,
+        snapshot: &mut dyn Snapshot,
+    ) -> Result<Vec<TableName>, Failure> {
+        let held = |table: &TableName| self.state.tables.contains_key(table);
+        let Some(references) = snapshot.references().await? else {
+            return Ok(self.state.tables.keys().cloned().collect());
+        };
+        let copied = |table: &TableName| {
+            let copied = self.without_keys.as_ref();
+            copied.is_none_or(|copied| copied.contains(table))
+        };
+        let due: BTreeSet<TableName> = references
+            .into_iter()
+            .filter(|(from, to)| held(from) && held(to) && (copied(from) || copied(to)))
+            .map(|(from, _)| from)
+            .collect();
+        Ok(due.into_iter().collect())
     }
 
     async fn foreign_keys_of(
@@ -86,6 +110,7 @@ impl Worker {
         );
         let tables = std::slice::from_ref(table);
         self.parts.applier.forget_tables(tables).await?;
+        self.fitted.retain(|_, fitted| fitted != table);
         self.state.tables.remove(table);
         self.state
             .copies

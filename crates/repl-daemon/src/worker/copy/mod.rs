@@ -14,6 +14,7 @@ mod plan;
 mod progress;
 mod rate;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -235,6 +236,7 @@ impl Worker {
     pub(super) async fn forget(&mut self, tables: &[TableName]) -> Result<(), Failure> {
         self.parts.applier.forget_tables(tables).await?;
         for table in tables {
+            self.fitted.retain(|_, fitted| fitted != table);
             self.state.tables.remove(table);
             if let Some(stored) = self.state.copies.get_mut(table) {
                 stored.copy = None;
@@ -263,6 +265,10 @@ impl Worker {
     /// Notes what was copied.
     fn take_in(&mut self, round: &Round) {
         for table in &round.tables {
+            self.fitted.retain(|_, fitted| *fitted != table.name);
+            if let Some(copied) = &mut self.without_keys {
+                copied.insert(table.name.clone());
+            }
             self.state
                 .tables
                 .insert(table.name.clone(), table.copied.clone());
@@ -325,12 +331,16 @@ impl Worker {
     }
 
     /// Durably: the standing, and that foreign keys will have to be added.
-    fn enter_copying(&self) -> Result<(), Failure> {
-        let ready = self.replica().record().is_some_and(|record| {
-            record.standing != Membership::Streaming && record.foreign_keys_due
-        });
-        if ready {
+    fn enter_copying(&mut self) -> Result<(), Failure> {
+        let record = self.replica().record();
+        let due = record
+            .as_ref()
+            .is_some_and(|record| record.foreign_keys_due);
+        if due && record.is_some_and(|record| record.standing != Membership::Streaming) {
             return Ok(());
+        }
+        if !due {
+            self.without_keys = Some(BTreeSet::new());
         }
         self.replica()
             .change(|record| {
