@@ -16,6 +16,7 @@ mod postgres {
     mod large;
     mod logins;
     mod partitions;
+    mod periods;
     mod refusals;
     mod replica_errors;
     mod row_security;

@@ -24,6 +24,11 @@ pub async fn table_ddl(
     let oid = table_oid(connection, table).await?;
     let mut ddl = TableDdl::default();
     ddl.before.push(create_schema(&target.schema));
+    for extension in extensions_of_periods(connection, oid).await? {
+        let name = quote_identifier(&extension);
+        ddl.before
+            .push(format!("CREATE EXTENSION IF NOT EXISTS {name}"));
+    }
     types::user_types(connection, oid, &mut ddl.before).await?;
     sequences(connection, oid, target, &mut ddl).await?;
     match partition_of(connection, oid).await? {
@@ -50,6 +55,23 @@ pub async fn table_ddl(
     ddl.after.splice(0..0, others);
     ddl.foreign_keys = foreign_keys(connection, oid, target).await?;
     Ok(ddl)
+}
+
+/// The extensions without which keys `WITHOUT OVERLAPS` (PostgreSQL 18) cannot be made: the operator
+/// classes of their plain columns (`btree_gist`).
+async fn extensions_of_periods(connection: &mut PgConnection, oid: i64) -> Result<Vec<String>> {
+    sqlx::query_scalar(
+        "SELECT DISTINCT e.extname::text
+           FROM pg_index i CROSS JOIN unnest(i.indclass::oid[]) AS o(class)
+           JOIN pg_depend d ON d.classid = 'pg_opclass'::regclass AND d.objid = o.class
+            AND d.deptype = 'e'
+           JOIN pg_extension e ON e.oid = d.refobjid
+          WHERE i.indrelid = $1::oid AND i.indisunique AND i.indisexclusion",
+    )
+    .bind(oid)
+    .fetch_all(connection)
+    .await
+    .map_err(|e| from_sqlx(&e, "looking for the extensions of a table's keys"))
 }
 
 async fn is_full_identity(connection: &mut PgConnection, oid: i64) -> Result<bool> {
@@ -435,10 +457,12 @@ async fn foreign_keys(
     let rows = sqlx::query(
         "SELECT n.nspname::text AS schema, r.relname::text AS name,
                 quote_ident(k.conname) AS constraint_name,
-                (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY u.place)
+                (SELECT string_agg(CASE WHEN u.place = k.last THEN 'PERIOD ' ELSE '' END
+                                   || quote_ident(a.attname), ', ' ORDER BY u.place)
                    FROM unnest(k.conkey) WITH ORDINALITY u(number, place)
                    JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.number) AS here,
-                (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY u.place)
+                (SELECT string_agg(CASE WHEN u.place = k.last THEN 'PERIOD ' ELSE '' END
+                                   || quote_ident(a.attname), ', ' ORDER BY u.place)
                    FROM unnest(k.confkey) WITH ORDINALITY u(number, place)
                    JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.number) AS there,
                 CASE k.confmatchtype WHEN 'f' THEN ' MATCH FULL' ELSE '' END
@@ -446,7 +470,11 @@ async fn foreign_keys(
                 || ' ON DELETE ' || actions.name[position(k.confdeltype::text IN 'arcnd')]
                 || CASE WHEN k.condeferrable THEN ' DEFERRABLE' ELSE '' END
                 || CASE WHEN k.condeferred THEN ' INITIALLY DEFERRED' ELSE '' END AS actions
-           FROM pg_constraint k JOIN pg_class r ON r.oid = k.confrelid
+           -- Its last column is a period, from PostgreSQL 18 on.
+           FROM (SELECT k.*, CASE WHEN (to_jsonb(k) ->> 'conperiod')::bool
+                                  THEN cardinality(k.conkey) END AS last
+                   FROM pg_constraint k) k
+           JOIN pg_class r ON r.oid = k.confrelid
            JOIN pg_namespace n ON n.oid = r.relnamespace,
                 (SELECT ARRAY['NO ACTION', 'RESTRICT', 'CASCADE', 'SET NULL', 'SET DEFAULT']
                             AS name) actions
