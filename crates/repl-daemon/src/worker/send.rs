@@ -12,6 +12,7 @@ use repl_core::schema::TableName;
 use tracing::debug;
 
 use super::collect::{Batch, BatchEnd, Mode};
+use super::copy::refused_by_the_primary;
 use super::stream::{Course, Trouble, blame};
 use super::{Ended, Failure, Worker, pass};
 
@@ -217,5 +218,6 @@ impl Worker {
             .snapshots
             .added_columns(&route.schema, &route.target)
             .await
+            .map_err(refused_by_the_primary)
     }
 }

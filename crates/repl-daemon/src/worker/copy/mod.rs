@@ -363,7 +363,8 @@ impl Worker {
         // What one snapshot shows, all later ones do.
         let mut shown = Seq(0);
         while self.interrupted().is_none() {
-            let snapshot = self.parts.snapshots.snapshot().await?;
+            let snapshot = self.parts.snapshots.snapshot().await;
+            let snapshot = snapshot.map_err(refused_by_the_primary)?;
             match snapshot.cut() {
                 Cut::Through(seq) => {
                     self.wait_durable(seq).await?;
@@ -444,4 +445,13 @@ fn first_lacking(
         }
     }
     Ok(None)
+}
+
+/// A primary that refuses the daemon (a password that was changed, a setting) is tried again, as the
+/// capture does: nothing of the replica has to be mended, so it is not held until somebody says so.
+pub(in crate::worker) fn refused_by_the_primary(mut error: ConnectorError) -> ConnectorError {
+    if matches!(error.kind, ErrorKind::Privilege | ErrorKind::Configuration) {
+        error.kind = ErrorKind::Transient;
+    }
+    error
 }
