@@ -41,7 +41,9 @@ async fn half_open_connections_delay_no_role_check() {
                 let begun = Instant::now();
                 let answer = ask(address, PRIMARY).await;
                 assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-                assert!(begun.elapsed() < Duration::from_secs(2), "{begun:?}");
+                // Without making room it would take until the others' deadlines, 5 s.
+                let took = begun.elapsed();
+                assert!(took < Duration::from_secs(4), "{took:?}");
             }
         }
         open.clear();
