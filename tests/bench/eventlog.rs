@@ -164,5 +164,6 @@ fn schema() -> TableSchema {
             Column::new("v", "text", 25, false),
         ],
         identity: Identity::Key(vec![0]),
+        generated: Vec::new(),
     }
 }

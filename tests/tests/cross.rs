@@ -5,6 +5,7 @@ mod cross {
     mod check;
     mod chinook;
     mod columns;
+    mod generated;
     mod group;
     mod occupied;
     mod protected;

@@ -12,6 +12,7 @@ mod postgres {
     mod copy_pace;
     mod coverage;
     mod encoding;
+    mod generated;
     mod inheritance;
     mod large;
     mod logins;

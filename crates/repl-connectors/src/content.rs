@@ -5,7 +5,7 @@ use repl_core::row::Row;
 use repl_core::schema::TableName;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::seam::{ConnectorError, ReplicaState, Result};
+use crate::seam::{ConnectorError, GeneratedDdl, ReplicaState, Result};
 
 /// Pieces of rows read ahead.
 const AHEAD: usize = 2;
@@ -80,6 +80,20 @@ pub trait Content: Send {
     /// # Errors
     /// When the connection breaks.
     async fn next_rows(&mut self) -> Result<Vec<Row>>;
+
+    /// In how many rows each of these columns, if the replica has it, differs from what the source's
+    /// expression gives for the row; those that do not are left out. Nothing where the replica's engine
+    /// does not take the source's words.
+    ///
+    /// # Errors
+    /// When an expression cannot be computed here or the connection breaks.
+    async fn miscomputed(
+        &mut self,
+        _table: &TableName,
+        _generated: &[GeneratedDdl],
+    ) -> Result<Vec<(String, u64)>> {
+        Ok(Vec::new())
+    }
 
     /// Closes the view in good order. Dropping it does as well, but some servers complain of it in
     /// their log.

@@ -18,7 +18,9 @@ pub use demand::Demand;
 pub use gate::{CommitGate, GateProblem, GateReport, WeakerCommits};
 pub use role::{CaptureStart, Counter, Finding, Part, RoleSwitch, Sample};
 pub(crate) use snapshot::altered;
-pub use snapshot::{Division, ForeignKeyDdl, PartSize, Snapshot, SnapshotSource, TableDdl};
+pub use snapshot::{
+    Division, ForeignKeyDdl, GeneratedDdl, PartSize, Snapshot, SnapshotSource, TableDdl,
+};
 pub use strays::{Stray, StrayKey, StrayOp, StraySink, stray_key};
 
 pub(crate) use load::holds_rows;

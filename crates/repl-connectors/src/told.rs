@@ -22,9 +22,9 @@ use repl_core::telling::{Naming, Telling, Told};
 use repl_core::{ErrorKind, SourcePosition};
 
 use crate::seam::{
-    BulkForm, BulkInto, BulkPiece, CaptureStart, ConnectorError, Counter, Division, Finding, Part,
-    PartSize, Result, RoleSwitch, Sample, Snapshot, SnapshotSource, SourceTable, Stray, StraySink,
-    TableDdl, altered,
+    BulkForm, BulkInto, BulkPiece, CaptureStart, ConnectorError, Counter, Division, Finding,
+    GeneratedDdl, Part, PartSize, Result, RoleSwitch, Sample, Snapshot, SnapshotSource,
+    SourceTable, Stray, StraySink, TableDdl, altered,
 };
 
 /// How a node's tables are told, and in what log.
@@ -191,6 +191,13 @@ impl Snapshot for ToldSnapshot {
             key.refers = self.teller.known(&key.refers);
         }
         Ok(description)
+    }
+
+    async fn generated(&mut self, table: &TableName) -> Result<Vec<GeneratedDdl>> {
+        if self.teller.foreign(table).is_some() {
+            return Ok(Vec::new());
+        }
+        self.inner.generated(&self.teller.own(table)).await
     }
 
     async fn open(&mut self, table: &TableName) -> Result<(TableSchema, Option<u64>)> {

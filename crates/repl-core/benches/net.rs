@@ -32,6 +32,7 @@ fn route() -> Arc<Route> {
             incarnation: String::new(),
             columns: vec![column("id"), column("n"), column("payload")],
             identity: Identity::Key(vec![0]),
+            generated: Vec::new(),
         }),
         target: table,
     })

@@ -226,6 +226,7 @@ mod tests {
                 incarnation: "1".into(),
                 columns: Vec::new(),
                 identity: Identity::Key(vec![0]),
+                generated: Vec::new(),
             },
             Checkpoint {
                 log: LogId(uuid::Uuid::nil()),

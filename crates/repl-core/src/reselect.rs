@@ -161,6 +161,7 @@ mod tests {
                 incarnation: String::new(),
                 columns: vec![column("a"), column("k"), column("b")],
                 identity: Identity::Key(vec![1]),
+                generated: Vec::new(),
             }),
         })
     }

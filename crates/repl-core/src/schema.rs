@@ -127,6 +127,15 @@ pub enum TypeDetail {
     },
 }
 
+/// A column whose values the source computes from the row's others and does not send.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GeneratedColumn {
+    /// Name, unquoted.
+    pub name: String,
+    /// The type in the source's own words.
+    pub type_name: String,
+}
+
 /// How a row is found again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -137,8 +146,8 @@ pub enum Identity {
     FullRow,
 }
 
-/// One version of a table's shape. Only columns whose values the source sends are listed;
-/// generated columns are not.
+/// One version of a table's shape. Columns are those whose values the source sends; generated ones
+/// are listed apart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableSchema {
     /// Version number within the log.
@@ -155,6 +164,9 @@ pub struct TableSchema {
     pub columns: Vec<Column>,
     /// How rows are identified.
     pub identity: Identity,
+    /// Columns the source computes; none in records written before they were recorded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub generated: Vec<GeneratedColumn>,
 }
 
 impl TableSchema {
@@ -179,6 +191,7 @@ impl TableSchema {
             && self.incarnation == other.incarnation
             && self.columns == other.columns
             && self.identity == other.identity
+            && self.generated == other.generated
     }
 }
 

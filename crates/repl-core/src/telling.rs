@@ -136,6 +136,7 @@ mod tests {
                 Column::new("flag", types[1], 0, true),
             ],
             identity: Identity::Key(vec![0]),
+            generated: Vec::new(),
         };
         let form = schema("postgres", "public", ["bigint", "boolean"]);
         let mut writer = TxWriter::new(Arc::clone(&log)).unwrap();

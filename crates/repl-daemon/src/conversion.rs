@@ -176,6 +176,7 @@ impl Snapshot for Converted<'_> {
             key: made.key,
             after: made.after,
             foreign_keys: foreign_keys.collect(),
+            generated: Vec::new(),
         })
     }
 

@@ -168,6 +168,12 @@ pub(super) fn kind_of(code: u16) -> ErrorKind {
 
 fn advice(code: u16, message: &str, kind: ErrorKind) -> &'static str {
     match code {
+        1265 => {
+            "a value is longer or finer than its column; of a generated column (SHOW CREATE TABLE) the \
+             expression must round by itself: ALTER TABLE … MODIFY COLUMN … GENERATED ALWAYS AS \
+             (ROUND(…, digits)) STORED, or leave it out by exclude in [node.convert] and drop it; then \
+             `replctl retry`"
+        }
         1045 | 1698 => "check the user and password of this node in the configuration",
         1049 => "create the database, or correct its name in the node's URL",
         1129 => "mariadb-admin flush-hosts (MySQL: TRUNCATE performance_schema.host_cache)",

@@ -144,6 +144,7 @@ mod tests {
             incarnation: String::new(),
             columns: source.iter().map(column).collect(),
             identity: Identity::FullRow,
+            generated: Vec::new(),
         };
         let into = BulkInto {
             engine: "postgres",

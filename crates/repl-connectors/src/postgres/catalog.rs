@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use repl_core::record::History;
-use repl_core::schema::{Column, Identity, SchemaId, TableName, TableSchema, TypeDetail};
+use repl_core::schema::{
+    Column, GeneratedColumn, Identity, SchemaId, TableName, TableSchema, TypeDetail,
+};
 use repl_core::select::Selection;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
@@ -105,10 +107,10 @@ const EVERY: &str = "($1::int8 IS NULL OR c.oid = $1::int8)";
 const COLUMNS: &str = "
     SELECT a.attrelid::int8 AS oid, a.attnum::int4 AS number, a.attname::text AS name,
            format_type(a.atttypid, a.atttypmod) AS type_name, a.atttypid::int8 AS type_id,
-           a.atttypmod AS modifier, a.attnotnull AS not_null
+           a.atttypmod AS modifier, a.attnotnull AS not_null,
+           a.attgenerated <> '' AS generated
       FROM pg_attribute a
      WHERE a.attrelid = ANY($1::int8[]::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
-       AND a.attgenerated = ''
      ORDER BY a.attrelid, a.attnum";
 
 const INDEX_COLUMNS: &str = "
@@ -134,6 +136,7 @@ struct RawColumn {
     oid: i64,
     number: i32,
     modifier: i32,
+    generated: bool,
     column: Column,
 }
 
@@ -227,6 +230,7 @@ async fn raw_columns(connection: &mut PgConnection, oids: &[i64]) -> Result<Vec<
             oid: row.try_get("oid")?,
             number: row.try_get("number")?,
             modifier: row.try_get("modifier")?,
+            generated: row.try_get("generated")?,
             column: Column {
                 name: row.try_get("name")?,
                 type_name: row.try_get("type_name")?,
@@ -287,10 +291,13 @@ pub(super) async fn announced_types(
 }
 
 fn describe(table: RawTable, columns: &[RawColumn], index_columns: &[(i64, i32)]) -> CatalogTable {
-    let own: Vec<&RawColumn> = columns
-        .iter()
-        .filter(|column| column.oid == table.oid)
-        .collect();
+    let all = columns.iter().filter(|column| column.oid == table.oid);
+    let (generated, own): (Vec<&RawColumn>, Vec<&RawColumn>) =
+        all.partition(|column| column.generated);
+    let generated = generated.iter().map(|raw| GeneratedColumn {
+        name: raw.column.name.clone(),
+        type_name: raw.column.type_name.clone(),
+    });
     let places = |index: i64| -> Option<Vec<usize>> {
         index_columns
             .iter()
@@ -313,6 +320,7 @@ fn describe(table: RawTable, columns: &[RawColumn], index_columns: &[(i64, i32)]
             incarnation: table.oid.to_string(),
             columns: own.iter().map(|column| column.column.clone()).collect(),
             identity: identity.map_or(Identity::FullRow, Identity::Key),
+            generated: generated.collect(),
         },
         refusal,
         remedy,

@@ -10,7 +10,7 @@ use sqlx::{PgConnection, Row};
 
 use super::catalog_error::from_sqlx;
 use super::types;
-use crate::seam::{ConnectorError, ForeignKeyDdl, Result, TableDdl};
+use crate::seam::{ConnectorError, ForeignKeyDdl, GeneratedDdl, Result, TableDdl};
 
 /// Describes `table` under the name `target`.
 ///
@@ -54,6 +54,7 @@ pub async fn table_ddl(
     ddl.key = key;
     ddl.after.splice(0..0, others);
     ddl.foreign_keys = foreign_keys(connection, oid, target).await?;
+    ddl.generated = generated(connection, oid).await?;
     Ok(ddl)
 }
 
@@ -207,6 +208,10 @@ pub(super) async fn added_columns(
     .await
     .map_err(|e| from_sqlx(&e, "describing added columns"))?;
     let mut ddl = TableDdl::default();
+    if !schema.generated.is_empty() {
+        let oid = table_oid(connection, &schema.table).await?;
+        ddl.generated = generated(connection, oid).await?;
+    }
     if !rows.is_empty() {
         let oid = table_oid(connection, &schema.table).await?;
         types::user_types(connection, oid, &mut ddl.before).await?;
@@ -223,6 +228,36 @@ pub(super) async fn added_columns(
         }
     }
     Ok(ddl)
+}
+
+/// The columns the primary generates.
+pub(super) async fn generated(
+    connection: &mut PgConnection,
+    oid: i64,
+) -> Result<Vec<GeneratedDdl>> {
+    let rows = sqlx::query(
+        "SELECT a.attname::text AS name, format_type(a.atttypid, a.atttypmod) AS type_name,
+                pg_get_expr(d.adbin, d.adrelid) AS expression, a.attgenerated = 's' AS stored
+           FROM pg_attribute a JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+          WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped
+            AND a.attgenerated <> ''
+          ORDER BY a.attnum",
+    )
+    .bind(oid)
+    .fetch_all(connection)
+    .await
+    .map_err(|e| from_sqlx(&e, "describing generated columns"))?;
+    let read = |row: &sqlx::postgres::PgRow| -> sqlx::Result<GeneratedDdl> {
+        Ok(GeneratedDdl {
+            name: row.try_get("name")?,
+            type_name: row.try_get("type_name")?,
+            expression: row.try_get("expression")?,
+            stored: row.try_get("stored")?,
+        })
+    };
+    rows.iter()
+        .map(|row| read(row).map_err(|e| from_sqlx(&e, "describing generated columns")))
+        .collect()
 }
 
 /// Parent and bound of a partition.

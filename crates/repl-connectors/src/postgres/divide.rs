@@ -176,6 +176,7 @@ mod tests {
                 Column::new("a", "bigint", 20, false),
             ],
             identity: Identity::Key(vec![2, 1]),
+            generated: Vec::new(),
         };
         let bound = |a: &str, b: &str| Some(KeyBound(vec![a.into(), b.into()]));
         let mut range = KeyRange::default();

@@ -88,5 +88,6 @@ pub(super) fn announced(
         } else {
             Identity::Key(key)
         },
+        generated: now.map_or_else(Vec::new, |table| table.schema.generated.clone()),
     }
 }

@@ -29,8 +29,8 @@ use super::target::PgTarget;
 use super::wire::{PgClient, PgLook};
 use crate::answer::answered;
 use crate::seam::{
-    BulkForm, BulkInto, BulkPiece, ConnectorError, Division, PartSize, Result, Snapshot,
-    SnapshotSource, SourceTable, TableDdl,
+    BulkForm, BulkInto, BulkPiece, ConnectorError, Division, GeneratedDdl, PartSize, Result,
+    Snapshot, SnapshotSource, SourceTable, TableDdl,
 };
 
 /// Rows are handed on in pieces of about this size, bytes.
@@ -166,6 +166,12 @@ impl Snapshot for PgSnapshot {
     async fn ddl(&mut self, table: &TableName, target: &TableName) -> Result<TableDdl> {
         let look = PgLook::server(&self.target);
         answered(ddl::table_ddl(self.catalog()?, table, target), &look).await
+    }
+
+    async fn generated(&mut self, table: &TableName) -> Result<Vec<GeneratedDdl>> {
+        let catalog = self.catalog()?;
+        let oid = ddl::table_oid(catalog, table).await?;
+        ddl::generated(catalog, oid).await
     }
 
     async fn describe(&mut self, table: &TableName) -> Result<TableDescription> {

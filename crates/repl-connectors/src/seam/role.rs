@@ -272,6 +272,7 @@ mod tests {
             incarnation: String::new(),
             columns: columns.iter().map(column).collect(),
             identity: Identity::FullRow,
+            generated: Vec::new(),
         }
     }
 

@@ -168,6 +168,15 @@ pub trait Snapshot: Send {
         Ok(true)
     }
 
+    /// The columns of a table that the source generates; none where a replica could not compute them by
+    /// the same words.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    async fn generated(&mut self, _table: &TableName) -> Result<Vec<GeneratedDdl>> {
+        Ok(Vec::new())
+    }
+
     /// Counts the rows of a table.
     ///
     /// # Errors
@@ -245,6 +254,32 @@ pub struct TableDdl {
     pub after: Vec<String>,
     /// After all tables were made: foreign keys.
     pub foreign_keys: Vec<ForeignKeyDdl>,
+    /// The columns that the source generates, for saying how to make them.
+    pub generated: Vec<GeneratedDdl>,
+}
+
+/// A generated column, in words that a replica of the source's engine takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GeneratedDdl {
+    /// Name, unquoted.
+    pub name: String,
+    /// Type, with modifiers.
+    pub type_name: String,
+    /// The expression.
+    pub expression: String,
+    /// Its values are stored.
+    pub stored: bool,
+}
+
+impl GeneratedDdl {
+    /// What follows the name in a `CREATE TABLE`.
+    pub fn definition(&self) -> String {
+        let stored = if self.stored { " STORED" } else { "" };
+        format!(
+            "{} GENERATED ALWAYS AS ({}){stored}",
+            self.type_name, self.expression
+        )
+    }
 }
 
 /// A foreign key whose statement is complete once the referenced table's name at the replica is

@@ -217,6 +217,7 @@ mod tests {
                 .map(|name| Column::new(*name, "", 0, false))
                 .collect(),
             identity: Identity::Key((0..keys.len()).collect()),
+            generated: Vec::new(),
         }
     }
 

@@ -143,6 +143,25 @@ pub(super) fn fit(
             Some(own) => check_column(table, column, own)?,
         }
     }
+    for column in &route.schema.generated {
+        if found.column(&column.name).is_some_and(|own| !own.generated) {
+            let name = quote_identifier(&column.name);
+            return Err(schema_error(
+                table,
+                format!(
+                    "the replica's table {table} has an ordinary column {}, which the source \
+                     generates: no value of it would ever arrive",
+                    column.name
+                ),
+                format!(
+                    "ALTER TABLE {} RENAME COLUMN {name} TO {}; and, where it is wanted here, add it as \
+                     GENERATED ALWAYS AS with the source's expression; then `replctl retry`",
+                    table.quoted(),
+                    quote_identifier(&format!("{}_before", column.name))
+                ),
+            ));
+        }
+    }
     let gone: Vec<&TargetColumn> = found
         .columns
         .iter()

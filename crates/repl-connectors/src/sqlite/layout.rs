@@ -135,6 +135,7 @@ impl Layout {
             incarnation: incarnation.to_owned(),
             columns,
             identity,
+            generated: Vec::new(),
         }
     }
 

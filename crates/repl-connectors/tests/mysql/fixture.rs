@@ -213,6 +213,7 @@ pub fn route_to(target: TableName, columns: &[&str]) -> Arc<Route> {
             } else {
                 Identity::Key(key)
             },
+            generated: Vec::new(),
         }),
         target,
     })

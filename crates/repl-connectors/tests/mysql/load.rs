@@ -92,6 +92,7 @@ impl Case {
                 format!("CREATE INDEX two ON {db}.t (v, id)"),
             ],
             foreign_keys: Vec::new(),
+            generated: Vec::new(),
         };
         Case {
             replica,

@@ -61,6 +61,7 @@ fn ddl() -> TableDdl {
         key: vec!["ALTER TABLE app.t ADD PRIMARY KEY (id)".into()],
         after: Vec::new(),
         foreign_keys: Vec::new(),
+        generated: Vec::new(),
     }
 }
 

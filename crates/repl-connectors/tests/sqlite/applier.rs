@@ -31,6 +31,7 @@ fn route(columns: &[&str], identity: Identity) -> Arc<Route> {
             incarnation: String::new(),
             columns,
             identity,
+            generated: Vec::new(),
         }),
         target: table("t"),
     })

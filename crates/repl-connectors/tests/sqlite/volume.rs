@@ -85,6 +85,7 @@ async fn inserts_in_transactions_of_a_thousand() {
                 column("b", "TEXT"),
             ],
             identity: Identity::Key(vec![0]),
+            generated: Vec::new(),
         }),
         target: table("t"),
     });

@@ -91,6 +91,7 @@ impl Draft<'_> {
             source,
             target: self.target,
             flavor: self.options.mysql,
+            exclude: self.options.exclude.clone(),
             identity: source == self.target && kept == columns.len(),
             schema: self.target_schema(source, &columns),
             columns,
@@ -131,6 +132,13 @@ impl Draft<'_> {
                         .collect(),
                 ),
             },
+            generated: self
+                .schema
+                .generated
+                .iter()
+                .filter(|column| !self.options.excludes(&self.schema.table, &column.name))
+                .cloned()
+                .collect(),
         }
     }
 

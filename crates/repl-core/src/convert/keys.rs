@@ -54,6 +54,7 @@ mod tests {
             incarnation: String::new(),
             columns: types.iter().map(column).collect(),
             identity: Identity::Key((0..types.len()).collect()),
+            generated: Vec::new(),
         }
     }
 

@@ -8,7 +8,7 @@ use super::draft::Draft;
 use super::encode::{Encoder, Reason, encode};
 use super::kind::Kind;
 use super::mapping::{Fidelity, Meaning};
-use super::options::{Allowed, ConvertOptions, MysqlFlavor};
+use super::options::{Allowed, ConvertOptions, Exclusion, MysqlFlavor};
 use crate::codec::{Malformed, put_u64};
 use crate::row::{Row, Value, put_value};
 use crate::schema::{TableName, TableSchema};
@@ -101,6 +101,8 @@ pub struct TablePlan {
     pub(super) flavor: MysqlFlavor,
     pub(super) identity: bool,
     pub(super) columns: Vec<ColumnPlan>,
+    /// Columns the replica does without, generated ones included.
+    pub(super) exclude: Vec<Exclusion>,
     /// Columns the replica gets.
     pub(super) kept: usize,
     pub(super) schema: TableSchema,
@@ -162,6 +164,15 @@ impl TablePlan {
     /// Which of the two a MySQL target is.
     pub fn mysql_flavor(&self) -> MysqlFlavor {
         self.flavor
+    }
+
+    /// Whether the replica is to do without this column, which its source may generate.
+    pub(super) fn excludes(&self, column: &str) -> bool {
+        let options = ConvertOptions {
+            exclude: self.exclude.clone(),
+            ..ConvertOptions::default()
+        };
+        options.excludes(&self.schema.table, column)
     }
 
     /// True when rows pass untouched, byte for byte.

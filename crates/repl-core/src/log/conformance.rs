@@ -100,6 +100,7 @@ pub fn table(table: &str, columns: usize) -> TableSchema {
             })
             .collect(),
         identity: Identity::Key(vec![0]),
+        generated: Vec::new(),
     }
 }
 

@@ -16,6 +16,7 @@ fn route(id: u32, identity: Identity) -> Arc<Route> {
             incarnation: String::new(),
             columns: vec![column("k"), column("v")],
             identity,
+            generated: Vec::new(),
         }),
         target: TableName::new("public", "t"),
     })

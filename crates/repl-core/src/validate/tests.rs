@@ -26,6 +26,7 @@ fn schema(engine: &str, types: &[&str], identity: Identity) -> TableSchema {
             .map(|(at, ty)| Column::new(format!("c{at}"), *ty, 0, true))
             .collect(),
         identity,
+        generated: Vec::new(),
     }
 }
 

@@ -196,6 +196,24 @@ fn fitting(
         .iter()
         .filter(|column| !column.generated && !names.iter().any(|name| same(&column.name, name)));
     report.extra_columns = own.map(|column| column.name.clone()).collect();
+    let stored = |name: &&String| {
+        let mut here = columns.iter();
+        here.any(|column| !column.generated && same(&column.name, name))
+    };
+    let generated = form.schema.generated.iter().map(|column| &column.name);
+    let ordinary: Vec<&str> = generated.filter(stored).map(String::as_str).collect();
+    if !ordinary.is_empty() {
+        report.verdict = Verdict::Different;
+        report.reason = Some(format!(
+            "the primary generates columns that are ordinary ones here, with no values of the \
+             primary's: {}",
+            ordinary.join(", ")
+        ));
+        return Err(Stopped {
+            report,
+            again: false,
+        });
+    }
     if report.missing_columns.is_empty() {
         return Ok(report);
     }

@@ -41,6 +41,10 @@ pub fn table(compared: &Compared, show_values: bool) -> TableValidation {
         _ => Verdict::Different,
     };
     report.complete = compared.differing == 0;
+    if let Some(what) = &compared.miscomputed {
+        report.verdict = Verdict::Different;
+        report.reason = Some(what.clone());
+    }
     if let Some(narrowed) = &compared.narrowed {
         report.complete = narrowed.complete;
         for difference in &narrowed.differences {
@@ -56,6 +60,19 @@ pub fn table(compared: &Compared, show_values: bool) -> TableValidation {
         report.differences = listed.map(|one| row(one, schema, show_values)).collect();
     }
     report
+}
+
+/// What generated columns hold, if they hold other values than they should.
+pub fn miscomputed(columns: &[(String, u64)]) -> Option<String> {
+    let one = |(name, rows): &(String, u64)| format!("{name} in {rows} rows");
+    let all: Vec<String> = columns.iter().map(one).collect();
+    (!all.is_empty()).then(|| {
+        format!(
+            "columns that the replica generates differ from what the primary's expressions give: {}; \
+             give them the primary's expressions",
+            all.join(", ")
+        )
+    })
 }
 
 fn kind(difference: &Difference) -> DifferenceKind {

@@ -399,7 +399,26 @@ impl Run<'_> {
             hasher: self.hasher,
             rows: &progress.rows,
         };
-        scan.compare(&mut cut.snapshot, views, compared).await
+        scan.compare(&mut cut.snapshot, views, compared).await?;
+        if schema.generated.is_empty() {
+            return Ok(());
+        }
+        let generated = cut.snapshot.generated(&table.name).await;
+        let generated = generated.map_err(|error| error.message)?;
+        for (at, one) in compared {
+            let Some(view) = views.get_mut(at).filter(|_| one.failed.is_none()) else {
+                continue;
+            };
+            match view
+                .content
+                .miscomputed(&one.subject.target, &generated)
+                .await
+            {
+                Ok(columns) => one.miscomputed = report::miscomputed(&columns),
+                Err(error) => one.failed = Some(error.message),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -66,6 +66,8 @@ pub struct Compared {
     pub differing: usize,
     /// The rows behind them.
     pub narrowed: Option<Narrowed>,
+    /// Generated columns that hold other values than the primary's expressions give.
+    pub miscomputed: Option<String>,
     /// Why it could not be compared.
     pub failed: Option<String>,
 }
@@ -79,6 +81,7 @@ impl Compared {
             counted: false,
             differing: 0,
             narrowed: None,
+            miscomputed: None,
             failed: None,
         }
     }

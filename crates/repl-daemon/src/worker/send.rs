@@ -202,7 +202,7 @@ impl Worker {
             other => return other,
         };
         let ddl = self.alterations(route).await?;
-        if ddl.create.is_empty() {
+        if ddl.create.is_empty() && ddl.generated.is_empty() {
             return Err(refused);
         }
         self.parts.applier.fit(route, Some(&ddl)).await

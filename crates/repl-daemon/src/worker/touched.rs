@@ -277,6 +277,7 @@ mod tests {
                 Column::new("k", key_type, 0, false),
             ],
             identity: Identity::Key(vec![1]),
+            generated: Vec::new(),
         };
         let source = SourceTable {
             name: name.clone(),

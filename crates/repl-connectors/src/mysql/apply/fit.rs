@@ -273,6 +273,29 @@ fn check_extra(route: &Route, catalog: &Catalog) -> Result<(), Refusal> {
         let mut columns = route.schema.columns.iter();
         columns.any(|column| column.name.to_lowercase() == lower)
     };
+    for column in &route.schema.generated {
+        let Some(found) = catalog
+            .column(&column.name)
+            .filter(|found| !found.generated)
+        else {
+            continue;
+        };
+        let (table, name) = (quote_table(&route.target), quote(&found.name));
+        return Err(Refusal(
+            format!(
+                "has an ordinary column {name}, which the primary generates: no value of it would ever \
+                 arrive"
+            ),
+            format!(
+                "ALTER TABLE {table} RENAME COLUMN {name} TO {}; and, where it is wanted here, add it \
+                 as GENERATED ALWAYS AS with the primary's expression; or declare that this replica does \
+                 without it: exclude = [{{ column = {:?} }}] in the replica's [node.convert]; then \
+                 `replctl retry`",
+                quote(&format!("{}_before", found.name)),
+                column.name
+            ),
+        ));
+    }
     for column in &catalog.columns {
         if column.not_null && !column.has_default && !column.generated && !sent(&column.name) {
             let name = quote(&column.name);

@@ -12,7 +12,7 @@ use crate::postgres::frozen::{self, literal};
 use crate::postgres::settings::{self, Session};
 use crate::postgres::snapshot::next_rows;
 use crate::postgres::wire::PgClient;
-use crate::seam::{ReplicaState, Result};
+use crate::seam::{GeneratedDdl, ReplicaState, Result};
 
 /// Opens views of one PostgreSQL replica.
 pub struct PgContents {
@@ -151,6 +151,40 @@ impl Content for PgContent {
         self.client.copy_out(&sql).await?;
         self.opened = Some(columns.len());
         Ok(())
+    }
+
+    async fn miscomputed(
+        &mut self,
+        table: &TableName,
+        generated: &[GeneratedDdl],
+    ) -> Result<Vec<(String, u64)>> {
+        let here = self.columns(table).await?;
+        let present = |one: &&GeneratedDdl| here.iter().any(|column| column.name == one.name);
+        let compared: Vec<&GeneratedDdl> = generated.iter().filter(present).collect();
+        if compared.is_empty() {
+            return Ok(Vec::new());
+        }
+        // As texts, which tell every difference, for types without equality too.
+        let count = |one: &&GeneratedDdl| {
+            format!(
+                "count(*) FILTER (WHERE ({})::text IS DISTINCT FROM (({})::{})::text)",
+                quote_identifier(&one.name),
+                one.expression,
+                one.type_name
+            )
+        };
+        let counts: Vec<String> = compared.iter().map(count).collect();
+        let only = if self.is_partitioned(table).await? {
+            ""
+        } else {
+            "ONLY "
+        };
+        let sql = format!("SELECT {} FROM {only}{}", counts.join(", "), table.quoted());
+        let rows = self.client.simple(&sql).await?;
+        let number = |at: usize| text(&rows, 0, at).parse().unwrap_or(0);
+        let named = compared.iter().enumerate();
+        let named = named.map(|(at, one)| (one.name.clone(), number(at)));
+        Ok(named.filter(|(_, rows)| *rows > 0).collect())
     }
 
     async fn next_rows(&mut self) -> Result<Vec<Row>> {

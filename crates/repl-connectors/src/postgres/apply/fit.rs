@@ -9,7 +9,7 @@ use repl_core::schema::{TableName, quote_identifier};
 use super::metadata::Catalog;
 use super::session::{Session, missing_table};
 use crate::postgres::hidden;
-use crate::seam::{ConnectorError, Result, TableDdl};
+use crate::seam::{ConnectorError, GeneratedDdl, Result, TableDdl};
 
 impl Session {
     pub(super) async fn fit(&mut self, route: &Route, ddl: Option<&TableDdl>) -> Result<()> {
@@ -28,7 +28,7 @@ impl Session {
             let read = self.catalog(&route.target).await?;
             catalog = read.ok_or_else(|| missing_table(&route.target))?;
         }
-        check(route, &catalog)?;
+        check(route, &catalog, ddl.map_or(&[], |ddl| &ddl.generated))?;
         let changed = |known: Vec<String>| !names(route).eq(known.iter().map(String::as_str));
         if known.is_some_and(changed) {
             self.remember_columns(&route.schema).await?;
@@ -128,7 +128,7 @@ fn additions(ddl: &TableDdl) -> Vec<&str> {
 /// # Errors
 /// [`ErrorKind::Schema`] with the statement that mends the first difference found;
 /// [`ErrorKind::Privilege`] where row security keeps rows from us.
-pub(super) fn check(route: &Route, catalog: &Catalog) -> Result<()> {
+pub(super) fn check(route: &Route, catalog: &Catalog, generated: &[GeneratedDdl]) -> Result<()> {
     let refuse = |what: String, advice: String| {
         Err(ConnectorError::new(
             ErrorKind::Schema,
@@ -186,6 +186,33 @@ pub(super) fn check(route: &Route, catalog: &Catalog) -> Result<()> {
                 format!("forbids NULL in column {name}, the primary allows it"),
                 format!(
                     "ALTER TABLE {table} ALTER COLUMN {name} DROP NOT NULL; then `replctl retry`"
+                ),
+            );
+        }
+    }
+    for column in &route.schema.generated {
+        let found = catalog.column(&column.name);
+        if found.is_some_and(|found| !found.generated) {
+            let name = quote_identifier(&column.name);
+            let known = generated.iter().find(|one| one.name == column.name);
+            let definition = known.map_or_else(
+                || {
+                    format!(
+                        "{} GENERATED ALWAYS AS (as at the primary) STORED",
+                        column.type_name
+                    )
+                },
+                GeneratedDdl::definition,
+            );
+            return refuse(
+                format!(
+                    "has an ordinary column {name}, which the primary generates: no value of it would \
+                     ever arrive"
+                ),
+                format!(
+                    "ALTER TABLE {table} RENAME COLUMN {name} TO {}; ALTER TABLE {table} ADD COLUMN \
+                     {name} {definition}; then `replctl retry`",
+                    quote_identifier(&format!("{}_before", column.name))
                 ),
             );
         }

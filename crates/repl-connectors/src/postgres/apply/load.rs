@@ -66,7 +66,7 @@ impl Session {
         let name = table.quoted();
         // Not a shape that a new table would mend: the trigger is somebody's.
         meddling::refuse(table, &catalog.meddling)?;
-        if let Err(misfit) = fit::check(load.route, &catalog) {
+        if let Err(misfit) = fit::check(load.route, &catalog, &load.ddl.generated) {
             let other = misfit.kind != ErrorKind::Schema;
             if other || !load.create || load.existing == Existing::Refuse {
                 return Err(misfit);

@@ -414,6 +414,7 @@ pub(super) mod tests {
                 .map(|name| Column::new(name, "integer", 23, false))
                 .into(),
             identity: Identity::Key(vec![0]),
+            generated: Vec::new(),
         };
         let column = |name: &str, identity_always| ReplicaColumn {
             name: name.into(),

@@ -141,7 +141,7 @@ impl Session {
             self.run_all(&making.ddl.create).await?;
             return Ok(Some(true));
         };
-        match fit::check(making.route, &catalog) {
+        match fit::check(making.route, &catalog, &making.ddl.generated) {
             Err(error) if error.kind != ErrorKind::Schema => return Err(error),
             Err(_) => return Ok(None),
             Ok(()) => {}
@@ -177,7 +177,7 @@ impl Session {
             matches!(cast, Some("smallint" | "integer" | "bigint"))
         };
         let key: Vec<&str> = route.schema.key_names().collect();
-        Ok(fit::check(route, &catalog).is_ok()
+        Ok(fit::check(route, &catalog, &making.ddl.generated).is_ok()
             && catalog.unique_over(&key).is_some()
             && key.into_iter().all(integer)
             && self.unique_indexes(&catalog.oid).await? == 1
@@ -210,7 +210,10 @@ impl Session {
         let keyed = catalog.unique_over(&key).is_some();
         // With the key made at the end, nothing unique may be there yet; else the key alone.
         let (others, fits) = if keyed {
-            (1, fit::check(route, &catalog).is_ok())
+            (
+                1,
+                fit::check(route, &catalog, &making.ddl.generated).is_ok(),
+            )
         } else {
             (0, !making.ddl.key.is_empty())
         };

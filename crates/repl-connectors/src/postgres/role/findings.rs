@@ -106,6 +106,12 @@ fn unlike(wanted: &TableSchema, found: Option<&CatalogTable>) -> Option<Finding>
             }
         }
     }
+    for column in &wanted.generated {
+        if !here.generated.iter().any(|one| one.name == column.name) {
+            let what = format!("{name} does not generate its column {} there", column.name);
+            return Some(Finding::blocker(what, "make it a generated column"));
+        }
+    }
     if let Some(finding) = Finding::superfluous(wanted, here, |a, b| a == b) {
         return Some(finding);
     }

@@ -204,6 +204,7 @@ mod tests {
             incarnation: String::new(),
             columns,
             identity: Identity::FullRow,
+            generated: Vec::new(),
         };
         let db = Connection::open_in_memory().unwrap();
         let declared: Vec<String> = types

@@ -247,6 +247,10 @@ impl Writer<'_> {
     /// The source does not send the values of generated columns: the target computes them, or does
     /// without.
     fn generated(&mut self, column: &ColumnDescription, expression: &str) -> Option<String> {
+        if self.plan.excludes(&column.name) {
+            self.note(format!("column `{}` left out: it is excluded", column.name));
+            return None;
+        }
         let translated = self.generated_parts(column, expression);
         let Some((type_name, sql)) = translated else {
             self.note(format!(
@@ -282,6 +286,14 @@ impl Writer<'_> {
         let expr = parse(expression, self.description.engine)?;
         let [mapped] = mapped;
         let sql = Translator { plan: self.plan }.generated(&expr, mapped.meaning)?;
+        // PostgreSQL rounds what it stores, half away from zero. MySQL refuses what it would have to
+        // round, but rounds likewise where it is told to.
+        let sql = match scale(&mapped.type_name) {
+            Some(scale) if mapped.meaning == Meaning::Decimal && self.engine == Engine::Mysql => {
+                format!("ROUND({sql}, {scale})")
+            }
+            _ => sql,
+        };
         Some((mapped.type_name, sql))
     }
 
@@ -535,4 +547,10 @@ fn named(name: &str) -> String {
     } else {
         format!("`{name}`")
     }
+}
+
+/// Digits behind the point of a `decimal(p,s)`.
+fn scale(type_name: &str) -> Option<u32> {
+    let inside = type_name.strip_prefix("decimal(")?.strip_suffix(')')?;
+    inside.split_once(',')?.1.parse().ok()
 }

@@ -16,6 +16,7 @@ fn schema(engine: &str, columns: &[(&str, &str)]) -> TableSchema {
             .map(|(name, type_name)| Column::new(*name, *type_name, 0, true))
             .collect(),
         identity: Identity::Key(vec![0]),
+        generated: Vec::new(),
     }
 }
 

@@ -156,7 +156,7 @@ fn a_table_of_postgres_at_mysql() {
         [
             "CREATE TABLE `app`.`t` (`id` bigint NOT NULL AUTO_INCREMENT, `status` varchar(10) NOT \
              NULL DEFAULT 'new', `total` decimal(10,2) DEFAULT '0.00', `at` datetime(6) DEFAULT \
-             (UTC_TIMESTAMP(6)), `gross` decimal(12,2) GENERATED ALWAYS AS ((`total` * 2)) STORED, \
+             (UTC_TIMESTAMP(6)), `gross` decimal(12,2) GENERATED ALWAYS AS (ROUND((`total` * 2), 2)) STORED, \
              `Parent` bigint, PRIMARY KEY (`id`), CHECK (`status` IN ('new', 'it''s'))) \
              ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE \
              utf8mb4_nopad_bin"
@@ -442,7 +442,7 @@ fn generated_columns_are_computed_where_they_can_be() {
     );
     let mysql = made(&table, Engine::Mysql);
     assert!(mysql.create[0].contains(
-        "`g1` decimal(65,30) GENERATED ALWAYS AS ((`d` * `n`)) STORED, `g2` longtext GENERATED \
+        "`g1` decimal(65,30) GENERATED ALWAYS AS (ROUND((`d` * `n`), 30)) STORED, `g2` longtext GENERATED \
          ALWAYS AS (CONCAT(CONCAT(`s`, ' '), `v`)) STORED, `g3` int GENERATED ALWAYS AS ((`n` + 1)) \
          STORED)"
     ), "{:?}", mysql.create);

@@ -21,6 +21,7 @@ pub(super) fn schema(engine: Engine, columns: Vec<Column>) -> TableSchema {
         incarnation: "1".into(),
         columns,
         identity: Identity::FullRow,
+        generated: Vec::new(),
     }
 }
 
