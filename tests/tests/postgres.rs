@@ -7,6 +7,7 @@ mod postgres {
     mod availability;
     mod boundaries;
     mod changes;
+    mod composites;
     mod copy;
     mod copy_keys;
     mod copy_pace;

@@ -28,6 +28,8 @@ pub struct ContentColumn {
     pub name: String,
     /// The replica computes it by itself.
     pub generated: bool,
+    /// As [`repl_core::schema::Column::composites`].
+    pub composites: Option<String>,
 }
 
 /// One consistent view of a replica: its checkpoint, its registry of copied tables and all its

@@ -66,6 +66,11 @@ pub struct Column {
     /// records written before it was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<TypeDetail>,
+    /// The composite types the values are made of, as JSON: name, and name and type of each attribute, in
+    /// order. A value's text names none of them. None where there is no such type, and in records written
+    /// before it was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub composites: Option<String>,
 }
 
 impl Column {
@@ -82,6 +87,7 @@ impl Column {
             type_id,
             nullable,
             detail: None,
+            composites: None,
         }
     }
 

@@ -49,11 +49,20 @@ fn generated_columns_hold_the_primarys_values_or_are_not_there() -> Result<()> {
     )?;
     group.caught_up()?;
     let vat = |all: String| all.replace(['\t', '|'], " ").replace("NULL", "");
-    let expected = vat(group.primary.query("SELECT id, vat FROM bills WHERE vat IS NOT NULL ORDER BY id")?);
-    let found = vat(group.mariadb.query("SELECT id, vat FROM app.bills WHERE vat IS NOT NULL ORDER BY id")?);
+    let expected = vat(group
+        .primary
+        .query("SELECT id, vat FROM bills WHERE vat IS NOT NULL ORDER BY id")?);
+    let found = vat(group
+        .mariadb
+        .query("SELECT id, vat FROM app.bills WHERE vat IS NOT NULL ORDER BY id")?);
     ensure!(expected.trim() == found.trim(), "{expected}\n{found}");
     let two = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'bills' AND column_name = 'two'";
     ensure!(group.mariadb.query_i64(two)? == 0);
-    ensure!(group.sqlite.query_i64("SELECT count(*) FROM pragma_table_xinfo('bills') WHERE name = 'two'")? == 0);
+    ensure!(
+        group
+            .sqlite
+            .query_i64("SELECT count(*) FROM pragma_table_xinfo('bills') WHERE name = 'two'")?
+            == 0
+    );
     group.daemon.finish()
 }

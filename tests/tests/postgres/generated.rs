@@ -32,11 +32,7 @@ fn validated(group: &Group) -> Result<Validation> {
 
 #[test]
 fn values_that_are_not_sent_are_computed_alike_or_named() -> Result<()> {
-    let mut group = Group::prepared(
-        1,
-        |primary| primary.execute(PRIMARY),
-        |config| config,
-    )?;
+    let mut group = Group::prepared(1, |primary| primary.execute(PRIMARY), |config| config)?;
     group.replica().execute(REPLICA)?;
     group
         .daemon
@@ -44,13 +40,18 @@ fn values_that_are_not_sent_are_computed_alike_or_named() -> Result<()> {
     group.daemon.start()?;
     let error = group.paused_by_error(1)?;
     assert_eq!(error.table.as_deref(), Some("public.t"), "{error:?}");
-    assert_contains(&error.message, "an ordinary column \"b\", which the primary generates");
+    assert_contains(
+        &error.message,
+        "an ordinary column \"b\", which the primary generates",
+    );
     let (statements, _) = error.advice.split_once("; then").unwrap_or_default();
     assert_contains(statements, "GENERATED ALWAYS AS ((a * 2)) STORED");
     group.replica().execute(statements)?;
     group.replctl(&["retry", "replica-1"])?;
     group.caught_up()?;
-    group.primary.execute("INSERT INTO t VALUES (10); UPDATE made SET a = 100 WHERE a = 1; INSERT INTO u VALUES (10)")?;
+    group.primary.execute(
+        "INSERT INTO t VALUES (10); UPDATE made SET a = 100 WHERE a = 1; INSERT INTO u VALUES (10)",
+    )?;
     group.caught_up()?;
     for table in ["t", "made"] {
         let rows = format!("SELECT a, b FROM {table} ORDER BY a");
@@ -76,7 +77,11 @@ fn values_that_are_not_sent_are_computed_alike_or_named() -> Result<()> {
     )?;
     // One that ceases to be generated is noticed, in a new session before the next row.
     let found = validated(&group)?;
-    assert_eq!(of(&found, "public.u").unwrap_or_default().0, Verdict::Equal, "{found:#?}");
+    assert_eq!(
+        of(&found, "public.u").unwrap_or_default().0,
+        Verdict::Equal,
+        "{found:#?}"
+    );
     let (verdict, reason) = of(&found, "public.t").unwrap_or_default();
     assert_eq!(verdict, Verdict::Different, "{found:#?}");
     assert_contains(&reason, "ordinary ones here");

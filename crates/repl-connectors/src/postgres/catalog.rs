@@ -10,6 +10,7 @@ use repl_core::select::Selection;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::catalog_error::from_sqlx;
+use super::composites::composites_of;
 use super::details::{TypeKey, details};
 use super::hidden;
 use crate::seam::{Result, SourceTable};
@@ -104,14 +105,18 @@ const TABLES: &str = "
 /// What selects the tables in it.
 const EVERY: &str = "($1::int8 IS NULL OR c.oid = $1::int8)";
 
-const COLUMNS: &str = "
+const COLUMNS: &str = concat!(
+    "
     SELECT a.attrelid::int8 AS oid, a.attnum::int4 AS number, a.attname::text AS name,
            format_type(a.atttypid, a.atttypmod) AS type_name, a.atttypid::int8 AS type_id,
            a.atttypmod AS modifier, a.attnotnull AS not_null,
-           a.attgenerated <> '' AS generated
+           a.attgenerated <> '' AS generated, ",
+    composites_of!(),
+    " AS composites
       FROM pg_attribute a
      WHERE a.attrelid = ANY($1::int8[]::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
-     ORDER BY a.attrelid, a.attnum";
+     ORDER BY a.attrelid, a.attnum"
+);
 
 const INDEX_COLUMNS: &str = "
     SELECT i.indexrelid::int8 AS oid, k.number::int4 AS number
@@ -237,6 +242,7 @@ async fn raw_columns(connection: &mut PgConnection, oids: &[i64]) -> Result<Vec<
                 type_id: row.try_get::<i64, _>("type_id")? as u32,
                 nullable: !row.try_get::<bool, _>("not_null")?,
                 detail: None,
+                composites: row.try_get("composites")?,
             },
         })
     };

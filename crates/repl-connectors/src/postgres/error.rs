@@ -200,6 +200,13 @@ fn advice(error: &ServerError, kind: ErrorKind) -> String {
              `replctl skip` this transaction and `replctl resync` its table"
         }
         "42501" => "grant the privilege named in the message to the role of this node",
+        "22P02" if error.message.contains("enum") => {
+            "add the label where the primary's type has it: ALTER TYPE … ADD VALUE … BEFORE …, or rename \
+             it as there: ALTER TYPE … RENAME VALUE … TO …; then `replctl retry`"
+        }
+        "22P02" => {
+            "give the replica's column, or its type, the primary's shape; then `replctl retry`"
+        }
         "25006" => {
             "the server accepts no writes: it is a standby, or default_transaction_read_only is on"
         }

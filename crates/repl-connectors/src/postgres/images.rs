@@ -81,6 +81,8 @@ pub(super) fn announced(
                 type_id: column.type_id,
                 nullable: same(column.name, column.type_id).is_some_and(|now| now.nullable),
                 detail,
+                composites: same(column.name, column.type_id)
+                    .and_then(|now| now.composites.clone()),
             })
             .collect(),
         identity: if key.is_empty() {

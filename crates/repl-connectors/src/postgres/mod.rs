@@ -11,6 +11,7 @@ pub mod capture;
 mod catalog;
 mod catalog_error;
 mod collations;
+mod composites;
 mod coverage;
 mod ddl;
 mod describe;

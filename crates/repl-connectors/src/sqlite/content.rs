@@ -84,6 +84,7 @@ fn columns(db: &Connection, table: &TableName) -> Result<Vec<ContentColumn>> {
     let content = columns.into_iter().map(|column| ContentColumn {
         name: column.name,
         generated: column.generated,
+        composites: None,
     });
     Ok(content.collect())
 }

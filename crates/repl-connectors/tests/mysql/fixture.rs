@@ -198,6 +198,7 @@ pub fn route_to(target: TableName, columns: &[&str]) -> Arc<Route> {
                 type_id: 0,
                 detail: Default::default(),
                 nullable: plain.len() == text.len(),
+                composites: None,
             }
         })
         .collect();

@@ -168,6 +168,7 @@ pub fn route_to(target: TableName, columns: &[&str]) -> Arc<Route> {
                 type_id: 0,
                 nullable: plain.len() == text.len(),
                 detail: None,
+                composites: None,
             }
         })
         .collect();

@@ -21,6 +21,7 @@ fn route(columns: &[&str], identity: Identity) -> Arc<Route> {
             type_id: 0,
             nullable: true,
             detail: None,
+            composites: None,
         })
         .collect();
     Arc::new(Route {

@@ -72,6 +72,7 @@ async fn inserts_in_transactions_of_a_thousand() {
         type_id: 0,
         nullable: true,
         detail: None,
+        composites: None,
     };
     let route = Arc::new(Route {
         schema: Arc::new(TableSchema {

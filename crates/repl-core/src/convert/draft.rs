@@ -115,6 +115,7 @@ impl Draft<'_> {
                     type_id: if same { column.type_id } else { 0 },
                     nullable: column.nullable,
                     detail: column.detail.clone().filter(|_| same),
+                    composites: column.composites.clone().filter(|_| same),
                 });
             }
         }

@@ -97,6 +97,7 @@ pub fn table(table: &str, columns: usize) -> TableSchema {
                 type_id: 20,
                 nullable: n > 0,
                 detail: None,
+                composites: None,
             })
             .collect(),
         identity: Identity::Key(vec![0]),

@@ -214,6 +214,21 @@ fn fitting(
             again: false,
         });
     }
+    let other = form.schema.columns.iter().find(|column| {
+        let mut here = columns.iter().filter(|one| one.name == column.name);
+        column.composites.is_some() && here.any(|one| one.composites != column.composites)
+    });
+    if let Some(column) = other {
+        report.verdict = Verdict::Different;
+        report.reason = Some(format!(
+            "the composite type of column {} has other attributes than at the primary",
+            column.name
+        ));
+        return Err(Stopped {
+            report,
+            again: false,
+        });
+    }
     if report.missing_columns.is_empty() {
         return Ok(report);
     }

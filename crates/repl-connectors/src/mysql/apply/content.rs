@@ -193,6 +193,7 @@ impl Reader {
             ContentColumn {
                 name: text(row, 0),
                 generated: words.into_iter().any(|word| extra.contains(word)),
+                composites: None,
             }
         };
         Ok(rows.iter().map(column).collect())

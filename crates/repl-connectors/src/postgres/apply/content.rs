@@ -8,6 +8,7 @@ use repl_core::schema::{TableName, quote_identifier};
 use super::PgApplierConfig;
 use super::store::{checkpoint, copied_tables, text};
 use crate::content::{Content, ContentColumn, ContentSource};
+use crate::postgres::composites::composites_of;
 use crate::postgres::frozen::{self, literal};
 use crate::postgres::settings::{self, Session};
 use crate::postgres::snapshot::next_rows;
@@ -96,8 +97,9 @@ impl Content for PgContent {
     }
 
     async fn columns(&mut self, table: &TableName) -> Result<Vec<ContentColumn>> {
+        let composites = composites_of!();
         let sql = format!(
-            "SELECT a.attname, a.attgenerated <> '' FROM pg_catalog.pg_attribute a \
+            "SELECT a.attname, a.attgenerated <> '', {composites} FROM pg_catalog.pg_attribute a \
              JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
              WHERE n.nspname = {} AND c.relname = {} AND c.relkind IN ('r', 'p') \
@@ -109,6 +111,7 @@ impl Content for PgContent {
         let column = |at| ContentColumn {
             name: text(&rows, at, 0).to_owned(),
             generated: text(&rows, at, 1) == "t",
+            composites: rows.get(at).and_then(|row| row.get(2)).cloned().flatten(),
         };
         Ok((0..rows.len()).map(column).collect())
     }

@@ -6,7 +6,7 @@ use repl_core::ErrorKind;
 use repl_core::batch::Route;
 use repl_core::schema::{TableName, quote_identifier};
 
-use super::metadata::Catalog;
+use super::metadata::{Catalog, check_composites};
 use super::session::{Session, missing_table};
 use crate::postgres::hidden;
 use crate::seam::{ConnectorError, GeneratedDdl, Result, TableDdl};
@@ -169,6 +169,7 @@ pub(super) fn check(route: &Route, catalog: &Catalog, generated: &[GeneratedDdl]
                 ),
             );
         }
+        check_composites(route, column, found)?;
         if !holds(&column.type_name, &found.declared) {
             return refuse(
                 format!(

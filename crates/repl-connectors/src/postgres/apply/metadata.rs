@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex};
 use repl_core::ErrorKind;
 use repl_core::batch::Route;
 use repl_core::row::{Row, Value};
-use repl_core::schema::{TableName, quote_identifier};
+use repl_core::schema::{Column, TableName, quote_identifier};
 
 use super::meddling::{Meddling, meddling};
+use crate::postgres::composites::{self, composites_of};
 use crate::postgres::wire::{PgClient, PipelineError, TextRow};
 use crate::seam::{ConnectorError, Result};
 
@@ -31,6 +32,8 @@ pub(super) struct ReplicaColumn {
     pub(super) generated: bool,
     /// GENERATED ALWAYS AS IDENTITY: can be inserted, not updated.
     pub(super) identity_always: bool,
+    /// The composite types its values are made of.
+    pub(super) composites: Option<String>,
 }
 
 /// A unique index that can identify rows.
@@ -106,8 +109,9 @@ const COLUMNS: &str = the_table!(
     "SELECT a.attname, pg_catalog.format_type(a.atttypid, -1), \
     pg_catalog.format_type(a.atttypid, a.atttypmod), \
     t.typarray <> 0 AND t.typcategory NOT IN ('A', 'C'), t.typdelim, a.attnotnull, \
-    a.atthasdef OR a.attidentity <> '', a.attgenerated <> '', a.attidentity = 'a' \
-    FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
+    a.atthasdef OR a.attidentity <> '', a.attgenerated <> '', a.attidentity = 'a', ",
+    composites_of!(),
+    " FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
     WHERE a.attrelid = (SELECT oid FROM c) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
 );
 
@@ -221,6 +225,7 @@ fn column(row: &TextRow) -> ReplicaColumn {
         has_default: flag(row, 6),
         generated: flag(row, 7),
         identity_always: flag(row, 8),
+        composites: row.get(9).cloned().flatten(),
     }
 }
 
@@ -330,6 +335,7 @@ impl Target {
                     column.type_name
                 ))
             })?;
+            check_composites(route, column, found)?;
             columns.push(found.clone());
         }
         let key = schema.key_columns().to_vec();
@@ -385,6 +391,40 @@ impl Target {
     }
 }
 
+/// Whether the types a column's values are made of are the primary's: a value tells none of them.
+///
+/// # Errors
+/// [`ErrorKind::Schema`] with the statements that make them so.
+pub(super) fn check_composites(route: &Route, column: &Column, here: &ReplicaColumn) -> Result<()> {
+    let Some(wanted) = &column.composites else {
+        return Ok(());
+    };
+    let (wanted, here) = (
+        composites::parse(wanted),
+        composites::parse(here.composites.as_deref().unwrap_or_default()),
+    );
+    let statements = composites::statements(&wanted, &here);
+    if statements.is_empty() {
+        return Ok(());
+    }
+    let table = &route.target;
+    Err(ConnectorError::new(
+        ErrorKind::Schema,
+        format!(
+            "the replica's table {table} has column {} of a composite type whose attributes are \
+             others than at the primary: values would land in other attributes",
+            quote_identifier(&column.name)
+        ),
+    )
+    .table(table.to_string())
+    .advice(format!(
+        "{}; then, since rows written while the type was altered may have either form: replctl resync \
+         <replica> --tables {}",
+        statements.join("; "),
+        route.schema.table
+    )))
+}
+
 /// Equality of a key column: that of its unique index, or the built-in one.
 fn equality(index: Option<&UniqueIndex>, column: &str) -> String {
     index
@@ -399,7 +439,7 @@ fn equality(index: Option<&UniqueIndex>, column: &str) -> String {
 pub(super) mod tests {
     use std::sync::Arc;
 
-    use repl_core::schema::{Column, Identity, SchemaId, TableSchema};
+    use repl_core::schema::{Identity, SchemaId, TableSchema};
 
     use super::*;
 
@@ -426,6 +466,7 @@ pub(super) mod tests {
             has_default: false,
             generated: false,
             identity_always,
+            composites: None,
         };
         let catalog = Catalog {
             oid: "1".into(),

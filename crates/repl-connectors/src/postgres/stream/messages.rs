@@ -4,13 +4,14 @@ use repl_core::ErrorKind;
 use repl_core::change::RowOp;
 use repl_core::failpoint;
 use repl_core::record::TxHeader;
-use repl_core::schema::{SchemaId, TableName};
+use repl_core::schema::{SchemaId, TableName, TableSchema};
 use tokio::time::Instant;
 
 use super::{FLUSH_INTERVAL, Stream, injected, protocol};
 use crate::postgres::admin::Admin;
 use crate::postgres::capture::within;
 use crate::postgres::catalog;
+use crate::postgres::composites;
 use crate::postgres::images::{announced, put_tuple, same_shape};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::pgoutput::{Message, OldTuple, Relation, Tuple};
@@ -21,6 +22,8 @@ pub(super) struct Table {
     schema: SchemaId,
     columns: usize,
     name: TableName,
+    /// Its shape, where values are of composite types.
+    composite: Option<TableSchema>,
 }
 
 /// The transaction that is being received.
@@ -32,6 +35,8 @@ pub(super) struct Transaction {
     header: Option<TxHeader>,
     /// Already in the log: only compared.
     known: bool,
+    /// Tables whose composite types were looked at for this transaction.
+    looked: Vec<u32>,
     rows: u64,
 }
 
@@ -42,6 +47,12 @@ impl Stream {
         admin: &mut Admin,
         port: &mut CapturePort,
     ) -> Result<()> {
+        if let Message::Insert { relation, .. }
+        | Message::Update { relation, .. }
+        | Message::Delete { relation, .. } = &message
+        {
+            self.look_at_composites(*relation, admin, port).await?;
+        }
         match message {
             Message::Insert { relation, new } => {
                 self.row_change(port, relation, RowOp::Insert, None, Some(new))
@@ -80,6 +91,7 @@ impl Stream {
                     committed_us: time_us,
                     header: Some(header),
                     known: self.overlap.is_open(),
+                    looked: Vec::new(),
                     rows: 0,
                 };
                 Ok(())
@@ -189,6 +201,40 @@ impl Stream {
         Ok(())
     }
 
+    /// Before a transaction's first row of a table with values of composite types: nothing in the stream
+    /// tells that one of them was altered, and a value does not either. What the catalog says now is at
+    /// least as new as the row, which was committed before it arrived here.
+    async fn look_at_composites(
+        &mut self,
+        relation: u32,
+        admin: &mut Admin,
+        port: &mut CapturePort,
+    ) -> Result<()> {
+        let table = self.tables.get(&relation);
+        let Some(shape) = table.and_then(|table| table.composite.as_ref()) else {
+            return Ok(());
+        };
+        if self.transaction.known || self.transaction.looked.contains(&relation) {
+            return Ok(());
+        }
+        let types: Vec<u32> = shape.columns.iter().map(|column| column.type_id).collect();
+        let now = composites::now(&mut admin.connection, &types);
+        let now = within(port.limits.idle_timeout, "looking at types", now).await?;
+        self.transaction.looked.push(relation);
+        let mut altered = shape.clone();
+        for (column, composites) in altered.columns.iter_mut().zip(now) {
+            column.composites = composites;
+        }
+        if altered.columns != shape.columns {
+            let schema = port.writer.schema(altered.clone())?;
+            if let Some(table) = self.tables.get_mut(&relation) {
+                table.schema = schema;
+                table.composite = Some(altered);
+            }
+        }
+        Ok(())
+    }
+
     /// A table's shape: the catalog's if it is the same, so that types carry their names.
     async fn relation(
         &mut self,
@@ -217,6 +263,8 @@ impl Stream {
         }
         let name = schema.table.clone();
         let columns = schema.columns.len();
+        let composite = schema.columns.iter().any(|one| one.composites.is_some());
+        let composite = composite.then(|| schema.clone());
         let schema = port.writer.schema(schema)?;
         self.tables.insert(
             relation.oid,
@@ -224,6 +272,7 @@ impl Stream {
                 schema,
                 columns,
                 name,
+                composite,
             },
         );
         Ok(())

@@ -277,6 +277,7 @@ impl Writer<'_> {
             type_id: 0,
             nullable: column.nullable,
             detail: column.detail.clone(),
+            composites: None,
         };
         let kind = Kind::of(self.description.engine, &described)?;
         let mut mapped = [map(kind, self.engine, Allowed::default()).ok()?];

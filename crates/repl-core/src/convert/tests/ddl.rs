@@ -42,6 +42,7 @@ fn captured(description: &TableDescription) -> TableSchema {
             type_id: 0,
             nullable: column.nullable,
             detail: column.detail.clone(),
+            composites: None,
         })
         .collect();
     let key: Vec<usize> = description
