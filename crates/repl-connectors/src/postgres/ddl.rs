@@ -24,10 +24,13 @@ pub async fn table_ddl(
     let oid = table_oid(connection, table).await?;
     let mut ddl = TableDdl::default();
     ddl.before.push(create_schema(&target.schema));
-    for extension in extensions_of_periods(connection, oid).await? {
-        let name = quote_identifier(&extension);
-        ddl.before
-            .push(format!("CREATE EXTENSION IF NOT EXISTS {name}"));
+    for (extension, schema) in extensions_of_periods(connection, oid).await? {
+        ddl.before.push(create_schema(&schema));
+        ddl.before.push(format!(
+            "CREATE EXTENSION IF NOT EXISTS {} SCHEMA {}",
+            quote_identifier(&extension),
+            quote_identifier(&schema)
+        ));
     }
     types::user_types(connection, oid, &mut ddl.before).await?;
     sequences(connection, oid, target, &mut ddl).await?;
@@ -60,13 +63,17 @@ pub async fn table_ddl(
 
 /// The extensions without which keys `WITHOUT OVERLAPS` (PostgreSQL 18) cannot be made: the operator
 /// classes of their plain columns (`btree_gist`).
-async fn extensions_of_periods(connection: &mut PgConnection, oid: i64) -> Result<Vec<String>> {
-    sqlx::query_scalar(
-        "SELECT DISTINCT e.extname::text
+async fn extensions_of_periods(
+    connection: &mut PgConnection,
+    oid: i64,
+) -> Result<Vec<(String, String)>> {
+    sqlx::query_as(
+        "SELECT DISTINCT e.extname::text, n.nspname::text
            FROM pg_index i CROSS JOIN unnest(i.indclass::oid[]) AS o(class)
            JOIN pg_depend d ON d.classid = 'pg_opclass'::regclass AND d.objid = o.class
             AND d.deptype = 'e'
            JOIN pg_extension e ON e.oid = d.refobjid
+           JOIN pg_namespace n ON n.oid = e.extnamespace
           WHERE i.indrelid = $1::oid AND i.indisunique AND i.indisexclusion",
     )
     .bind(oid)

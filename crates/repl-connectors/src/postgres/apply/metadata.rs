@@ -115,14 +115,17 @@ const COLUMNS: &str = the_table!(
     WHERE a.attrelid = (SELECT oid FROM c) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
 );
 
-/// Strategy 3 of a btree operator class is its equality.
+/// Strategy 3 of a btree operator class is its equality. A key `WITHOUT OVERLAPS` (PostgreSQL 18) is a
+/// GiST index, under which rows that are equal overlap: the types' own equality tells them apart.
 const UNIQUE: &str = the_table!(
     "SELECT i.indexrelid, a.attname, on_.nspname, op.oprname \
     FROM pg_catalog.pg_index i \
     CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[]) \
         WITH ORDINALITY AS k(attnum, opclass, position) \
     JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum \
-    JOIN pg_catalog.pg_opclass oc ON oc.oid = k.opclass AND oc.opcmethod = 403 \
+    JOIN pg_catalog.pg_opclass own ON own.oid = k.opclass \
+    JOIN pg_catalog.pg_opclass oc ON oc.opcmethod = 403 AND (oc.oid = own.oid OR \
+        i.indisexclusion AND oc.opcdefault AND oc.opcintype = own.opcintype) \
     JOIN pg_catalog.pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amopstrategy = 3 \
         AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype \
     JOIN pg_catalog.pg_operator op ON op.oid = ao.amopopr \
