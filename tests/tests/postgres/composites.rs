@@ -37,7 +37,7 @@ fn an_altered_composite_stops_before_the_first_row_it_concerns() -> Result<()> {
     let statements = error.advice.split("; then").next().unwrap_or_default();
     assert_contains(statements, "DROP ATTRIBUTE \"apples\"");
     group.replica().execute(statements)?;
-    assert_contains(&error.advice, "resync <replica> --tables public.t");
+    assert_contains(&error.advice, "resync replica-1 --tables public.t");
     group.replctl(&["resync", "replica-1", "--tables", "public.t", "--yes"])?;
     group.equal()?;
     let whole = "SELECT id, (v).pears, (v).kiwis FROM t ORDER BY id";
