@@ -13,6 +13,7 @@ mod postgres {
     mod copy_pace;
     mod coverage;
     mod encoding;
+    mod enums;
     mod generated;
     mod inheritance;
     mod large;

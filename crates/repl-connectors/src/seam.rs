@@ -3,6 +3,7 @@
 mod bulk;
 mod capture;
 mod demand;
+mod enums;
 mod gate;
 mod load;
 mod role;
@@ -15,6 +16,7 @@ pub use capture::{
     Released, SourceTable,
 };
 pub use demand::Demand;
+pub use enums::{EnumType, FollowedEnums};
 pub use gate::{CommitGate, GateProblem, GateReport, WeakerCommits};
 pub use role::{CaptureStart, Counter, Finding, Part, RoleSwitch, Sample};
 pub(crate) use snapshot::altered;
@@ -381,6 +383,15 @@ pub trait Applier: Send {
         _make: bool,
     ) -> Result<()> {
         Ok(())
+    }
+
+    /// Adds the labels that these types of the source have and the replica's types of the same name lack,
+    /// where they stand there. Where the engine knows no such types there is nothing to add.
+    ///
+    /// # Errors
+    /// When the replica refuses, with the statement.
+    async fn follow_enums(&mut self, _enums: &[EnumType]) -> Result<FollowedEnums> {
+        Ok(FollowedEnums::default())
     }
 
     /// Forgets that tables were copied (before a new copy of them), and that copies in parts can

@@ -22,8 +22,8 @@ use repl_core::telling::{Naming, Telling, Told};
 use repl_core::{ErrorKind, SourcePosition};
 
 use crate::seam::{
-    BulkForm, BulkInto, BulkPiece, CaptureStart, ConnectorError, Counter, Division, Finding,
-    GeneratedDdl, Part, PartSize, Result, RoleSwitch, Sample, Snapshot, SnapshotSource,
+    BulkForm, BulkInto, BulkPiece, CaptureStart, ConnectorError, Counter, Division, EnumType,
+    Finding, GeneratedDdl, Part, PartSize, Result, RoleSwitch, Sample, Snapshot, SnapshotSource,
     SourceTable, Stray, StraySink, TableDdl, altered,
 };
 
@@ -114,6 +114,11 @@ impl SnapshotSource for ToldSnapshots {
             ..schema.clone()
         };
         self.inner.added_columns(&own, target).await
+    }
+
+    async fn enums(&self, tables: &[TableName]) -> Result<Vec<EnumType>> {
+        let own: Vec<TableName> = tables.iter().map(|one| self.teller.own(one)).collect();
+        self.inner.enums(&own).await
     }
 
     async fn tables(&self, selection: &Selection) -> Result<Vec<SourceTable>> {

@@ -17,6 +17,7 @@ mod ddl;
 mod describe;
 mod details;
 mod divide;
+mod enums;
 pub mod error;
 mod frozen;
 pub mod gate;

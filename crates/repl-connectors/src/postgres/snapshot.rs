@@ -21,6 +21,7 @@ use super::catalog::{self, CatalogTable};
 use super::ddl;
 use super::describe;
 use super::divide;
+use super::enums;
 use super::frozen;
 use super::hidden;
 use super::lsn::Lsn;
@@ -29,8 +30,8 @@ use super::target::PgTarget;
 use super::wire::{PgClient, PgLook};
 use crate::answer::answered;
 use crate::seam::{
-    BulkForm, BulkInto, BulkPiece, ConnectorError, Division, GeneratedDdl, PartSize, Result,
-    Snapshot, SnapshotSource, SourceTable, TableDdl,
+    BulkForm, BulkInto, BulkPiece, ConnectorError, Division, EnumType, GeneratedDdl, PartSize,
+    Result, Snapshot, SnapshotSource, SourceTable, TableDdl,
 };
 
 /// Rows are handed on in pieces of about this size, bytes.
@@ -85,6 +86,12 @@ impl SnapshotSource for PgSnapshots {
         let mut admin = Admin::connect(&self.target, "", "").await?;
         let described = ddl::added_columns(&mut admin.connection, schema, target);
         answered(described, &PgLook::server(&self.target)).await
+    }
+
+    async fn enums(&self, tables: &[TableName]) -> Result<Vec<EnumType>> {
+        let mut admin = Admin::connect(&self.target, "", "").await?;
+        let read = enums::enums(&mut admin.connection, tables);
+        answered(read, &PgLook::server(&self.target)).await
     }
 
     async fn tables(&self, selection: &Selection) -> Result<Vec<SourceTable>> {

@@ -9,7 +9,7 @@ use repl_core::schema::{TableName, TableSchema};
 use repl_core::select::Selection;
 use repl_core::{ErrorKind, SourcePosition};
 
-use super::{BulkForm, BulkInto, BulkPiece, ConnectorError, Result, SourceTable};
+use super::{BulkForm, BulkInto, BulkPiece, ConnectorError, EnumType, Result, SourceTable};
 
 /// Makes exact cuts of the source.
 #[async_trait]
@@ -27,6 +27,14 @@ pub trait SnapshotSource: Send + Sync {
     /// # Errors
     /// When the source cannot be asked.
     async fn added_columns(&self, schema: &TableSchema, target: &TableName) -> Result<TableDdl>;
+
+    /// The enum types that values of these tables are made of, as they are now.
+    ///
+    /// # Errors
+    /// When the source cannot be asked.
+    async fn enums(&self, _tables: &[TableName]) -> Result<Vec<EnumType>> {
+        Ok(Vec::new())
+    }
 
     /// The selected tables as they are now, for checks before anything runs: nothing is changed at
     /// the source, and the schemas are not numbered.

@@ -10,6 +10,7 @@ mod ahead;
 pub mod attach;
 pub mod collect;
 pub mod copy;
+mod enums;
 mod flight;
 mod mend;
 pub mod protect;
@@ -367,6 +368,9 @@ impl Worker {
     }
 
     async fn failed(&mut self, mut failure: Failure) {
+        if self.gained_labels(&mut failure).await {
+            return;
+        }
         let name = &self.parts.replica.node.name;
         failure.error.advice = failure.error.advice.replace("<replica>", name);
         match failure.error.directive() {

@@ -18,6 +18,7 @@ mod adopt;
 mod compare;
 mod content;
 mod counts;
+mod enums;
 mod fit;
 mod inherit;
 mod load;
@@ -50,8 +51,8 @@ use self::session::Session;
 use super::target::PgTarget;
 use crate::held::Held;
 use crate::seam::{
-    Applier, Commit, ConnectorError, CopiedTable, Inherits, Load, LoadPart, Loaded, Making,
-    ReplicaState, Result, Style, TableDdl,
+    Applier, Commit, ConnectorError, CopiedTable, EnumType, FollowedEnums, Inherits, Load,
+    LoadPart, Loaded, Making, ReplicaState, Result, Style, TableDdl,
 };
 
 /// Most transactions on the wire at once. A full batch takes some 50 ms, so this covers round trips
@@ -225,6 +226,12 @@ impl Applier for PgApplier {
     async fn inherit(&mut self, tables: &[Inherits], held: &[TableName], make: bool) -> Result<()> {
         self.session
             .with(async |session| session.inherit(tables, held, make).await)
+            .await
+    }
+
+    async fn follow_enums(&mut self, enums: &[EnumType]) -> Result<FollowedEnums> {
+        self.session
+            .with(async |session| session.follow_enums(enums).await)
             .await
     }
 
